@@ -1,0 +1,542 @@
+"""A model on disk: ONNX files, a card that says what they are, and a golden input with its outputs.
+
+::
+
+    models/NAME/
+      model.onnx            float32, for CPUs
+      model.float16.onnx    the same weights in float16, for TensorRT
+      golden.npz            an image and its outputs, to prove an engine right where it runs
+      card.yaml             what is here, with checksums
+
+Nothing is used before its SHA-256 agrees with the card, and no path of a card leaves its folder.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+
+from panoptic_ros.errors import LabelSetError, ModelError
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.resources import resource
+
+CARD = 'card.yaml'
+GOLDEN = 'golden.npz'
+FILE_NAMES = {'float32': 'model.onnx', 'float16': 'model.float16.onnx'}
+"""What :func:`write_model` calls the ONNX file of each precision."""
+
+HEADS = ('centres',)
+"""Kinds of output this package can fuse; ``centres`` is Panoptic-DeepLab's."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What one input or output of a network looks like.
+
+    Parameters
+    ----------
+    dtype
+        Name of the numpy dtype.
+    shape
+        With the batch axis; a text stands for a size that is free, the same text for the same
+        size.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f'{self.dtype} [{", ".join(map(str, self.shape))}]'
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a model: path relative to the folder, SHA-256 in hex, size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A data set the weights were trained on, and the terms it came under."""
+
+    name: str
+    terms: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured figure: what, how much, on which data, and how to measure it again."""
+
+    name: str
+    value: float
+    data: str
+    how: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What ``card.yaml`` says.
+
+    Parameters
+    ----------
+    name
+        Name of the model, usually its folder's.
+    head
+        Kind of the outputs, one of :data:`HEADS`.
+    label_set
+        Name of a label set in ``config/labels``, or a ``.yaml`` file in the model folder.
+    classes
+        Class names in the order of the ids the network gives; the label set must agree.
+    size_wh
+        Width and height of the network input, pixels, multiples of 4.
+    files
+        ONNX file by precision, ``float32`` and/or ``float16``.
+    golden
+        The ``.npz`` file with an image and its outputs.
+    fusion
+        Keyword arguments of the head kind's fusion, for example ``centre_threshold``.
+    provenance
+        Where the weights come from: commit, command, date, initial weights, images seen.
+    licence
+        Licence of the weights.
+    data
+        What it was trained on, with terms.
+    metrics
+        What was measured, and how.
+    """
+
+    name: str
+    head: str
+    label_set: str
+    classes: tuple[str, ...]
+    size_wh: tuple[int, int]
+    files: Mapping[str, FileEntry]
+    golden: FileEntry
+    fusion: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    licence: str = 'unknown'
+    data: tuple[TrainingData, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise ModelError(
+                f'model {self.name!r} has head kind {self.head!r}; this version knows '
+                f'{", ".join(HEADS)}: update panoptic_ros or take another model'
+            )
+        if any(side <= 0 or side % 4 for side in self.size_wh):
+            raise ModelError(
+                f'model {self.name!r} has size_wh {list(self.size_wh)}; expected width and '
+                'height in pixels, multiples of 4 above 0'
+            )
+        unknown = sorted(set(self.files) - set(FILE_NAMES))
+        if unknown or not self.files:
+            raise ModelError(
+                f'model {self.name!r} has files for {unknown or "no precision"}; expected '
+                f'one or more of {", ".join(FILE_NAMES)}'
+            )
+
+    def inputs(self) -> dict[str, TensorSpec]:
+        """Return what the network must take: one RGB picture, rows top to bottom."""
+        width, height = self.size_wh
+        return {'image': TensorSpec('uint8', (1, height, width, 3))}
+
+    def outputs(self, precision: str) -> dict[str, TensorSpec]:
+        """Return what the network must give: the fields of :class:`fusion.CentreHeads`."""
+        width, height = self.size_wh
+        grid = (height // 4, width // 4)
+        return {
+            'semantic': TensorSpec('uint8', (1, height // 2, width // 2)),
+            'confidence': TensorSpec('uint8', (1, *grid)),
+            'centre_score': TensorSpec(precision, (1, 'K')),
+            'centre_index': TensorSpec('int32', (1, 'K')),
+            'offset_xy': TensorSpec(precision, (1, 2, *grid)),
+        }
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder whose card was read and makes sense; see :meth:`load`."""
+
+    folder: Path
+    card: ModelCard
+    label_set: LabelSet
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> 'Model':
+        """Read a model by name (``street-lite``, from ``models/``) or by its folder's path.
+
+        Raises ModelError if there is no such model, or its card is missing, malformed, or does
+        not fit its label set. Large files are verified when they are asked for.
+        """
+        folder = _find(name_or_path)
+        card = _parse_card(_read_card(folder), folder / CARD)
+        return cls(folder, card, _load_label_set(card, folder))
+
+    def onnx_path(self, precision: str = 'float32') -> Path:
+        """Return the path of the ONNX file, its checksum verified.
+
+        Raises ModelError if the model has no such precision, or the file is missing or changed.
+        """
+        if precision not in self.card.files:
+            raise ModelError(
+                f'model {self.card.name!r} has no {precision} file; it has '
+                f'{", ".join(self.card.files)}'
+            )
+        return self._verified(self.card.files[precision])
+
+    def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the golden image, uint8 [H, W, 3] RGB, and the outputs it must give.
+
+        The outputs are as :meth:`Engine.infer` returns them, without the batch axis, computed in
+        float32. Raises ModelError if the file is missing, changed or incomplete.
+        """
+        path = self._verified(self.card.golden)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise ModelError(
+                f'golden file {path} is not a usable .npz ({_one_line(error)}); export the '
+                'model again'
+            ) from error
+        self._check_golden(arrays, path)
+        return arrays.pop('image'), arrays
+
+    def check_io(
+        self, precision: str, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+    ) -> None:
+        """Raise ModelError unless a network's inputs and outputs are those of the head kind."""
+        for what, found, expected in (
+            ('input', inputs, self.card.inputs()),
+            ('output', outputs, self.card.outputs(precision)),
+        ):
+            wrong = _mismatch(found, expected)
+            if wrong:
+                raise ModelError(
+                    f'the {precision} file of model {self.card.name!r} does not fit head kind '
+                    f'{self.card.head!r} at size_wh {list(self.card.size_wh)}: {what} {wrong}; '
+                    'export the model again'
+                )
+
+    def _verified(self, entry: FileEntry) -> Path:
+        path = _inside(self.folder, entry.path, self.card.name)
+        if not path.is_file():
+            raise ModelError(
+                f'model {self.card.name!r} lacks the file {path}; fetch or export the model again'
+            )
+        found = _sha256(path)
+        if found != entry.sha256:
+            raise ModelError(
+                f'{path} has SHA-256 {found[:12]}..., the card says {entry.sha256[:12]}... '
+                f'({path.stat().st_size} bytes, the card says {entry.bytes}); the file is '
+                'damaged or changed: fetch or export the model again'
+            )
+        return path
+
+    def _check_golden(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
+        expected = self.card.inputs() | self.card.outputs('float32')
+        found = {
+            name: TensorSpec(array.dtype.name, (1, *array.shape)) for name, array in arrays.items()
+        }
+        wrong = _mismatch(found, expected)
+        if wrong:
+            raise ModelError(
+                f'golden file {path} does not fit head kind {self.card.head!r}: array {wrong}; '
+                'export the model again'
+            )
+
+
+def list_models() -> tuple[str, ...]:
+    """Return the names of the models that came with the package."""
+    return tuple(sorted(path.parent.name for path in resource('models').glob(f'*/{CARD}')))
+
+
+def write_model(
+    folder: str | Path,
+    *,
+    onnx_by_precision: Mapping[str, str | Path],
+    label_set: str,
+    size_wh: tuple[int, int],
+    golden_image: np.ndarray,
+    golden_outputs: Mapping[str, np.ndarray],
+    fusion: Mapping[str, float] | None = None,
+    provenance: Mapping[str, str] | None = None,
+    licence: str = 'Apache-2.0',
+    data: Sequence[TrainingData] = (),
+    metrics: Sequence[Metric] = (),
+    head: str = 'centres',
+) -> Model:
+    """Write a model folder: copies of the ONNX files, the golden file, and the card last.
+
+    Parameters
+    ----------
+    folder
+        Made if need be; its name becomes the model's.
+    onnx_by_precision
+        Paths of the ``float32`` and/or ``float16`` files, each one self-contained.
+    golden_image, golden_outputs
+        uint8 [H, W, 3] RGB at ``size_wh``, and the float32 network's outputs for it without the
+        batch axis.
+    label_set, size_wh, fusion, provenance, licence, data, metrics, head
+        As in :class:`ModelCard`.
+
+    If there is a card already, its leading comment and the fields this function does not know
+    stay. Its metrics do not: they were measured on other weights.
+
+    Raises ModelError if what was given is not a valid model.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for precision, source in onnx_by_precision.items():
+        if precision not in FILE_NAMES:
+            raise ModelError(
+                f'cannot write a {precision!r} file; expected one of {", ".join(FILE_NAMES)}'
+            )
+        _refuse_external_data(Path(source))
+        target = folder / FILE_NAMES[precision]
+        if not (target.exists() and target.samefile(source)):
+            shutil.copyfile(source, target)
+        files[precision] = _entry(target)
+    np.savez_compressed(folder / GOLDEN, image=golden_image, **golden_outputs)
+    card = ModelCard(
+        name=folder.resolve().name,
+        head=head,
+        label_set=label_set,
+        classes=_label_set_at(label_set, folder).names,
+        size_wh=(int(size_wh[0]), int(size_wh[1])),
+        files=files,
+        golden=_entry(folder / GOLDEN),
+        fusion=dict(fusion or {}),
+        provenance=dict(provenance or {}),
+        licence=licence,
+        data=tuple(data),
+        metrics=tuple(metrics),
+    )
+    _write_card(folder, card)
+    model = Model.load(folder)
+    model.golden()
+    return model
+
+
+def write_metrics(folder: str | Path, metrics: Iterable[Metric]) -> None:
+    """Replace the metrics of a card, for example after an evaluation; the rest stays as it is."""
+    folder = Path(folder)
+    card = _parse_card(_read_card(folder), folder / CARD)
+    _write_card(folder, ModelCard(**{**vars(card), 'metrics': tuple(metrics)}))
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and re.fullmatch(r'\w[\w.-]*', text):
+        named = resource('models', text)
+        if (named / CARD).is_file() or not Path(text).is_dir():
+            if not (named / CARD).is_file():
+                raise ModelError(
+                    f'no model is called {text!r}; expected one of '
+                    f'{", ".join(list_models()) or "(none is installed)"} or the path of a model '
+                    'folder'
+                )
+            return named
+    folder = Path(text)
+    if not (folder / CARD).is_file():
+        raise ModelError(
+            f'{folder} is not a model folder, it has no {CARD}; expected such a folder or one of '
+            f'{", ".join(list_models()) or "(none is installed)"}'
+        )
+    return folder
+
+
+def _inside(folder: Path, relative: str, model_name: str) -> Path:
+    """Return folder/relative, symbolic links followed; raise ModelError if that is outside."""
+    path = (folder / relative).resolve()
+    pure = PurePosixPath(relative)
+    if (
+        pure.is_absolute()
+        or '..' in pure.parts
+        or '\0' in relative
+        or not path.is_relative_to(folder.resolve())
+    ):
+        raise ModelError(
+            f'the card of model {model_name!r} names the file {relative!r}, which is outside the '
+            'model folder; expected a relative path inside it'
+        )
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _entry(path: Path) -> FileEntry:
+    return FileEntry(path.name, _sha256(path), path.stat().st_size)
+
+
+def _mismatch(found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec]) -> str:
+    """Say the first difference, or nothing."""
+    if set(found) != set(expected):
+        return f'names are {sorted(found)}, expected {sorted(expected)}'
+    sizes: dict[str, int | str] = {}
+    for name, want in expected.items():
+        have = found[name]
+        fits = have.dtype == want.dtype and len(have.shape) == len(want.shape)
+        for size, wanted in zip(have.shape, want.shape, strict=False):
+            if isinstance(wanted, str):
+                fits = fits and isinstance(size, int) and sizes.setdefault(wanted, size) == size
+            else:
+                fits = fits and size == wanted
+        if not fits:
+            known = ', '.join(f'{key} = {value}' for key, value in sizes.items())
+            return f'{name!r} is {have}, expected {want}' + (f' with {known}' if known else '')
+    return ''
+
+
+def _load_label_set(card: ModelCard, folder: Path) -> LabelSet:
+    try:
+        label_set = _label_set_at(card.label_set, folder)
+    except LabelSetError as error:
+        raise ModelError(f'model {card.name!r} has no usable label set: {error}') from error
+    if label_set.names != card.classes:
+        first = next(
+            (
+                f'class {index} is {given!r}, the label set says {known!r}'
+                for index, (given, known) in enumerate(
+                    zip(card.classes, label_set.names, strict=False)
+                )
+                if given != known
+            ),
+            f'it has {len(card.classes)} classes, the label set {len(label_set)}',
+        )
+        raise ModelError(
+            f'model {card.name!r} does not fit label set {card.label_set!r}: {first}; use the '
+            'label set it was trained with'
+        )
+    return label_set
+
+
+def _label_set_at(name: str, folder: Path) -> LabelSet:
+    if name.endswith('.yaml'):
+        return LabelSet.load(_inside(folder, name, folder.name))
+    return LabelSet.load(name)
+
+
+def _refuse_external_data(path: Path) -> None:
+    import onnx  # only who exports a model needs it
+
+    model = onnx.load(path, load_external_data=False)
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        raise ModelError(
+            f'{path} keeps its weights in another file, which the card could not vouch for; save '
+            'the ONNX with its weights inside'
+        )
+
+
+# Reading and writing the card.
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    try:
+        data = yaml.safe_load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(f'{folder} is not a model folder, it has no {CARD}') from error
+    except yaml.YAMLError as error:
+        raise ModelError(f'model card {path} is not valid YAML: {_one_line(error)}') from error
+    if not isinstance(data, dict):
+        raise ModelError(f'model card {path} is not a map of fields; export the model again')
+    return data
+
+
+def _parse_card(data: Mapping[str, Any], path: Path) -> ModelCard:
+    try:
+        return ModelCard(
+            name=_text(data['name']),
+            head=_text(data['head']),
+            label_set=_text(data['label_set']),
+            classes=tuple(_text(name) for name in data['classes']),
+            size_wh=_size_wh(data['size_wh']),
+            files={_text(key): _file(value) for key, value in data['files'].items()},
+            golden=_file(data['golden']),
+            fusion={_text(key): _number(value) for key, value in data['fusion'].items()},
+            provenance={str(k): str(v) for k, v in data.get('provenance', {}).items()},
+            licence=_text(data['licence']),
+            data=tuple(
+                TrainingData(_text(d['name']), _text(d['terms'])) for d in data.get('data', ())
+            ),
+            metrics=tuple(
+                Metric(_text(m['name']), _number(m['value']), _text(m['data']), _text(m['how']))
+                for m in data.get('metrics', ())
+            ),
+        )
+    except KeyError as error:
+        raise ModelError(
+            f'model card {path} lacks the field {error}; export the model again'
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f'model card {path} has an unusable field: {_one_line(error)}') from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f'{value!r} where a text was expected')
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f'{value!r} where a number was expected')
+    return value
+
+
+def _size_wh(value: Any) -> tuple[int, int]:
+    width, height = value
+    if type(width) is not int or type(height) is not int:
+        raise TypeError(f'size_wh {value!r} where two whole numbers were expected')
+    return width, height
+
+
+def _file(value: Any) -> FileEntry:
+    sha256 = _text(value['sha256'])
+    if not re.fullmatch('[0-9a-f]{64}', sha256):
+        raise ValueError(f'sha256 {sha256!r} where 64 hexadecimal digits were expected')
+    return FileEntry(_text(value['path']), sha256, int(_number(value['bytes'])))
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _write_card(folder: Path, card: ModelCard) -> None:
+    fields: dict[str, Any] = asdict(card)
+    fields['size_wh'] = list(card.size_wh)
+    fields['classes'] = list(card.classes)
+    fields['data'] = list(fields['data'])
+    fields['metrics'] = list(fields['metrics'])
+    comment = f'# Model card of {card.name}. Checksums are verified when a file is used.\n'
+    path = folder / CARD
+    if path.exists():
+        old = _read_card(folder)
+        fields |= {key: value for key, value in old.items() if key not in fields}
+        lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
+        kept = ''.join(lines[: next(i for i, line in enumerate(lines) if line[:1] != '#')])
+        comment = kept or comment
+    text = comment + yaml.safe_dump(
+        fields, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None
+    )
+    # Written beside and renamed: a card is there whole or not at all.
+    draft = path.with_suffix('.yaml.part')
+    draft.write_text(text, encoding='utf-8')
+    os.replace(draft, path)

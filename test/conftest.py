@@ -1,0 +1,161 @@
+"""Fixtures that many tests share: a tiny model whose outputs can be read off the image."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panoptic_ros.model import write_model
+
+TINY_SIZE_WH = (64, 32)
+TINY_CENTRES = 16
+RED_PER_CLASS = 13  # 19 classes in 0..255; a class is painted in the middle of its reds
+
+
+def build_tiny_onnx(path: Path, precision: str = 'float32') -> None:
+    """Write a network of head kind ``centres`` made of slices, for tests without torch.
+
+    ``semantic`` is red // 13 at every second pixel, ``confidence`` is green and the centre
+    heatmap blue / 255 at every fourth, and every offset is 0.
+    """
+    onnx = pytest.importorskip('onnx', reason='onnx builds the model of this test')
+    from onnx import TensorProto, helper, numpy_helper
+
+    width, height = TINY_SIZE_WH
+    h4, w4 = height // 4, width // 4
+    float_type = {'float32': TensorProto.FLOAT, 'float16': TensorProto.FLOAT16}[precision]
+    float_dtype = np.dtype(precision)
+    constants = {
+        'starts': np.array([0, 0], np.int64),
+        'ends': np.array([height, width], np.int64),
+        'axes': np.array([1, 2], np.int64),
+        'two': np.array([2, 2], np.int64),
+        'four': np.array([4, 4], np.int64),
+        'red': np.array(0, np.int64),
+        'green': np.array(1, np.int64),
+        'blue': np.array(2, np.int64),
+        'red_per_class': np.array(RED_PER_CLASS, float_dtype),
+        'last_class': np.array(18, float_dtype),
+        'full': np.array(255, float_dtype),
+        'zero': np.array(0, float_dtype),
+        'k': np.array([TINY_CENTRES], np.int64),
+        'heat_shape': np.array([1, 1, h4, w4], np.int64),
+        'flat_shape': np.array([1, h4 * w4], np.int64),
+        'twice': np.array([1, 2, 1, 1], np.int64),
+    }
+    node = helper.make_node
+    nodes = [
+        node('Cast', ['image'], ['pixels'], to=float_type),
+        node('Slice', ['pixels', 'starts', 'ends', 'axes', 'two'], ['half']),
+        node('Slice', ['pixels', 'starts', 'ends', 'axes', 'four'], ['quarter']),
+        node('Gather', ['half', 'red'], ['red_half'], axis=3),
+        node('Div', ['red_half', 'red_per_class'], ['class_real']),
+        node('Floor', ['class_real'], ['class_whole']),
+        node('Min', ['class_whole', 'last_class'], ['class_id']),
+        node('Cast', ['class_id'], ['semantic'], to=TensorProto.UINT8),
+        node('Gather', ['quarter', 'green'], ['green_quarter'], axis=3),
+        node('Cast', ['green_quarter'], ['confidence'], to=TensorProto.UINT8),
+        node('Gather', ['quarter', 'blue'], ['blue_quarter'], axis=3),
+        node('Div', ['blue_quarter', 'full'], ['heat_flat']),
+        node('Reshape', ['heat_flat', 'heat_shape'], ['heat']),
+        node('MaxPool', ['heat'], ['best'], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        node('Equal', ['heat', 'best'], ['is_peak']),
+        node('Where', ['is_peak', 'heat', 'zero'], ['peaks']),
+        node('Reshape', ['peaks', 'flat_shape'], ['peaks_flat']),
+        node('TopK', ['peaks_flat', 'k'], ['centre_score', 'index'], axis=1),
+        node('Cast', ['index'], ['centre_index'], to=TensorProto.INT32),
+        node('Mul', ['heat', 'zero'], ['no_offset']),
+        node('Tile', ['no_offset', 'twice'], ['offset_xy']),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        'tiny',
+        [value('image', TensorProto.UINT8, [1, height, width, 3])],
+        [
+            value('semantic', TensorProto.UINT8, [1, height // 2, width // 2]),
+            value('confidence', TensorProto.UINT8, [1, h4, w4]),
+            value('centre_score', float_type, [1, TINY_CENTRES]),
+            value('centre_index', TensorProto.INT32, [1, TINY_CENTRES]),
+            value('offset_xy', float_type, [1, 2, h4, w4]),
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def paint_tiny_scene(size_wh: tuple[int, int] = TINY_SIZE_WH) -> np.ndarray:
+    """Return uint8 [H, W, 3] RGB: sky above road, two cars side by side, a centre in each."""
+    width, height = TINY_SIZE_WH
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 1] = 200
+    for rows, columns, class_id in (
+        (slice(0, 12), slice(0, 64), 10),  # sky
+        (slice(12, 32), slice(0, 64), 0),  # road
+        (slice(8, 24), slice(8, 24), 13),  # a car
+        (slice(8, 24), slice(40, 56), 13),  # another
+    ):
+        image[rows, columns, 0] = class_id * RED_PER_CLASS + RED_PER_CLASS // 2
+    image[16:20, 16:20, 2] = 255
+    image[16:20, 48:52, 2] = 204
+    return image.repeat(size_wh[1] // height, axis=0).repeat(size_wh[0] // width, axis=1)
+
+
+def tiny_outputs(image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the tiny network gives for a tiny scene, computed in numpy."""
+    heat = image[::4, ::4, 2].astype(np.float32) / 255
+    order = np.argsort(-heat.ravel(), kind='stable')[:TINY_CENTRES].astype(np.int32)
+    return {
+        'semantic': np.minimum(image[::2, ::2, 0] // RED_PER_CLASS, 18),
+        'confidence': image[::4, ::4, 1].copy(),
+        'centre_score': heat.ravel()[order],
+        'centre_index': order,
+        'offset_xy': np.zeros((2, *heat.shape), np.float32),
+    }
+
+
+@pytest.fixture(scope='session')
+def tiny_scene() -> Callable[..., np.ndarray]:
+    """Return a function: size_wh (a multiple of 64x32) -> an RGB picture for the tiny model."""
+    return paint_tiny_scene
+
+
+def write_tiny_model(folder: Path) -> Path:
+    """Write a tiny model in both precisions into a new folder and return the folder."""
+    folder.mkdir(parents=True)
+    sources = {}
+    for precision in ('float32', 'float16'):
+        sources[precision] = folder / f'source.{precision}.onnx'
+        build_tiny_onnx(sources[precision], precision)
+    image = paint_tiny_scene()
+    write_model(
+        folder,
+        onnx_by_precision=sources,
+        label_set='cityscapes',
+        size_wh=TINY_SIZE_WH,
+        golden_image=image,
+        golden_outputs=tiny_outputs(image),
+        fusion={'centre_threshold': 0.3},
+        provenance={'made_by': 'test/conftest.py'},
+    )
+    for source in sources.values():
+        source.unlink()
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model of head kind ``centres``, 64x32, without training.
+
+    Read only: it is shared by all tests of a run. Paint images with ``tiny_scene``.
+    """
+    return write_tiny_model(tmp_path_factory.mktemp('models') / 'tiny')
+
+
+@pytest.fixture
+def own_tiny_model(tmp_path: Path) -> Path:
+    """Return the folder of a tiny model that this one test may damage."""
+    return write_tiny_model(tmp_path / 'tiny')
