@@ -3,7 +3,6 @@
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from scipy import ndimage
 
 from panoptic_ros.labels import VOID, LabelSet
 
@@ -129,85 +128,161 @@ class Panoptic:
         Raises ValueError if a class id is not in the label set, a thing pixel has no instance
         id, a stuff or void pixel has one, or one instance id covers two classes.
         """
-        check_maps(semantic, instance, label_set)
-        return cls(semantic, instance, measure_segments(semantic, instance, score_by_id))
+        runs = _runs_of_maps(semantic, instance)
+        _check_runs(runs, label_set)
+        return cls(semantic, instance, _measure_runs(runs, score_by_id))
 
     def with_track_ids(self, track_id: np.ndarray) -> 'Panoptic':
         """Return the same maps with the segments' ``track_id`` column replaced."""
         return replace(self, segments=replace(self.segments, track_id=track_id))
 
 
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Two maps as horizontal stretches of pixels in which neither map changes.
+
+    Maps of real scenes have some fifty times fewer runs than pixels, so what has to be counted,
+    bounded or voted on is done on runs.
+
+    Parameters
+    ----------
+    row, start, stop
+        intp [n], a run covers the columns ``start`` to before ``stop`` of its row. Runs lie in
+        reading order, without gaps.
+    semantic
+        uint8 [n], the class id of the run.
+    instance
+        unsigned or signed integer [n], the instance id of the run.
+    """
+
+    row: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    semantic: np.ndarray
+    instance: np.ndarray
+
+    @classmethod
+    def of(cls, semantic: np.ndarray, instance: np.ndarray) -> 'Runs':
+        """Split two maps [H, W] of one shape into runs."""
+        begins = np.ones(semantic.shape, bool)
+        np.not_equal(semantic[:, 1:], semantic[:, :-1], out=begins[:, 1:])
+        begins[:, 1:] |= instance[:, 1:] != instance[:, :-1]
+        flat = np.flatnonzero(begins)
+        width = max(semantic.shape[1], 1)
+        row = flat // width
+        start = flat - row * width
+        return cls(
+            row=row,
+            start=start,
+            stop=start + np.diff(flat, append=semantic.size),
+            semantic=semantic.ravel()[flat],
+            instance=instance.ravel()[flat],
+        )
+
+
+def bound_runs(
+    key: np.ndarray, count: int, box_xyxy: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the areas and join the boxes of the runs that have one key.
+
+    Parameters
+    ----------
+    key
+        integer [n], 0..count - 1, what each run belongs to.
+    count
+        Number of keys.
+    box_xyxy
+        Four integer [n], the rectangle each run covers: x0 y0 inclusive, x1 y1 exclusive.
+
+    Returns
+    -------
+    area
+        int32 [count], 0 for a key that no run has.
+    box_xyxy
+        int32 [count, 4], meaningless where the area is 0.
+    """
+    x0, y0, x1, y1 = box_xyxy
+    area = np.bincount(key, weights=(x1 - x0) * (y1 - y0), minlength=count).astype(np.int32)
+    box = np.empty((4, count), np.int32)
+    box[:2] = np.iinfo(np.int32).max
+    box[2:] = 0
+    np.minimum.at(box[0], key, x0.astype(np.int32))
+    np.minimum.at(box[1], key, y0.astype(np.int32))
+    np.maximum.at(box[2], key, x1.astype(np.int32))
+    np.maximum.at(box[3], key, y1.astype(np.int32))
+    return area, np.ascontiguousarray(box.T)
+
+
 def check_maps(semantic: np.ndarray, instance: np.ndarray, label_set: LabelSet) -> None:
     """Raise ValueError unless the two maps keep the promises of :class:`Panoptic`."""
+    _check_runs(_runs_of_maps(semantic, instance), label_set)
+
+
+def measure_segments(
+    semantic: np.ndarray, instance: np.ndarray, score_by_id: np.ndarray | None = None
+) -> Segments:
+    """Build the segment table of two maps that already agree.
+
+    ``score_by_id`` is float [largest instance id + 1], the score of each instance id.
+    """
+    return _measure_runs(_runs_of_maps(semantic, instance), score_by_id)
+
+
+def _runs_of_maps(semantic: np.ndarray, instance: np.ndarray) -> Runs:
     if semantic.shape != instance.shape:
         raise ValueError(
             f'semantic is {semantic.shape}, instance is {instance.shape}; expected one shape'
         )
-    present = np.flatnonzero(np.bincount(semantic.ravel(), minlength=256))
+    return Runs.of(semantic, instance)
+
+
+def _check_runs(runs: Runs, label_set: LabelSet) -> None:
+    present = np.unique(runs.semantic)
     unknown = present[(present >= len(label_set)) & (present != VOID)]
     if len(unknown):
         raise ValueError(
             f'semantic has class ids {unknown.tolist()}; label set {label_set.name!r} has '
             f'0..{len(label_set) - 1} and void is {VOID}'
         )
-    wrong = label_set.is_thing[semantic] != (instance > 0)
-    if wrong.any():
-        y, x = np.argwhere(wrong)[0]
+    wrong = np.flatnonzero(label_set.is_thing[runs.semantic] != (runs.instance > 0))
+    if len(wrong):
+        first = wrong[0]
+        pixels = int((runs.stop - runs.start)[wrong].sum())
         raise ValueError(
-            f'pixel x={x} y={y} has class {semantic[y, x]} and instance {instance[y, x]}; things '
-            f'need an instance above 0, stuff and void need 0 ({int(wrong.sum())} pixels break '
-            'this)'
+            f'pixel x={runs.start[first]} y={runs.row[first]} has class {runs.semantic[first]} '
+            f'and instance {runs.instance[first]}; things need an instance above 0, stuff and '
+            f'void need 0 ({pixels} pixels break this)'
         )
-    flat = instance.ravel()
-    class_of_id = np.zeros(int(flat.max(initial=0)) + 1, np.uint8)
-    class_of_id[flat] = semantic.ravel()
-    split = (class_of_id[flat] != semantic.ravel()) & (flat > 0)
+    class_of_id = np.zeros(int(runs.instance.max(initial=0)) + 1, np.uint8)
+    class_of_id[runs.instance] = runs.semantic
+    split = (class_of_id[runs.instance] != runs.semantic) & (runs.instance > 0)
     if split.any():
         raise ValueError(
-            f'instance id {flat[split][0]} covers more than one class; an id belongs to one '
-            'object of one class'
+            f'instance id {runs.instance[split][0]} covers more than one class; an id belongs '
+            'to one object of one class'
         )
 
 
-def measure_segments(
-    semantic: np.ndarray, instance: np.ndarray, score_by_id: np.ndarray | None = None
-) -> Segments:
-    """Build the segment table of two maps that already agree, in two passes over the pixels."""
-    # One key a pixel: 0 void, 1..255 stuff class + 1, 256 + instance id for things.
-    key = semantic.astype(np.uint16)
-    key += 1
-    key[semantic == VOID] = 0
-    np.copyto(key, instance, where=instance > 0)
-    is_thing_pixel = instance > 0
-    key[is_thing_pixel] += 256
-    area_of_key = np.bincount(key.ravel())
-    keys = np.flatnonzero(area_of_key)
-    keys = keys[keys > 0]
-    slices = ndimage.find_objects(key, max_label=len(area_of_key) - 1)
-    box_xyxy = np.array(
-        [
-            (columns.start, rows.start, columns.stop, rows.stop)
-            for rows, columns in (slices[k - 1] for k in keys)
-        ],
-        np.int32,
-    ).reshape(-1, 4)
+def _measure_runs(runs: Runs, score_by_id: np.ndarray | None) -> Segments:
+    # One key a run: the class id, or 256 + the instance id; a key's class stands at its last run.
+    key = np.where(runs.instance > 0, runs.instance.astype(np.intp) + 256, runs.semantic)
+    count = int(key.max(initial=0)) + 1
+    area, box_xyxy = bound_runs(key, count, (runs.start, runs.row, runs.stop, runs.row + 1))
+    class_of_key = np.zeros(count, np.uint8)
+    class_of_key[key] = runs.semantic
+    keys = np.flatnonzero(area)
+    keys = keys[keys != VOID]
     is_thing = keys > 256
-    ids = np.where(is_thing, keys - 256, 0).astype(np.uint16)
-    class_id = (keys - 1).astype(np.uint8)
-    # The class of an instance is read at one of its pixels: the first in its box's top row.
-    for row in np.flatnonzero(is_thing):
-        x0, y0, x1, _ = box_xyxy[row]
-        x = x0 + int(np.argmax(instance[y0, x0:x1] == ids[row]))
-        class_id[row] = semantic[y0, x]
+    ids = np.where(is_thing, keys - 256, NO_INSTANCE).astype(np.uint16)
     score = np.ones(len(keys), np.float32)
     if score_by_id is not None:
         score[is_thing] = score_by_id[ids[is_thing]]
     return Segments(
         id=ids,
-        class_id=class_id,
+        class_id=class_of_key[keys],
         is_thing=is_thing,
         score=score,
-        area=area_of_key[keys].astype(np.int32),
-        box_xyxy=box_xyxy,
+        area=area[keys],
+        box_xyxy=box_xyxy[keys],
         track_id=ids.astype(np.int32),
     )
