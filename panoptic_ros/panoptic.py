@@ -1,6 +1,7 @@
 """The one data type everything exchanges: a panoptic map and the table of its segments."""
 
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Segments:
     box_xyxy: np.ndarray
     track_id: np.ndarray
 
-    _DTYPES = {
+    _DTYPES: ClassVar = {
         'id': np.uint16,
         'class_id': np.uint8,
         'is_thing': np.bool_,
