@@ -125,6 +125,14 @@ class LabelSet:
         table.flags.writeable = False
         return table
 
+    @cached_property
+    def heights_m(self) -> np.ndarray:
+        """Look-up table, float32 [256]: usual height of each class, NaN where unknown."""
+        table = np.full(256, np.nan, np.float32)
+        table[: len(self)] = [c.height_m or np.nan for c in self.classes]
+        table.flags.writeable = False
+        return table
+
     def with_role(self, role: str) -> np.ndarray:
         """Return a look-up table, bool [256]: True where the class has the role."""
         if role not in ROLES:

@@ -1,0 +1,239 @@
+"""Where things are in space when there is no depth image: pinhole camera, flat ground, known height.
+
+All positions are in the camera's optical frame (REP 103): x right, y down, z forward, metres.
+Pixels are counted as in sensor_msgs/CameraInfo: the centre of the upper left pixel is (0, 0).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from panoptic_ros.errors import FrameError
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """A pinhole camera without lens distortion: rectified images, or a lens that bends little.
+
+    Parameters
+    ----------
+    fx, fy
+        Focal lengths in pixels.
+    cx, cy
+        Principal point in pixels.
+    size_wh
+        Width and height of the image in pixels.
+
+    Raises FrameError for a value that is not finite, a focal length or size that is not above 0.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    size_wh: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        values = (self.fx, self.fy, self.cx, self.cy)
+        if not (np.isfinite(values).all() and self.fx > 0 and self.fy > 0):
+            raise FrameError(
+                f'camera has fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}; expected finite '
+                'numbers with fx and fy above 0: calibrate the camera, or correct the matrix K '
+                'of its camera_info'
+            )
+        if len(self.size_wh) != 2 or not all(value > 0 for value in self.size_wh):
+            raise FrameError(
+                f'camera has size_wh {self.size_wh}; expected width and height above 0: correct '
+                'width and height of its camera_info'
+            )
+
+    @classmethod
+    def from_k(cls, k: Sequence[float] | np.ndarray, size_wh: tuple[int, int]) -> 'CameraModel':
+        """Take the nine values of CameraInfo.k, row by row; FrameError if they are no camera."""
+        values = np.asarray(k, np.float64).ravel()
+        if values.shape != (9,):
+            raise FrameError(f'camera matrix K has {len(values)} values; expected 9, row by row')
+        fx, _, cx, _, fy, cy = values[:6].tolist()
+        return cls(fx, fy, cx, cy, size_wh)
+
+    def scaled(self, size_wh: tuple[int, int]) -> 'CameraModel':
+        """Return the camera of the same picture stretched to another size.
+
+        The picture's border stays its border (as in ``cv2.resize``), and it lies half a pixel
+        outside the outermost pixel centres.
+        """
+        scale_x = size_wh[0] / self.size_wh[0]
+        scale_y = size_wh[1] / self.size_wh[1]
+        return CameraModel(
+            fx=self.fx * scale_x,
+            fy=self.fy * scale_y,
+            cx=(self.cx + 0.5) * scale_x - 0.5,
+            cy=(self.cy + 0.5) * scale_y - 0.5,
+            size_wh=size_wh,
+        )
+
+    def rays(self, pixel_xy: np.ndarray) -> np.ndarray:
+        """Return what each pixel [..., 2] sees at depth 1, float64 [..., 3] with z = 1."""
+        pixel_xy = np.asarray(pixel_xy, np.float64)
+        ray = np.ones((*pixel_xy.shape[:-1], 3))
+        ray[..., 0] = (pixel_xy[..., 0] - self.cx) / self.fx
+        ray[..., 1] = (pixel_xy[..., 1] - self.cy) / self.fy
+        return ray
+
+    def project(self, point_m: np.ndarray) -> np.ndarray:
+        """Return the pixel of each point [..., 3] in front of the camera, float64 [..., 2]."""
+        x, y, z = np.moveaxis(np.asarray(point_m, np.float64), -1, 0)
+        return np.stack([self.fx * x / z + self.cx, self.fy * y / z + self.cy], -1)
+
+
+@dataclass(frozen=True)
+class GroundPlane:
+    """Flat ground below a camera that does not roll.
+
+    Parameters
+    ----------
+    camera_height_m
+        Metres from the ground up to the camera, above 0.
+    pitch_rad
+        How far the camera looks down, radians, -pi/2..pi/2; negative looks up.
+    max_range_m
+        Metres from the camera within which the plane is trusted, above 0. Towards the horizon a
+        pixel covers more and more ground, and real ground is not flat.
+
+    Raises ValueError if a value is outside its range.
+    """
+
+    camera_height_m: float
+    pitch_rad: float = 0.0
+    max_range_m: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ('camera_height_m', 'max_range_m'):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f'{name} is {value}; expected metres above 0')
+        if not abs(self.pitch_rad) <= np.pi / 2:
+            raise ValueError(
+                f'pitch_rad is {self.pitch_rad}; expected radians from -pi/2 (straight up) to '
+                'pi/2 (straight down)'
+            )
+
+    @property
+    def down(self) -> np.ndarray:
+        """The unit vector towards the ground in the optical frame, float64 [3]."""
+        return np.array([0.0, np.cos(self.pitch_rad), np.sin(self.pitch_rad)])
+
+    def depth_m(self, rays: np.ndarray) -> np.ndarray:
+        """Return the depth z at which rays [..., 3] with z = 1 meet the ground, float64 [...].
+
+        NaN where a ray does not meet it (at the horizon and above) or only beyond
+        ``max_range_m``.
+        """
+        slope = rays @ self.down
+        depth = np.divide(
+            self.camera_height_m, slope, out=np.full(slope.shape, np.nan), where=slope > 0
+        )
+        depth[depth * np.linalg.norm(rays, axis=-1) > self.max_range_m] = np.nan
+        return depth
+
+
+class PlacedBy(IntEnum):
+    """How a box got its place in space."""
+
+    NOTHING = 0
+    """Neither the ground nor a known height gives a place; position and size are NaN."""
+    GROUND = 1
+    """Its lower edge stands on the ground plane."""
+    KNOWN_HEIGHT = 2
+    """It is as far away as an object of the class's usual height looks that tall."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Upright boxes in space, one a row, in the optical frame.
+
+    Parameters
+    ----------
+    position_m
+        float64 [n, 3], the middle of the box, half its height above ``base_m``. Only the side
+        that faces the camera is seen, so this is on that side, not inside the object.
+    base_m
+        float64 [n, 3], the middle of the lower edge, on the viewing ray of that pixel.
+    size_m
+        float64 [n, 3], extent along x, along the vertical, and away from the camera. The last
+        cannot be seen and is taken to equal the first.
+    method
+        uint8 [n], a :class:`PlacedBy`.
+    """
+
+    position_m: np.ndarray
+    base_m: np.ndarray
+    size_m: np.ndarray
+    method: np.ndarray
+
+
+def place_boxes(
+    boxes_xyxy: np.ndarray, camera: CameraModel, ground: GroundPlane, heights_m: np.ndarray
+) -> Placement:
+    """Place boxes of an image in space without depth.
+
+    The ray through the middle of a box's lower edge is met with the ground plane. Where it does
+    not meet it within the plane's range, the object's known height decides: at which depth do
+    the rays of its upper and lower edge lie that far apart? (Without pitch this is
+    ``fy * height / box height``.) A box that touches the image's lower border is cut off there:
+    its object stands nearer than that border's ground, and is taller than what is seen of it. Both
+    ways then give too large a depth, so the smaller one is taken.
+
+    Parameters
+    ----------
+    boxes_xyxy
+        Real [n, 4], pixels, x0 y0 inclusive, x1 y1 exclusive (as in ``Segments.box_xyxy``).
+    camera
+        The camera whose image the boxes are in.
+    ground
+        The ground plane.
+    heights_m
+        Real [n], usual height of each object in metres, NaN where unknown
+        (``LabelSet.heights_m[class_id]``).
+
+    Raises ValueError if the shapes are others.
+    """
+    box = np.asarray(boxes_xyxy, np.float64)
+    height = np.asarray(heights_m, np.float64)
+    if box.ndim != 2 or box.shape[1] != 4:
+        raise ValueError(f'boxes_xyxy has shape {box.shape}; expected [n, 4]')
+    if height.shape != box.shape[:1]:
+        raise ValueError(f'heights_m has shape {height.shape}; expected {box.shape[:1]}')
+    x0, y0, x1, y1 = box.T
+    # A box's edge lies half a pixel before the centre of the pixel it starts with.
+    middle = (x0 + x1) / 2 - 0.5
+    low = camera.rays(np.stack([middle, y1 - 0.5], -1))
+    high = camera.rays(np.stack([middle, y0 - 0.5], -1))
+    # An upright object of height h at depth z: low z - h down, seen along the ray high, gives
+    # h = z * rise.
+    rise = np.divide(
+        low[:, 1] - high[:, 1],
+        ground.down[1] - high[:, 1] * ground.down[2],
+        out=np.full(len(box), np.nan),
+        where=ground.down[1] > high[:, 1] * ground.down[2],
+    )
+    by_height = np.divide(height, rise, out=np.full(len(box), np.nan), where=rise > 0)
+    by_ground = ground.depth_m(low)
+    cut_off = y1 >= camera.size_wh[1]
+    use_height = np.isnan(by_ground) | (cut_off & (by_height < by_ground))
+    depth = np.where(use_height, by_height, by_ground)
+    method = np.where(use_height, PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND)
+    method[~(np.isfinite(depth) & (rise > 0) & (x1 > x0))] = PlacedBy.NOTHING
+    depth[method == PlacedBy.NOTHING] = np.nan
+
+    base = low * depth[:, None]
+    across = (x1 - x0) / camera.fx * depth
+    tall = rise * depth
+    return Placement(
+        position_m=base - tall[:, None] / 2 * ground.down,
+        base_m=base,
+        size_m=np.stack([across, tall, across], -1),
+        method=method.astype(np.uint8),
+    )
