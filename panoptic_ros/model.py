@@ -1,4 +1,4 @@
-"""A model on disk: ONNX files, a card that says what they are, and a golden input with its outputs.
+"""A model on disk: ONNX files, a card that says what they are, a golden input and its outputs.
 
 ::
 
@@ -12,7 +12,6 @@ Nothing is used before its SHA-256 agrees with the card, and no path of a card l
 """
 
 import hashlib
-import os
 import re
 import shutil
 import zipfile
@@ -206,7 +205,7 @@ class Model:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ModelError(
                 f'golden file {path} is not a usable .npz ({_one_line(error)}); export the '
                 'model again'
@@ -361,14 +360,10 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _inside(folder: Path, relative: str, model_name: str) -> Path:
     """Return folder/relative, symbolic links followed; raise ModelError if that is outside."""
-    path = (folder / relative).resolve()
     pure = PurePosixPath(relative)
-    if (
-        pure.is_absolute()
-        or '..' in pure.parts
-        or '\0' in relative
-        or not path.is_relative_to(folder.resolve())
-    ):
+    stays = not (pure.is_absolute() or '..' in pure.parts or '\0' in relative)
+    path = (folder / relative).resolve() if stays else folder
+    if not (stays and path.is_relative_to(folder.resolve())):
         raise ModelError(
             f'the card of model {model_name!r} names the file {relative!r}, which is outside the '
             'model folder; expected a relative path inside it'
@@ -539,4 +534,4 @@ def _write_card(folder: Path, card: ModelCard) -> None:
     # Written beside and renamed: a card is there whole or not at all.
     draft = path.with_suffix('.yaml.part')
     draft.write_text(text, encoding='utf-8')
-    os.replace(draft, path)
+    draft.replace(path)

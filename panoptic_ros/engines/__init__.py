@@ -1,0 +1,238 @@
+"""Inference engines: one picture in, the network's outputs out, behind one small protocol.
+
+Each engine is a module of this package with two functions. Only that module imports the runtime,
+and only when one of them is called:
+
+``unavailable() -> str``
+    Why the engine cannot run on this machine, empty if it can.
+``open(model, *, threads=0, precision='auto', reason='') -> Engine``
+    Verify the model file, load it, check its inputs and outputs, run the golden picture (which
+    also warms the engine up). Raises ModelError or EngineError.
+
+An engine is owned by one thread: neither ``infer`` nor ``close`` may run in two at once.
+"""
+
+import importlib
+import platform
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from panoptic_ros.errors import EngineError, FrameError
+from panoptic_ros.model import Model
+
+ENGINES = ('tensorrt', 'openvino', 'onnxruntime')
+"""Engine names, the fastest first."""
+
+PRECISIONS = ('auto', 'float32', 'bf16')
+"""Arithmetic a caller may ask of a CPU engine; ``auto`` is the fastest that gives good results."""
+
+_X86 = ('x86_64', 'AMD64')
+
+
+@dataclass(frozen=True)
+class EngineDescription:
+    """What runs where, for logs and diagnostics.
+
+    Parameters
+    ----------
+    name
+        One of :data:`ENGINES`.
+    device
+        The processor, in its maker's words where they are known.
+    precision
+        Arithmetic in use: ``float32``, ``bf16`` or ``float16``.
+    version
+        Version of the runtime.
+    reason
+        Why this engine and this precision.
+    """
+
+    name: str
+    device: str
+    precision: str
+    version: str
+    reason: str
+
+    def __str__(self) -> str:
+        text = f'{self.name} {self.version}, {self.precision}, on {self.device}'
+        return f'{text} ({self.reason})' if self.reason else text
+
+
+class Engine(Protocol):
+    """A loaded network. One thread owns it."""
+
+    description: EngineDescription
+
+    def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the network on one picture.
+
+        Parameters
+        ----------
+        image
+            uint8 [H, W, 3] RGB, C-contiguous, of the model's ``size_wh``.
+
+        Returns
+        -------
+        The outputs by name, without the batch axis; the arrays are the caller's to keep.
+
+        Raises FrameError if the picture is not as above, EngineError if the engine is closed or
+        its runtime fails.
+        """
+
+    def close(self) -> None:
+        """Free the network; a second call does nothing."""
+
+
+def open_engine(
+    model: Model, name: str = 'auto', threads: int = 0, precision: str = 'auto'
+) -> Engine:
+    """Load a model into an engine.
+
+    Parameters
+    ----------
+    model
+        The model; its file is verified before it is used.
+    name
+        One of :data:`ENGINES`, or ``auto`` for the fastest that can run here.
+    threads
+        CPU threads, 0 for one a core.
+    precision
+        One of :data:`PRECISIONS`.
+
+    Raises EngineError for unknown names, or if no engine can run here; ModelError if the model's
+    file is missing, changed, or not of its head kind.
+    """
+    if name != 'auto' and name not in ENGINES:
+        raise EngineError(f'unknown engine {name!r}; expected auto or one of {", ".join(ENGINES)}')
+    if threads < 0:
+        raise EngineError(f'threads is {threads}; expected 0 (one a core) or more')
+    if precision not in PRECISIONS:
+        raise EngineError(
+            f'unknown precision {precision!r}; expected one of {", ".join(PRECISIONS)}'
+        )
+    reason = 'asked for'
+    if name == 'auto':
+        name, reason = choose_engine()
+    missing = _unavailable(name)
+    if missing:
+        raise EngineError(f'engine {name} cannot run here: {missing}')
+    module = importlib.import_module(f'panoptic_ros.engines.{name}')
+    return module.open(model, threads=threads, precision=precision, reason=reason)
+
+
+def choose_engine() -> tuple[str, str]:
+    """Return the name of the fastest engine that can run here, and why it is that one.
+
+    Raises EngineError if there is none.
+    """
+    machine = platform.machine()
+    # Off x86 OpenVINO is not known to be faster, and ONNX Runtime is better tried there.
+    order = ENGINES if machine in _X86 else ('tensorrt', 'onnxruntime', 'openvino')
+    passed = []
+    for name in order:
+        missing = _unavailable(name)
+        if not missing:
+            return name, f'auto: fastest usable on {machine}' + ''.join(
+                f'; {other}: {why}' for other, why in passed
+            )
+        passed.append((name, missing))
+    raise EngineError(
+        'no engine can run here: ' + '; '.join(f'{other}: {why}' for other, why in passed)
+    )
+
+
+def _unavailable(name: str) -> str:
+    module_name = f'panoptic_ros.engines.{name}'
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        return 'not part of this version'
+    return module.unavailable()
+
+
+def check_image(image: np.ndarray, size_wh: tuple[int, int]) -> None:
+    """Raise FrameError unless the picture is what :meth:`Engine.infer` takes."""
+    shape = (size_wh[1], size_wh[0], 3)
+    if image.dtype != np.uint8 or image.shape != shape or not image.flags.c_contiguous:
+        layout = 'contiguous' if image.flags.c_contiguous else 'not contiguous'
+        raise FrameError(
+            f'the engine was given {image.dtype} {image.shape}, {layout}; expected uint8 '
+            f'{shape} RGB, C-contiguous'
+        )
+
+
+@dataclass(frozen=True)
+class GoldenDifference:
+    """How far an engine's outputs for the golden picture are from the golden outputs.
+
+    Parameters
+    ----------
+    semantic
+        Share of the cells whose class differs.
+    confidence
+        Mean difference, of 255.
+    centres
+        Share of the golden centres that have no centre in the same or a neighbouring cell.
+    offset
+        Median length of the difference, cells.
+    """
+
+    semantic: float
+    confidence: float
+    centres: float
+    offset: float
+
+    def exceeded(self) -> str:
+        """Say what is further off than another arithmetic explains, or nothing."""
+        limits = GoldenDifference(semantic=0.05, confidence=8.0, centres=0.2, offset=0.5)
+        return ', '.join(
+            f'{name} differs by {value:.3g} (at most {vars(limits)[name]:g})'
+            for name, value in vars(self).items()
+            if not value <= vars(limits)[name]  # so written that NaN is too much
+        )
+
+
+def compare_golden(
+    outputs: dict[str, np.ndarray], golden: dict[str, np.ndarray], centre_threshold: float
+) -> GoldenDifference:
+    """Compare outputs of head kind ``centres``; the arrays are as :meth:`Engine.infer` gives."""
+    confidence = outputs['confidence'].astype(np.float32) - golden['confidence']
+    offset = outputs['offset_xy'].astype(np.float32) - golden['offset_xy']
+    width = golden['confidence'].shape[1]
+    wanted = golden['centre_index'][golden['centre_score'] >= centre_threshold]
+    # Half the threshold: a centre that another arithmetic moves a little below it still counts.
+    found = outputs['centre_index'][outputs['centre_score'] >= centre_threshold / 2]
+    apart = np.maximum(
+        abs(wanted[:, None] // width - found // width),
+        abs(wanted[:, None] % width - found % width),
+    )
+    lost = ~(apart <= 1).any(axis=1)
+    return GoldenDifference(
+        semantic=float((outputs['semantic'] != golden['semantic']).mean()),
+        confidence=float(abs(confidence).mean()),
+        centres=float(lost.mean()) if len(wanted) else 0.0,
+        offset=float(np.median(np.hypot(*offset))),
+    )
+
+
+def golden_fault(engine: Engine, model: Model) -> str:
+    """Run the golden picture; say what is wrong with the engine's outputs, or nothing."""
+    image, golden = model.golden()
+    threshold = model.card.fusion.get('centre_threshold', 0.1)
+    return compare_golden(engine.infer(image), golden, threshold).exceeded()
+
+
+def require_golden(engine: Engine, model: Model) -> None:
+    """Close the engine and raise EngineError unless it gives the model's golden outputs."""
+    fault = golden_fault(engine, model)
+    if fault:
+        engine.close()
+        raise EngineError(
+            f'{engine.description} gives wrong results for the golden picture of model '
+            f'{model.card.name!r}: {fault}; choose another engine or precision, or export the '
+            'model again'
+        )

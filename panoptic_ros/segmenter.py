@@ -1,0 +1,147 @@
+"""From one picture to one panoptic map: resize, infer, fuse. Knows nothing of ROS."""
+
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+import cv2
+import numpy as np
+
+from panoptic_ros.engines import Engine
+from panoptic_ros.errors import EngineError, FrameError, ModelError
+from panoptic_ros.fusion import CentreFusion, CentreHeads, Fused
+from panoptic_ros.model import Model
+from panoptic_ros.panoptic import Panoptic
+
+ENCODINGS = {'bgr8': cv2.COLOR_BGR2RGB, 'rgb8': None, 'mono8': cv2.COLOR_GRAY2RGB}
+"""Encodings that :meth:`Segmenter.segment` takes, and OpenCV's conversion of each to RGB."""
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """How long each stage of one frame took, nanoseconds."""
+
+    preprocess_ns: int
+    inference_ns: int
+    fusion_ns: int
+
+    @property
+    def total_ns(self) -> int:
+        """All stages together."""
+        return self.preprocess_ns + self.inference_ns + self.fusion_ns
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What one frame shows, at the frame's own size, and how long that took."""
+
+    fused: Fused
+    stages_ns: StageTimes
+
+    @property
+    def panoptic(self) -> Panoptic:
+        """The panoptic map, at the frame's size."""
+        return self.fused.panoptic
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """How sure the network is, uint8 [H, W], 0..255; enlarged on first use."""
+        return self.fused.confidence
+
+
+class Segmenter:
+    """Segment frames of any size with one model on one engine.
+
+    Parameters
+    ----------
+    model
+        Names the input size, the label set and the fusion thresholds.
+    engine
+        An engine that has this model open. The segmenter does not close it.
+    fusion
+        Replaces the thresholds of the model's card. The attribute of the same name may be
+        replaced at any time, from any thread; it counts from the next frame on.
+
+    One thread at a time may call :meth:`segment`. Raises ModelError if the card's thresholds are
+    not valid.
+    """
+
+    def __init__(self, model: Model, engine: Engine, fusion: CentreFusion | None = None) -> None:
+        self.model = model
+        self.engine = engine
+        self.fusion = card_fusion(model) if fusion is None else fusion
+
+    def segment(self, image: np.ndarray, encoding: str = 'bgr8') -> Segmentation:
+        """Segment one frame.
+
+        Parameters
+        ----------
+        image
+            uint8 [H, W, 3], or [H, W] for mono8, any size, rows may be padded.
+        encoding
+            One of :data:`ENCODINGS`.
+
+        Raises FrameError if the frame is not as above, EngineError if the engine fails.
+        """
+        size_wh = check_frame(image, encoding)
+        started_ns = perf_counter_ns()
+        network_image = self._prepare(image, encoding)
+        prepared_ns = perf_counter_ns()
+        outputs = self.engine.infer(network_image)
+        inferred_ns = perf_counter_ns()
+        fused = self.fusion(self._heads(outputs), self.model.label_set, size_wh)
+        fused_ns = perf_counter_ns()
+        return Segmentation(
+            fused,
+            StageTimes(
+                preprocess_ns=prepared_ns - started_ns,
+                inference_ns=inferred_ns - prepared_ns,
+                fusion_ns=fused_ns - inferred_ns,
+            ),
+        )
+
+    def _heads(self, outputs: dict[str, np.ndarray]) -> CentreHeads:
+        try:
+            return CentreHeads(**outputs)
+        except ValueError as error:
+            name = self.engine.description.name
+            raise EngineError(
+                f'engine {name} gave unusable outputs ({error}); choose another engine'
+            ) from error
+
+    def _prepare(self, image: np.ndarray, encoding: str) -> np.ndarray:
+        size_wh = self.model.card.size_wh
+        if image.shape[1::-1] != size_wh:
+            image = cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR)
+        # After the resize, when there are fewer pixels to convert.
+        to_rgb = ENCODINGS[encoding]
+        return np.ascontiguousarray(image) if to_rgb is None else cv2.cvtColor(image, to_rgb)
+
+
+def card_fusion(model: Model) -> CentreFusion:
+    """Return the fusion with the thresholds of a model's card.
+
+    Raises ModelError if the card names an unknown threshold or gives one a value out of range.
+    """
+    try:
+        return CentreFusion(**model.card.fusion)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f'the card of model {model.card.name!r} has unusable fusion thresholds: {error}'
+        ) from error
+
+
+def check_frame(image: np.ndarray, encoding: str) -> tuple[int, int]:
+    """Return width and height of a frame; raise FrameError unless it can be segmented."""
+    if encoding not in ENCODINGS:
+        raise FrameError(
+            f'the frame has encoding {encoding!r}; expected one of {", ".join(ENCODINGS)}'
+        )
+    shape_fits = image.ndim == 2 if encoding == 'mono8' else image.shape[2:] == (3,)
+    if image.dtype != np.uint8 or not shape_fits or image.size == 0:
+        expected = '[H, W]' if encoding == 'mono8' else '[H, W, 3]'
+        raise FrameError(
+            f'the frame is {image.dtype} {image.shape}; encoding {encoding} needs uint8 '
+            f'{expected}, not empty'
+        )
+    height, width = image.shape[:2]
+    return width, height

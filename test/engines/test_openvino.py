@@ -1,0 +1,47 @@
+import pytest
+
+from panoptic_ros.engines import openvino as engine_module
+from panoptic_ros.errors import EngineError
+from panoptic_ros.model import Model
+
+pytest.importorskip('openvino')
+
+
+@pytest.fixture
+def model(tiny_model):
+    return Model.load(tiny_model)
+
+
+@pytest.fixture
+def pretend_bf16(monkeypatch):
+    return lambda has: monkeypatch.setattr(engine_module, '_has_bf16', lambda: has)
+
+
+def test_auto_without_bf16_is_float32_and_says_so(model, pretend_bf16):
+    pretend_bf16(False)
+    description = engine_module.open(model, reason='asked for').description
+    assert description.precision == 'float32'
+    assert description.reason == 'asked for; the processor has no bf16'
+
+
+def test_bf16_where_there_is_none_is_an_error(model, pretend_bf16):
+    pretend_bf16(False)
+    with pytest.raises(EngineError, match='does not compute in bf16; choose precision auto'):
+        engine_module.open(model, precision='bf16')
+
+
+def test_auto_falls_back_if_bf16_fails_the_golden_picture(model, pretend_bf16, monkeypatch):
+    pretend_bf16(True)
+    monkeypatch.setattr(engine_module, 'golden_fault', lambda engine, model: 'semantic is off')
+    description = engine_module.open(model, reason='auto').description
+    assert description.precision == 'float32'
+    assert description.reason == 'auto; not bf16: semantic is off'
+
+
+@pytest.mark.skipif(
+    not engine_module.unavailable() and not engine_module._has_bf16(),
+    reason='this processor does not compute in bf16',
+)
+def test_bf16_where_the_processor_has_it(model):
+    for precision in ('auto', 'bf16'):
+        assert engine_module.open(model, precision=precision).description.precision == 'bf16'

@@ -1,0 +1,173 @@
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from panoptic_ros.engines import EngineDescription, open_engine
+from panoptic_ros.errors import EngineError, FrameError, ModelError
+from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.model import Model
+from panoptic_ros.panoptic import check_maps
+from panoptic_ros.segmenter import Segmenter, check_frame
+
+SKY, ROAD, CAR = 10, 0, 13
+
+
+class FakeEngine:
+    """Remembers the picture it was given and answers with fixed outputs."""
+
+    description = EngineDescription('fake', 'none', 'float32', '0', '')
+
+    def __init__(self, outputs):
+        self.outputs = outputs
+        self.image = None
+
+    def infer(self, image):
+        self.image = image
+        return self.outputs
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def model(tiny_model):
+    return Model.load(tiny_model)
+
+
+@pytest.fixture
+def fake(model):
+    return FakeEngine(model.golden()[1])
+
+
+@pytest.fixture(scope='module')
+def segmenter(tiny_model):
+    model = Model.load(tiny_model)
+    engine = open_engine(model, 'onnxruntime')
+    yield Segmenter(model, engine)
+    engine.close()
+
+
+def test_scene_comes_back_as_it_was_painted(segmenter, tiny_scene):
+    result = segmenter.segment(tiny_scene(), 'rgb8')
+    panoptic = result.panoptic
+    assert panoptic.size_wh == (64, 32)
+    assert panoptic.semantic[2, 2] == SKY
+    assert panoptic.semantic[30, 2] == ROAD
+    assert panoptic.semantic[16, 16] == panoptic.semantic[16, 48] == CAR
+    assert panoptic.instance[16, 16] != panoptic.instance[16, 48]
+    assert panoptic.segments.class_id.tolist() == [ROAD, SKY, CAR, CAR]
+    np.testing.assert_array_equal(result.confidence, np.full((32, 64), 200))
+    check_maps(panoptic.semantic, panoptic.instance, segmenter.model.label_set)
+
+
+@pytest.mark.parametrize('size_wh', [(128, 64), (320, 160), (640, 480), (65, 33), (7, 5)])
+def test_result_has_the_size_of_the_frame(segmenter, tiny_scene, size_wh):
+    frame = cv2.resize(tiny_scene(), size_wh, interpolation=cv2.INTER_NEAREST)
+    result = segmenter.segment(frame, 'rgb8')
+    assert result.panoptic.size_wh == size_wh
+    assert result.confidence.shape == size_wh[::-1]
+    check_maps(result.panoptic.semantic, result.panoptic.instance, segmenter.model.label_set)
+
+
+def test_larger_frame_has_the_same_segments(segmenter, tiny_scene):
+    panoptic = segmenter.segment(tiny_scene((256, 128)), 'rgb8').panoptic
+    assert panoptic.segments.class_id.tolist() == [ROAD, SKY, CAR, CAR]
+    x0, y0, x1, y1 = panoptic.segments.things.box_xyxy[0]
+    np.testing.assert_allclose([x0, y0, x1, y1], [32, 32, 96, 96], atol=8)
+
+
+def test_bgr_and_rgb_give_the_same(segmenter, tiny_scene):
+    image = tiny_scene()
+    rgb = segmenter.segment(image, 'rgb8').panoptic
+    bgr = segmenter.segment(np.ascontiguousarray(image[..., ::-1]), 'bgr8').panoptic
+    np.testing.assert_array_equal(rgb.semantic, bgr.semantic)
+    np.testing.assert_array_equal(rgb.instance, bgr.instance)
+
+
+@pytest.mark.parametrize('size_wh', [(64, 32), (128, 64)])
+@pytest.mark.parametrize('encoding', ['bgr8', 'rgb8', 'mono8'])
+def test_engine_gets_rgb_at_its_own_size(model, fake, encoding, size_wh):
+    colour_rgb = {'bgr8': [30, 20, 10], 'rgb8': [10, 20, 30], 'mono8': [10, 10, 10]}[encoding]
+    frame = np.empty((size_wh[1], size_wh[0], 3), np.uint8)
+    frame[:] = [10, 20, 30]
+    if encoding == 'mono8':
+        frame = frame[..., 0]
+    Segmenter(model, fake).segment(frame, encoding)
+    assert fake.image.flags.c_contiguous
+    np.testing.assert_array_equal(fake.image, np.tile(np.uint8(colour_rgb), (32, 64, 1)))
+
+
+def test_rgb_frame_of_the_right_size_is_not_copied(model, fake, tiny_scene):
+    frame = tiny_scene()
+    Segmenter(model, fake).segment(frame, 'rgb8')
+    assert fake.image is frame
+
+
+def test_frame_with_padded_rows(segmenter, tiny_scene):
+    image = tiny_scene()
+    padded = np.zeros((32, 80, 3), np.uint8)
+    padded[:, :64] = image
+    expected = segmenter.segment(image, 'rgb8').panoptic.semantic
+    np.testing.assert_array_equal(
+        segmenter.segment(padded[:, :64], 'rgb8').panoptic.semantic, expected
+    )
+
+
+def test_frame_is_left_as_it_was(segmenter, tiny_scene):
+    frame = tiny_scene()
+    frame.flags.writeable = False
+    segmenter.segment(frame, 'bgr8')
+
+
+@pytest.mark.parametrize(
+    ('image', 'encoding', 'match'),
+    [
+        (np.zeros((4, 4, 3), np.uint8), 'yuv422', "encoding 'yuv422'; expected one of bgr8"),
+        (np.zeros((4, 4, 3), np.uint16), 'bgr8', 'is uint16'),
+        (np.zeros((4, 4, 4), np.uint8), 'bgr8', r'needs uint8 \[H, W, 3\]'),
+        (np.zeros((4, 4), np.uint8), 'rgb8', r'is uint8 \(4, 4\)'),
+        (np.zeros((4, 4, 3), np.uint8), 'mono8', r'needs uint8 \[H, W\]'),
+        (np.zeros((0, 4, 3), np.uint8), 'bgr8', 'not empty'),
+        (np.zeros((4, 0), np.uint8), 'mono8', 'not empty'),
+        (np.zeros(4, np.uint8), 'bgr8', r'\(4,\)'),
+    ],
+)
+def test_frame_that_cannot_be_used(model, fake, image, encoding, match):
+    with pytest.raises(FrameError, match=match):
+        Segmenter(model, fake).segment(image, encoding)
+    assert fake.image is None
+
+
+def test_check_frame_returns_width_and_height():
+    assert check_frame(np.zeros((2, 5, 3), np.uint8), 'bgr8') == (5, 2)
+
+
+def test_thresholds_come_from_the_card_and_may_change(segmenter, tiny_scene):
+    assert segmenter.fusion == CentreFusion(centre_threshold=0.3)
+    segmenter.fusion = CentreFusion(centre_threshold=0.9, min_orphan_area_fraction=1)
+    try:
+        panoptic = segmenter.segment(tiny_scene(), 'rgb8').panoptic
+        assert len(panoptic.segments.things) == 1  # the other centre has 0.8
+    finally:
+        segmenter.fusion = CentreFusion(centre_threshold=0.3)
+
+
+@pytest.mark.parametrize('fusion', [{'no_such_threshold': 1}, {'centre_threshold': 7}])
+def test_thresholds_of_the_card_that_do_not_fit(model, fake, fusion):
+    wrong = replace(model, card=replace(model.card, fusion=fusion))
+    with pytest.raises(ModelError, match="card of model 'tiny' has unusable fusion thresholds"):
+        Segmenter(wrong, fake)
+
+
+def test_unusable_outputs_are_the_engines_error(model, fake, tiny_scene):
+    fake.outputs['centre_index'] = np.full(16, 9999, np.int32)
+    with pytest.raises(EngineError, match='engine fake gave unusable outputs'):
+        Segmenter(model, fake).segment(tiny_scene())
+
+
+def test_stage_times_add_up(segmenter, tiny_scene):
+    stages = segmenter.segment(tiny_scene(), 'rgb8').stages_ns
+    assert min(vars(stages).values()) > 0
+    assert stages.total_ns == stages.preprocess_ns + stages.inference_ns + stages.fusion_ns
