@@ -1,4 +1,4 @@
-"""Where things are in space when there is no depth image: pinhole camera, flat ground, known height.
+"""Where things are in space without a depth image: pinhole camera, flat ground, known height.
 
 All positions are in the camera's optical frame (REP 103): x right, y down, z forward, metres.
 Pixels are counted as in sensor_msgs/CameraInfo: the centre of the upper left pixel is (0, 0).
@@ -225,7 +225,7 @@ def place_boxes(
     use_height = np.isnan(by_ground) | (cut_off & (by_height < by_ground))
     depth = np.where(use_height, by_height, by_ground)
     method = np.where(use_height, PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND)
-    method[~(np.isfinite(depth) & (rise > 0) & (x1 > x0))] = PlacedBy.NOTHING
+    method[~(np.isfinite(depth) & (depth > 0) & (rise > 0) & (x1 > x0))] = PlacedBy.NOTHING
     depth[method == PlacedBy.NOTHING] = np.nan
 
     base = low * depth[:, None]

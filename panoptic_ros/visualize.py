@@ -1,0 +1,189 @@
+"""Pictures of panoptic maps for people: colours, overlay, labels and panels, all uint8 BGR."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.panoptic import NO_INSTANCE, Panoptic, Segments
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_LABEL_SCALE = 0.4
+_TITLE_SCALE = 0.6
+_TITLE_HEIGHT = 28
+_MIN_LABELLED_HEIGHT = 16  # pixels; text would hide anything lower
+
+
+def semantic_color(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:
+    """Return the class colours of a map uint8 [H, W] as uint8 [H, W, 3] BGR; void is black."""
+    return _paint(semantic, label_set.colors_rgb[:, ::-1])
+
+
+def instance_color(panoptic: Panoptic, label_set: LabelSet) -> np.ndarray:
+    """Return each thing in its own shade of its class's colour, uint8 [H, W, 3] BGR.
+
+    Stuff and void are black. The shade follows from the track id, so it stays with an object
+    from frame to frame.
+    """
+    return _paint(panoptic.instance, _instance_colors(panoptic.segments, label_set))
+
+
+def overlay(
+    image_bgr: np.ndarray,
+    panoptic: Panoptic,
+    label_set: LabelSet,
+    opacity: float = 0.5,
+    labels: bool = False,
+) -> np.ndarray:
+    """Lay a panoptic map over its image.
+
+    Stuff has its class's colour, a thing its own shade of it and a white edge; where the map is
+    void the image stays as it is.
+
+    Parameters
+    ----------
+    image_bgr
+        uint8 [H, W, 3], of the map's size.
+    panoptic
+        The map.
+    label_set
+        The classes' colours and names.
+    opacity
+        0..1, how much of the colour covers the image.
+    labels
+        True writes class name and track id on things that are high enough for it.
+
+    Returns
+    -------
+    np.ndarray
+        uint8 [H, W, 3] BGR, a new picture.
+
+    Raises ValueError for another size or dtype, or an opacity outside 0..1.
+    """
+    semantic, instance = panoptic.semantic, panoptic.instance
+    expected = (*semantic.shape, 3)
+    if image_bgr.dtype != np.uint8 or image_bgr.shape != expected:
+        raise ValueError(
+            f'image_bgr is {image_bgr.dtype} {image_bgr.shape}; expected uint8 {expected}, the '
+            "map's size"
+        )
+    if not 0 <= opacity <= 1:
+        raise ValueError(f'opacity is {opacity}; expected a number from 0 to 1')
+    # One key a pixel, the class id or 255 + the instance id, so that one look-up paints all.
+    key = instance.astype(np.int32) + VOID
+    cv2.copyTo(semantic.astype(np.int32), _as_mask(instance == NO_INSTANCE), key)
+    shades = _instance_colors(panoptic.segments, label_set)
+    color = _paint(key, np.concatenate([label_set.colors_rgb[:, ::-1], shades[1:]]))
+    picture = cv2.addWeighted(image_bgr, 1 - opacity, color, opacity, 0)
+    cv2.copyTo(image_bgr, _as_mask(semantic == VOID), picture)
+    picture.reshape(-1, 3)[_edges(instance)] = 255
+    if labels:
+        _write_labels(picture, panoptic.segments.things, label_set)
+    return picture
+
+
+def panel(
+    images: Sequence[np.ndarray], titles: Sequence[str], columns: int | None = None
+) -> np.ndarray:
+    """Put pictures side by side, each under its title.
+
+    Parameters
+    ----------
+    images
+        At least one picture, uint8 [h, w, 3] BGR or [h, w] grey; all are stretched to the size
+        of the first.
+    titles
+        One line each.
+    columns
+        Pictures in a row; all of them if None. A last row that is not full ends in black.
+
+    Returns
+    -------
+    np.ndarray
+        uint8 [H, W, 3] BGR.
+
+    Raises ValueError for no images, or another number of titles.
+    """
+    if not images or len(images) != len(titles):
+        raise ValueError(
+            f'panel got {len(images)} images and {len(titles)} titles; expected at least one '
+            'image and a title for each'
+        )
+    columns = columns or len(images)
+    height, width = images[0].shape[:2]
+    tile_height = height + _TITLE_HEIGHT
+    rows = -(-len(images) // columns)
+    canvas = np.zeros((rows * tile_height, columns * width, 3), np.uint8)
+    for number, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(number, columns)
+        tile = canvas[row * tile_height :][:tile_height, column * width :][:, :width]
+        if image.ndim == 2:
+            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+        tile[_TITLE_HEIGHT:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        # Written on a picture of its own: a long title must not run into the next one's place.
+        head = np.zeros((_TITLE_HEIGHT, width, 3), np.uint8)
+        cv2.putText(head, title, (6, 19), _FONT, _TITLE_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
+        tile[:_TITLE_HEIGHT] = head
+    return canvas
+
+
+def _paint(key: np.ndarray, colors_bgr: np.ndarray) -> np.ndarray:
+    """Look up the colour, uint8 [n, 3], of each key [H, W]; uint8 [H, W, 3]."""
+    # Four bytes make one integer, and one integer a pixel is looked up faster than three bytes.
+    palette = np.zeros((len(colors_bgr), 4), np.uint8)
+    palette[:, :3] = colors_bgr
+    painted = np.take(palette.view(np.uint32)[:, 0], key)
+    return cv2.cvtColor(painted.view(np.uint8).reshape(*key.shape, 4), cv2.COLOR_BGRA2BGR)
+
+
+def _instance_colors(segments: Segments, label_set: LabelSet) -> np.ndarray:
+    """Return the shade of each instance id, uint8 [largest id + 1, 3] BGR, black for id 0."""
+    things = segments.things
+    colors = np.zeros((int(things.id.max(initial=0)) + 1, 3), np.uint8)
+    if len(things):
+        colors[things.id] = _shade(label_set.colors_rgb[things.class_id], things.track_id)
+    return colors
+
+
+def _shade(color_rgb: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Vary colours uint8 [n, 3] RGB by integers [n]; returns uint8 [n, 3] BGR.
+
+    Hue and lightness step through the two-dimensional golden-ratio sequence: neighbouring
+    numbers get shades far apart, and no shade returns soon.
+    """
+    plastic = 1.32471795724474602596
+    hue, lightness = (number[:, None] * [1 / plastic, 1 / plastic**2] % 1).T
+    hls = cv2.cvtColor(color_rgb[None].astype(np.float32) / 255, cv2.COLOR_RGB2HLS)[0]
+    hls[:, 0] = (hls[:, 0] + 40 * (hue - 0.5)) % 360
+    hls[:, 1] = 0.3 + 0.45 * lightness
+    return np.round(cv2.cvtColor(hls[None], cv2.COLOR_HLS2BGR)[0] * 255).astype(np.uint8)
+
+
+def _edges(instance: np.ndarray) -> np.ndarray:
+    """Return the flat index of every pixel whose right or lower neighbour has another id."""
+    edge = np.zeros(instance.shape, bool)
+    np.not_equal(instance[:, 1:], instance[:, :-1], out=edge[:, :-1])
+    edge[:-1] |= instance[1:] != instance[:-1]
+    return np.flatnonzero(edge)
+
+
+def _write_labels(picture: np.ndarray, things: Segments, label_set: LabelSet) -> None:
+    """Write class name and track id above each box, the largest thing last."""
+    names = label_set.names
+    high = things.box_xyxy[:, 3] - things.box_xyxy[:, 1] >= _MIN_LABELLED_HEIGHT
+    things = things.where(high)
+    for row in np.argsort(things.area, kind='stable'):
+        x, y = things.box_xyxy[row, :2].tolist()
+        text = f'{names[things.class_id[row]]} {things.track_id[row]}'
+        (width, height), _ = cv2.getTextSize(text, _FONT, _LABEL_SCALE, 1)
+        x = max(min(x, picture.shape[1] - width - 4), 0)
+        y = max(y, height + 6)
+        cv2.rectangle(picture, (x, y - height - 6), (x + width + 3, y - 1), (0, 0, 0), cv2.FILLED)
+        at = (x + 2, y - 4)
+        cv2.putText(picture, text, at, _FONT, _LABEL_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _as_mask(condition: np.ndarray) -> np.ndarray:
+    """Return a bool array as the uint8 mask OpenCV takes, without a copy."""
+    return condition.view(np.uint8)
