@@ -1,0 +1,55 @@
+"""The whole network: one shared backbone, one pyramid, a semantic and an instance head."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from panoptic_ros.nn.backbones import Backbone
+from panoptic_ros.nn.heads import CentreHead, SemanticHead
+from panoptic_ros.nn.pyramid import FeaturePyramid
+
+
+class Heads(NamedTuple):
+    """What the network says about a batch, everything at stride 4."""
+
+    semantic: Tensor
+    """float [N, classes, H / 4, W / 4], logits."""
+    centre: Tensor
+    """float [N, 1, H / 4, W / 4], 1 at an object's centre, 0 away from it; not clipped."""
+    offset_xy: Tensor
+    """float [N, 2, H / 4, W / 4], cells."""
+
+
+class PanopticNetwork(nn.Module):
+    """Image in, panoptic heads out.
+
+    Parameters
+    ----------
+    backbone
+        Any :class:`~panoptic_ros.nn.backbones.Backbone`.
+    classes
+        Number of classes, stuff and things.
+    pyramid_channels, semantic_channels, centre_channels
+        Widths of the pyramid and of the two heads.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int,
+        *,
+        pyramid_channels: int = 96,
+        semantic_channels: int = 96,
+        centre_channels: int = 64,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pyramid = FeaturePyramid(backbone.channels, pyramid_channels)
+        self.semantic_head = SemanticHead(pyramid_channels, semantic_channels, classes)
+        self.centre_head = CentreHead(pyramid_channels, centre_channels)
+
+    def forward(self, image: Tensor) -> Heads:
+        """Return the :class:`Heads` of float [N, 3, H, W] RGB 0..255, H and W multiples of 32."""
+        features = self.pyramid(self.backbone(image))
+        centre, offset_xy = self.centre_head(features)
+        return Heads(self.semantic_head(features), centre, offset_xy)

@@ -1,0 +1,95 @@
+"""The command ``panoptic train CONFIG --data ROOT``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets.cityscapes import open_cityscapes
+from panoptic_ros.datasets.coco import CocoPanoptic
+from panoptic_ros.datasets.synthetic import synthetic_samples
+from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.nn.training import CHECKPOINT, Trainer, TrainingConfig
+
+_SPLITS = {'cityscapes': ('train', 'val'), 'coco': ('train2017', 'val2017')}
+_MADE_SEED = 1000  # the demo and the tests use small seeds: it never shows a street trained on
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = (
+        'Train a panoptic network; interrupt it when you like, the same command goes on.'
+    )
+    parser.add_argument('config', help='YAML file, for example config/training/street-lite.yaml')
+    parser.add_argument('--data', required=True, help='root folder of the data set')
+    parser.add_argument(
+        '--out', help='folder of the run (default: ~/.cache/panoptic_ros/training/NAME)'
+    )
+    parser.add_argument('--images', type=int, help='images to see in all, instead of the config')
+    parser.add_argument('--made-share', type=float, help='share of synthetic images')
+    parser.add_argument('--validate-every', type=int, help='images between validations, 0 never')
+    parser.add_argument(
+        '--init', help='folder of a run whose weights are the start of this new one'
+    )
+    parser.add_argument('--device', default='cpu', help='cpu (default) or cuda')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit code."""
+    try:
+        config = TrainingConfig.load(
+            args.config,
+            images=args.images,
+            made_share=args.made_share,
+            validate_every=args.validate_every,
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise PanopticRosError(f'the training configuration is not usable: {error}') from error
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise PanopticRosError('--device cuda needs an NVIDIA GPU and a CUDA build of torch')
+    train_split, validation_split = _SPLITS[config.dataset]
+    real = _open(config, args.data, train_split)
+    validation = Shuffled(_open(config, args.data, validation_split))
+    made: Sequence[Sample] = ()
+    if config.made_share > 0:
+        made = synthetic_samples(_MADE_SEED, config.made_images)
+    folder = Path(args.out or Path.home() / '.cache/panoptic_ros/training' / config.name)
+    trainer = Trainer(config, folder, args.device)
+    if args.init and trainer.images_seen == 0:
+        trainer.load_weights(Path(args.init) / CHECKPOINT)
+    print(
+        f'{folder}: {trainer.images_seen} of {config.images} images seen, '
+        f'{len(real)} training images, {len(made)} synthetic ones at {config.made_share:.0%}'
+    )
+    try:
+        trainer.run(real, made, validation, report=tqdm.write)
+    except KeyboardInterrupt:
+        trainer.save()
+        print(f'\nstopped after {trainer.images_seen} images; the same command goes on from here')
+        return 130
+    return 0
+
+
+class Shuffled(Sequence[Sample]):
+    """A sequence in a fixed random order, so that its first part is a fair sample of it."""
+
+    def __init__(self, samples: Sequence[Sample], seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._samples = samples
+        self._order = torch.randperm(len(samples), generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[self._order[index]]
+
+
+def _open(config: TrainingConfig, root: str, split: str) -> Sequence[Sample]:
+    if config.dataset == 'cityscapes':
+        return open_cityscapes(root, split)
+    return CocoPanoptic(root, split, LabelSet.load(config.label_set))
