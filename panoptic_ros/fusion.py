@@ -105,9 +105,9 @@ class CentreHeads:
 class CentreFusion:
     """Fuse semantic map, centres and offsets (Panoptic-DeepLab, arXiv 1911.10194).
 
-    1. Every thing cell of the finer grid points to a place: itself plus its offset (offsets are
-       interpolated bilinearly). It belongs to the centre nearest to the cell of the coarser grid
-       it points to.
+    1. Every thing cell of the finer grid points to a place: itself plus its offset, interpolated
+       bilinearly between the thing cells around it (see :func:`pointed_places`). It belongs to
+       the centre nearest to the cell of the coarser grid it points to.
     2. The cells of a centre vote for its class; all of them take the class of the majority (the
        lower class id if two have as many votes).
     3. Thing cells without a centre are *orphans*: each connected patch (8 neighbours) of one
@@ -165,8 +165,7 @@ class CentreFusion:
         chosen = np.flatnonzero(
             (heads.centre_score >= self.centre_threshold) & (heads.centre_score > 0)
         )
-        instance = self._assign(heads, heads.centre_index[chosen])
-        instance *= is_thing
+        instance = self._assign(heads, is_thing, heads.centre_index[chosen])
         orphan = (instance == NO_INSTANCE) & (is_thing > 0)
         orphans = 0
         if orphan.any():
@@ -195,25 +194,58 @@ class CentreFusion:
         )
         return Fused(panoptic, heads.confidence)
 
-    def _assign(self, heads: CentreHeads, centre_index: np.ndarray) -> np.ndarray:
-        """Return 1 + the number of the centre each finer cell points to, 0 for none, uint16."""
-        height, width = heads.semantic.shape
-        coarse_height, coarse_width = heads.confidence.shape
+    def _assign(
+        self, heads: CentreHeads, is_thing: np.ndarray, centre_index: np.ndarray
+    ) -> np.ndarray:
+        """Return 1 + the number of each finer cell's centre, uint16, 0 for none and stuff."""
         if not len(centre_index):
-            return np.zeros((height, width), np.uint16)
-        reach = self.max_centre_distance_fraction * np.hypot(coarse_width, coarse_height)
-        nearest = nearest_centre(centre_index, (coarse_width, coarse_height), reach)
-        # Pixel centres of the two grids are half a cell from their borders.
-        dx, dy = (
-            cv2.resize(plane.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-            for plane in heads.offset_xy
-        )
-        dx += ((np.arange(width) + 0.5) * (coarse_width / width) - 0.5).astype(np.float32)
-        dy += ((np.arange(height) + 0.5) * (coarse_height / height) - 0.5).astype(np.float32)[
-            :, None
-        ]
+            return np.zeros(is_thing.shape, np.uint16)
+        height, width = heads.confidence.shape
+        reach = self.max_centre_distance_fraction * np.hypot(width, height)
+        nearest = nearest_centre(centre_index, (width, height), reach)
+        x, y = pointed_places(heads.offset_xy, is_thing)
         # A look-up that rounds to the nearest cell and stays inside the grid.
-        return cv2.remap(nearest, dx, dy, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        instance = cv2.remap(nearest, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        instance *= is_thing
+        return instance
+
+
+def pointed_places(offset_xy: np.ndarray, is_thing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the place each finer cell points to, in cells of the coarser grid.
+
+    Offsets are interpolated bilinearly with the share of thing cells as weight (normalised
+    convolution): off the things the network was never taught an offset, and a plain
+    interpolation lets what it says there pull the things' borders away from their centres.
+
+    Parameters
+    ----------
+    offset_xy
+        float32 or float16 [2, h4, w4], in cells of the coarser grid.
+    is_thing
+        uint8 [h2, w2], 1 for thing cells of the finer grid, else 0.
+
+    Returns
+    -------
+    x, y
+        float32 [h2, w2]; of no meaning off the things.
+    """
+    height, width = is_thing.shape
+    coarse_height, coarse_width = offset_xy.shape[1:]
+    weight = cv2.resize(
+        is_thing.astype(np.float32), (coarse_width, coarse_height), interpolation=cv2.INTER_AREA
+    )
+    total = cv2.resize(weight, (width, height), interpolation=cv2.INTER_LINEAR)
+    np.maximum(total, 1e-6, out=total)  # All is 0 far from things.
+    x, y = (
+        cv2.resize(plane * weight, (width, height), interpolation=cv2.INTER_LINEAR)
+        for plane in offset_xy
+    )
+    x /= total
+    y /= total
+    # The middles of the outermost cells are half a cell from the border, in both grids.
+    x += ((np.arange(width) + 0.5) * (coarse_width / width) - 0.5).astype(np.float32)
+    y += ((np.arange(height) + 0.5) * (coarse_height / height) - 0.5).astype(np.float32)[:, None]
+    return x, y
 
 
 def nearest_centre(
