@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from panoptic_ros import model as model_module
 from panoptic_ros.errors import ModelError
@@ -316,3 +318,14 @@ def test_weights_outside_the_onnx_file_are_refused(own_tiny_model, tmp_path):
     onnx.save(network, source, save_as_external_data=True, size_threshold=0)
     with pytest.raises(ModelError, match='weights in another file'):
         rewrite(own_tiny_model, onnx_by_precision={'float32': source})
+
+
+@given(st.text(st.sampled_from('./\\ab\0~é')))
+def test_no_path_leaves_the_folder(path):
+    folder = Path('models', 'tiny')
+    try:
+        found = model_module._inside(folder, path, 'tiny')
+    except ModelError:
+        return
+    assert found.is_relative_to(folder.resolve())
+    assert '..' not in found.parts

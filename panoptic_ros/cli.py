@@ -1,0 +1,82 @@
+"""The command ``panoptic``: each subcommand is a module of its own, imported when it is chosen.
+
+Such a module has ``configure(parser: argparse.ArgumentParser) -> None``, which adds its arguments,
+and ``run(args: argparse.Namespace) -> int``, which returns the exit status: 0 for success, 1 if
+some of the work failed, 2 for a mistake of the user's, 130 if interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from panoptic_ros import __version__
+from panoptic_ros.errors import PanopticRosError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: its name, where it lives, its help, the pip extra it needs (or none)."""
+
+    name: str
+    module: str
+    help: str
+    extra: str = ''
+
+
+COMMANDS = (
+    Command(
+        'segment',
+        'panoptic_ros.commands.segment',
+        'segment a picture, a folder or a video into overlays and COCO panoptic files',
+    ),
+    Command('models', 'panoptic_ros.commands.models', 'list the models, or show and verify one'),
+    Command('train', 'panoptic_ros.nn.train', 'train a network', extra='train'),
+    Command('export', 'panoptic_ros.nn.export', 'export trained weights as a model', 'train'),
+    Command('score', 'panoptic_ros.evaluation.score', 'score predictions on disk against truth'),
+    Command('evaluate', 'panoptic_ros.evaluation.evaluate', 'measure a model on a data set'),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Known before parsing, because only the chosen command's module is imported.
+    chosen = next((c for c in COMMANDS if arguments[:1] == [c.name]), None)
+    try:
+        return _run(chosen, arguments)
+    except PanopticRosError as error:
+        print(f'panoptic: {error}', file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if chosen is None or str(error.name).split('.')[0] == 'panoptic_ros':
+            raise
+        package = f"'panoptic_ros[{chosen.extra}]'" if chosen.extra else error.name
+        print(
+            f'panoptic: the command {chosen.name} needs {error.name}, which is not installed: '
+            f'pip install {package}',
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print('panoptic: interrupted', file=sys.stderr)
+        return 130
+
+
+def _run(chosen: Command | None, arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog='panoptic', description='Panoptic segmentation of camera images, without ROS.'
+    )
+    parser.add_argument('--version', action='version', version=f'panoptic_ros {__version__}')
+    subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(
+            command.name, help=command.help, description=command.help.capitalize() + '.'
+        )
+        if command is chosen:
+            module = import_module(command.module)
+            module.configure(subparser)
+            subparser.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    return args.run(args)
