@@ -1,0 +1,238 @@
+"""How the node is doing: percentiles of the stages, counts of frames, one DiagnosticArray."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from threading import Lock
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from std_msgs.msg import Header
+
+WINDOW = 512
+"""Percentiles are over this many of the latest frames."""
+
+RATE_WINDOW_NS = 5_000_000_000
+"""Frame rates are over this many of the latest nanoseconds."""
+
+MAX_AGE_NS = 60_000_000_000
+"""An image older than this when its results leave was not stamped by this machine's clock."""
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class FrameTimes:
+    """What one frame took, nanoseconds.
+
+    Parameters
+    ----------
+    wait_ns
+        From the arrival of the image to the inference thread's taking it.
+    decode_ns, preprocess_ns, inference_ns, fusion_ns
+        The message into pixels, pixels into the network's input, the network, its heads into
+        a panoptic map.
+    publish_ns
+        Building and publishing all messages somebody subscribed to.
+    total_ns
+        From the arrival of the image to the end of the last publish.
+    age_ns
+        From the image's stamp to the end of the last publish, None where the stamp is not of
+        this clock.
+    """
+
+    wait_ns: int
+    decode_ns: int
+    preprocess_ns: int
+    inference_ns: int
+    fusion_ns: int
+    publish_ns: int
+    total_ns: int
+    age_ns: int | None
+
+
+@dataclass
+class Counts:
+    """What became of the frames that arrived since the node was configured.
+
+    ``received`` is the sum of ``processed``, ``dropped`` (a newer one came first), ``unwatched``
+    (nobody subscribed to any output), ``bad`` (could not be decoded), ``failed`` (the engine
+    gave up) and the at most two that are waiting or in work.
+    """
+
+    received: int = 0
+    processed: int = 0
+    dropped: int = 0
+    unwatched: int = 0
+    bad: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the node knows besides its frames.
+
+    Parameters
+    ----------
+    state
+        Lifecycle state, for example ``active``.
+    image_topic
+        Where images are expected, resolved.
+    image_timeout_s
+        After this many seconds without an image the state of the camera is a warning.
+    model, engine
+        Descriptions for people: empty while nothing is loaded.
+    device
+        What the engine runs on, for example ``CPU``.
+    problem
+        Why the last configure failed, else empty.
+    """
+
+    state: str
+    image_topic: str
+    image_timeout_s: float
+    model: str = ''
+    engine: str = ''
+    device: str = ''
+    problem: str = ''
+
+
+def percentiles_ms(durations_ns: np.ndarray) -> tuple[float, ...]:
+    """Return :data:`PERCENTILES` of durations in milliseconds; NaN where there are none."""
+    if not len(durations_ns):
+        return (float('nan'),) * len(PERCENTILES)
+    return tuple((np.percentile(durations_ns, PERCENTILES) / 1e6).tolist())
+
+
+class FrameLog:
+    """Counts and durations of frames; safe to write from one thread and read from another."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._counts = Counts()
+        self._arrivals_ns: deque[int] = deque(maxlen=WINDOW)
+        self._finishes_ns: deque[int] = deque(maxlen=WINDOW)
+        self._times: deque[FrameTimes] = deque(maxlen=WINDOW)
+        self._last_trouble = ''
+        self._trouble_ns: int | None = None
+        self._engine_is_failing = False
+
+    def count_received(self, now_ns: int) -> None:
+        """Count an image that arrived; ``now_ns`` is of a steady clock, as everywhere here."""
+        with self._lock:
+            self._counts.received += 1
+            self._arrivals_ns.append(now_ns)
+
+    def count_dropped(self) -> None:
+        """Count an image that a newer one overtook."""
+        with self._lock:
+            self._counts.dropped += 1
+
+    def count_unwatched(self) -> None:
+        """Count an image that nobody wanted results of."""
+        with self._lock:
+            self._counts.unwatched += 1
+
+    def count_bad(self, now_ns: int, why: str) -> None:
+        """Count an image that could not be decoded."""
+        with self._lock:
+            self._counts.bad += 1
+            self._last_trouble, self._trouble_ns = why, now_ns
+
+    def count_failed(self, now_ns: int, why: str) -> None:
+        """Count an image on which the engine failed."""
+        with self._lock:
+            self._counts.failed += 1
+            self._last_trouble, self._trouble_ns = why, now_ns
+            self._engine_is_failing = True
+
+    def count_processed(self, now_ns: int, times: FrameTimes) -> None:
+        """Count an image whose results were published."""
+        with self._lock:
+            self._counts.processed += 1
+            self._finishes_ns.append(now_ns)
+            self._times.append(times)
+            self._engine_is_failing = False
+
+    def values(self, now_ns: int) -> dict[str, str]:
+        """Return counts, rates and percentiles as diagnostics show them."""
+        with self._lock:
+            counts, times = asdict(self._counts), list(self._times)
+            rates = {
+                'rate in (1/s)': _rate(self._arrivals_ns, now_ns),
+                'rate out (1/s)': _rate(self._finishes_ns, now_ns),
+            }
+            trouble = self._last_trouble
+        values = {f'frames {name}': str(count) for name, count in counts.items()}
+        values |= {name: f'{rate:.1f}' for name, rate in rates.items()}
+        for field in fields(FrameTimes):
+            column = [getattr(t, field.name) for t in times]
+            column = np.array([value for value in column if value is not None], np.float64)
+            for percentile, value in zip(PERCENTILES, percentiles_ms(column), strict=True):
+                values[f'{field.name.removesuffix("_ns")} p{percentile} (ms)'] = f'{value:.3f}'
+        values['last trouble'] = trouble
+        return values
+
+    def camera_state(self, now_ns: int, timeout_s: float) -> tuple[bytes, str]:
+        """Return a diagnostics level and what is to be said about the frames."""
+        with self._lock:
+            received = self._counts.received
+            silent_s = (now_ns - self._arrivals_ns[-1]) / 1e9 if self._arrivals_ns else None
+            recent = self._trouble_ns is not None and now_ns - self._trouble_ns < RATE_WINDOW_NS
+            if self._engine_is_failing:
+                return DiagnosticStatus.ERROR, self._last_trouble
+            if silent_s is None:
+                return DiagnosticStatus.WARN, 'waiting for the first image'
+            if silent_s > timeout_s:
+                return DiagnosticStatus.WARN, f'no image for {silent_s:.1f} s'
+            if recent:
+                return DiagnosticStatus.WARN, self._last_trouble
+            if received == self._counts.unwatched:
+                return DiagnosticStatus.OK, 'nobody subscribes, nothing to do'
+        return DiagnosticStatus.OK, 'segmenting'
+
+
+def _rate(times_ns: deque[int], now_ns: int) -> float:
+    recent = [t for t in times_ns if now_ns - t < RATE_WINDOW_NS]
+    return (len(recent) - 1) * 1e9 / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+
+
+def diagnostics_message(
+    node_name: str, stamp: Time, now_ns: int, situation: Situation, log: FrameLog
+) -> DiagnosticArray:
+    """Return what ``/diagnostics`` says about the node, as one status.
+
+    Parameters
+    ----------
+    node_name
+        Fully qualified; the status is called ``<node_name>: segmentation``.
+    stamp
+        Now, of the node's clock.
+    now_ns
+        Now, of the steady clock the log was written with.
+    """
+    level, text = log.camera_state(now_ns, situation.image_timeout_s)
+    if situation.problem:
+        level, text = DiagnosticStatus.ERROR, situation.problem
+    elif situation.state != 'active':
+        level, text = DiagnosticStatus.OK, f'the node is {situation.state}'
+    values = {
+        'state': situation.state,
+        'image topic': situation.image_topic,
+        'model': situation.model,
+        'engine': situation.engine,
+        'device': situation.device,
+    } | log.values(now_ns)
+    status = DiagnosticStatus(
+        level=level,
+        name=f'{node_name.removeprefix("/")}: segmentation',
+        message=text,
+        hardware_id=situation.device or 'none',
+        values=_key_values(values),
+    )
+    return DiagnosticArray(header=Header(stamp=stamp), status=[status])
+
+
+def _key_values(values: Mapping[str, str]) -> list[KeyValue]:
+    return [KeyValue(key=key, value=value) for key, value in values.items()]

@@ -1,0 +1,246 @@
+"""The topics a segmented frame goes out on, each built only if somebody subscribed to it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rclpy.exceptions import ParameterException
+from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.qos import (
+    DurabilityPolicy,
+    InvalidQoSProfileException,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+)
+from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from panoptic_ros import packing, visualize
+from panoptic_ros.geometry import CameraModel, GroundPlane, place_boxes
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic, Segments
+from panoptic_ros.ros import messages
+from panoptic_ros.ros.markers import MarkerBoard, object_markers
+from panoptic_ros.ros.messages import Picture
+from panoptic_ros.ros.parameters import ParameterError, Tuning
+from panoptic_ros.segmenter import Segmentation
+
+QOS_OVERRIDES = QoSOverridingOptions(
+    [
+        QoSPolicyKind.HISTORY,
+        QoSPolicyKind.DEPTH,
+        QoSPolicyKind.RELIABILITY,
+        QoSPolicyKind.DURABILITY,
+    ]
+)
+"""What ``qos_overrides.<topic>.<publisher or subscription>`` in a parameter file can set."""
+
+Build = Callable[['Result'], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One segmented frame and what its messages are made from.
+
+    Parameters
+    ----------
+    header
+        The image's; all messages have it, bit for bit.
+    picture
+        The image.
+    segmentation
+        What it shows.
+    label_set
+        What its class ids mean.
+    calibration
+        The camera's, as it came; None where there is none that can be used.
+    tuning
+        The parameters this frame is published with.
+    """
+
+    header: Header
+    picture: Picture
+    segmentation: Segmentation
+    label_set: LabelSet
+    calibration: CameraInfo | None
+    tuning: Tuning
+
+    @property
+    def panoptic(self) -> Panoptic:
+        """The panoptic map."""
+        return self.segmentation.panoptic
+
+    @cached_property
+    def things(self) -> Segments:
+        """The objects."""
+        return self.panoptic.segments.things
+
+    @cached_property
+    def camera_info(self) -> CameraInfo | None:
+        """The calibration for the pixels of the maps."""
+        if self.calibration is None:
+            return None
+        return messages.fit_camera_info(self.calibration, self.header, self.panoptic.size_wh)
+
+    @property
+    def ground(self) -> GroundPlane:
+        """Flat ground, where the parameters say it is."""
+        return GroundPlane(
+            self.tuning.camera_height_m, self.tuning.camera_pitch_rad, self.tuning.ground_range_m
+        )
+
+
+class Outputs:
+    """The publishers of a node, all reliable with depth 1 unless overridden.
+
+    Parameters
+    ----------
+    node
+        Its lifecycle switches the publishers on and off.
+
+    Raises ParameterError if a QoS override cannot be used.
+    """
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._board = MarkerBoard()
+        self._label_info: LifecyclePublisher | None = None
+        self._publishers: dict[LifecyclePublisher, Build] = {}
+        try:
+            self._create()
+        except ParameterError:
+            self.destroy()
+            raise
+
+    def _create(self) -> None:
+        # In the order of their haste: planners first, pictures for people last.
+        self._add('~/semantic', Image, _semantic)
+        self._add('~/instance', Image, _instance)
+        self._add('~/confidence', Image, _confidence)
+        self._add('~/panoptic', Image, _panoptic)
+        self._add('~/camera_info', CameraInfo, _camera_info)
+        if messages.vision_msgs is not None:
+            self._add('~/detections', messages.vision_msgs.Detection2DArray, _detections)
+            self._label_info = self._publisher(
+                '~/label_info',
+                messages.vision_msgs.LabelInfo,
+                durability=DurabilityPolicy.TRANSIENT_LOCAL,
+            )
+        self._markers = self._add('~/markers', MarkerArray, self._build_markers)
+        self._add('~/overlay', Image, _overlay)
+
+    def _add(self, topic: str, message_type: type, build: Build) -> LifecyclePublisher:
+        publisher = self._publisher(topic, message_type)
+        self._publishers[publisher] = build
+        return publisher
+
+    def _publisher(self, topic: str, message_type: type, **policies: Any) -> LifecyclePublisher:
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, **policies)
+        with qos_faults(self._node.resolve_topic_name(topic)):
+            return self._node.create_lifecycle_publisher(
+                message_type, topic, qos, qos_overriding_options=QOS_OVERRIDES
+            )
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody subscribes to anything that is made from frames."""
+        return any(publisher.get_subscription_count() for publisher in self._publishers)
+
+    def publish_label_info(self, label_set: LabelSet, header: Header) -> None:
+        """Say what the class ids mean, once: late subscribers get it too."""
+        if self._label_info is not None:
+            self._label_info.publish(messages.label_info_message(label_set, header))
+
+    def publish(self, result: Result) -> None:
+        """Publish a frame on every topic that somebody subscribes to."""
+        for publisher, build in self._publishers.items():
+            if publisher.get_subscription_count():
+                message = build(result)
+                if message is not None:
+                    publisher.publish(message)
+
+    def clear_markers(self, header: Header) -> None:
+        """Delete all markers, because what they showed is over."""
+        self._markers.publish(self._board.clear(header))
+
+    def destroy(self) -> None:
+        """Destroy the publishers."""
+        for publisher in [*self._publishers, *filter(None, [self._label_info])]:
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def _build_markers(self, result: Result) -> MarkerArray:
+        return self._board.show(_object_markers(result), result.header)
+
+
+@contextmanager
+def qos_faults(topic: str) -> Iterator[None]:
+    """Turn what rclpy raises on an unusable QoS override of a topic into a ParameterError."""
+    try:
+        yield
+    except (
+        RuntimeError,  # no policy has that name
+        ParameterException,
+        InvalidQosOverridesError,
+        InvalidQoSProfileException,
+    ) as error:
+        raise ParameterError(
+            f'the parameters qos_overrides.{topic} cannot be used: {error}; expected history '
+            'keep_last or keep_all, depth a whole number, reliability reliable or best_effort, '
+            'durability volatile or transient_local'
+        ) from error
+
+
+def _semantic(result: Result) -> Image:
+    return messages.image_message(result.panoptic.semantic, result.header)
+
+
+def _instance(result: Result) -> Image:
+    return messages.image_message(result.panoptic.instance, result.header)
+
+
+def _confidence(result: Result) -> Image:
+    return messages.image_message(result.segmentation.confidence, result.header)
+
+
+def _panoptic(result: Result) -> Image:
+    return messages.image_message(packing.to_class_instance(result.panoptic), result.header)
+
+
+def _camera_info(result: Result) -> CameraInfo | None:
+    return result.camera_info
+
+
+def _detections(result: Result) -> Any:
+    return messages.detections_message(result.things, result.label_set.names, result.header)
+
+
+def _object_markers(result: Result) -> list[Marker]:
+    info = result.camera_info
+    if info is None:
+        return []
+    placement = place_boxes(
+        result.things.box_xyxy,
+        CameraModel.from_k(info.k, (info.width, info.height)),
+        result.ground,
+        result.label_set.heights_m[result.things.class_id],
+    )
+    return object_markers(
+        result.things,
+        placement,
+        result.ground,
+        result.label_set,
+        result.header,
+        result.tuning.marker_lifetime_s,
+    )
+
+
+def _overlay(result: Result) -> Image:
+    picture = visualize.overlay(
+        result.picture.bgr(), result.panoptic, result.label_set, result.tuning.overlay_opacity
+    )
+    return messages.image_message(picture, result.header)

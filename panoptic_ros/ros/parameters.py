@@ -1,0 +1,261 @@
+"""Everything that can be set on the node, declared once and read as frozen dataclasses.
+
+The fields of :class:`Structure` decide what is loaded: they can be set while nothing is, and are
+refused from configure to cleanup. The fields of :class:`Tuning` can change at any time and count
+from the next frame on.
+"""
+
+from collections.abc import Iterable
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from panoptic_ros.engines import ENGINES, PRECISIONS
+from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.fusion import CentreFusion
+
+OF_MODEL = -1.0
+"""A fusion threshold below 0 is taken from the model's card; this is the usual way to say so."""
+
+
+class ParameterError(PanopticRosError):
+    """A parameter was given a value of the wrong type or out of range."""
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    *,
+    unit: str = '',
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    read_only: bool = False,
+) -> Any:
+    constraint = f'one of {", ".join(choices)}' if choices else ''
+    descriptor = ParameterDescriptor(
+        description=f'{description} [{unit}]' if unit else description,
+        additional_constraints=constraint,
+        read_only=read_only,
+    )
+    expected = {bool: 'true or false', str: constraint or 'a text'}.get(type(default), '')
+    if isinstance(default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        expected = f'a number with a decimal point, {low} to {high} {unit}'.rstrip()
+    elif not expected:
+        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
+        expected = f'a whole number, {low} to {high} {unit}'.rstrip()
+    metadata = {'descriptor': descriptor, 'choices': choices, 'expected': expected}
+    return field(default=default, metadata=metadata)
+
+
+def _fusion_fraction(what: str, unit: str) -> Any:
+    return _parameter(
+        OF_MODEL,
+        f"{what}; below 0 for the value on the model's card",
+        unit=unit,
+        low=-1.0,
+        high=1.0,
+    )
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is loaded and connected."""
+
+    autostart: bool = _parameter(
+        True,
+        'Configure and activate at start; if false, a lifecycle manager has to',
+        read_only=True,
+    )
+    model: str = _parameter(
+        'street-lite', 'Name of an embedded model, or path of a folder with a card.yaml'
+    )
+    engine: str = _parameter(
+        'auto',
+        'What runs the network; auto is the fastest that can run here',
+        choices=('auto', *ENGINES),
+    )
+    engine_precision: str = _parameter(
+        'auto',
+        'Arithmetic of the engine; auto is the fastest that gives good results',
+        choices=PRECISIONS,
+    )
+    engine_threads: int = _parameter(
+        0, 'CPU threads of the engine, 0 for one a core', unit='threads', low=0, high=256
+    )
+    image_transport: str = _parameter(
+        'raw',
+        'Type of the topic image: raw for sensor_msgs/Image, compressed for '
+        'sensor_msgs/CompressedImage (JPEG or PNG)',
+        choices=('raw', 'compressed'),
+    )
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What may change while the node runs."""
+
+    centre_threshold: float = _fusion_fraction(
+        'Object centres with a lower score do not count', 'score 0..1'
+    )
+    max_centre_distance_fraction: float = _fusion_fraction(
+        'Pixels that point farther than this from every centre belong to none',
+        "fraction of the image's diagonal",
+    )
+    min_thing_area_fraction: float = _fusion_fraction(
+        'Objects smaller than this become void', 'fraction of the image'
+    )
+    min_orphan_area_fraction: float = _fusion_fraction(
+        'Patches of a thing class without a centre smaller than this become void',
+        'fraction of the image',
+    )
+    min_stuff_area_fraction: float = _fusion_fraction(
+        'Stuff classes smaller than this become void', 'fraction of the image'
+    )
+    overlay_opacity: float = _parameter(
+        0.5, 'How much of the overlay is class colour, the rest is picture', low=0.0, high=1.0
+    )
+    camera_height_m: float = _parameter(
+        1.5,
+        'Height of the camera above flat ground; places the markers',
+        unit='m',
+        low=0.05,
+        high=100.0,
+    )
+    camera_pitch_rad: float = _parameter(
+        0.0,
+        'How far the camera looks down, negative for up; places the markers',
+        unit='rad',
+        low=-1.5,
+        high=1.5,
+    )
+    ground_range_m: float = _parameter(
+        60.0,
+        'How far the ground counts as flat; beyond, the usual height of a class places markers',
+        unit='m',
+        low=1.0,
+        high=1000.0,
+    )
+    marker_lifetime_s: float = _parameter(
+        0.5,
+        'Markers vanish if nothing is published for so long; 0 for never',
+        unit='s',
+        low=0.0,
+        high=60.0,
+    )
+    image_timeout_s: float = _parameter(
+        2.0, 'Diagnostics warn after so long without an image', unit='s', low=0.1, high=3600.0
+    )
+
+    def tune(self, fusion: CentreFusion) -> CentreFusion:
+        """Return the card's fusion with the thresholds that are set here (0 or above) replaced."""
+        names = {f.name for f in fields(fusion)} & _FIELDS[Tuning].keys()
+        values = {name: getattr(self, name) for name in names}
+        return replace(fusion, **{name: v for name, v in values.items() if v >= 0})
+
+
+Group = TypeVar('Group', Structure, Tuning)
+
+_FIELDS: dict[type, dict[str, Field[Any]]] = {
+    group: {f.name: f for f in fields(group)} for group in (Structure, Tuning)
+}
+
+
+class NodeParameters:
+    """The parameters of a node: declared, checked, and kept up to date.
+
+    Parameters
+    ----------
+    node
+        Where they are declared; values given at start (YAML file, ``-p``) replace the defaults.
+
+    Attributes
+    ----------
+    structure, tuning
+        The present values.
+    is_structure_fixed
+        True refuses changes of :class:`Structure`; the node sets it while it is configured.
+    unknown
+        Names given at start that mean nothing here, which ROS itself passes over.
+
+    Raises ParameterError if a value given at start has the wrong type or is out of range.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.is_structure_fixed = False
+        self.structure = _declare(node, Structure)
+        self.tuning = _declare(node, Tuning)
+        # rclpy has no public way to ask what was given. QoS overrides come with their topics.
+        self.unknown = sorted(
+            name
+            for name in node._parameter_overrides
+            if not node.has_parameter(name) and not name.startswith('qos_overrides.')
+        )
+        node.add_on_set_parameters_callback(self._check)
+        node.add_post_set_parameters_callback(self._take)
+
+    def _check(self, changes: list[Parameter]) -> SetParametersResult:
+        # Types and ranges are rclpy's to check, from the descriptors, before this is called.
+        for change in changes:
+            if change.name in _FIELDS[Structure] and self.is_structure_fixed:
+                return SetParametersResult(
+                    successful=False,
+                    reason=f'parameter {change.name} is fixed while the node is configured; '
+                    'clean the node up, set it, then configure again',
+                )
+        reason = next((f for f in map(_choice_fault, changes) if f), '')
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _take(self, changes: list[Parameter]) -> None:
+        self.structure = _changed(self.structure, changes)
+        self.tuning = _changed(self.tuning, changes)
+
+
+def _declare(node: Node, group: type[Group]) -> Group:
+    values = {}
+    for name, declared in _FIELDS[group].items():
+        try:
+            parameter = node.declare_parameter(
+                name, declared.default, declared.metadata['descriptor']
+            )
+        except ParameterException as error:
+            raise ParameterError(
+                f'parameter {name} was given an unusable value ({error}); expected '
+                f'{declared.metadata["expected"]}'
+            ) from error
+        fault = _choice_fault(parameter)
+        if fault:
+            raise ParameterError(fault)
+        values[name] = parameter
+    return _changed(group(), values.values())
+
+
+def _choice_fault(parameter: Parameter) -> str:
+    declared = _FIELDS[Structure].get(parameter.name)
+    choices = declared.metadata['choices'] if declared else ()
+    if not choices or parameter.value in choices:
+        return ''
+    expected = declared.metadata['expected']
+    return f'parameter {parameter.name} is {parameter.value!r}; expected {expected}'
+
+
+def _changed(group: Group, changes: Iterable[Parameter]) -> Group:
+    known = _FIELDS[type(group)]
+    return replace(group, **{c.name: _clip(c, known[c.name]) for c in changes if c.name in known})
+
+
+def _clip(parameter: Parameter, declared: Field[Any]) -> Any:
+    # rclpy takes a value that is a millionth outside the range for one on its edge.
+    for limits in declared.metadata['descriptor'].floating_point_range:
+        return min(max(parameter.value, limits.from_value), limits.to_value)
+    return parameter.value

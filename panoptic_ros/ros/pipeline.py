@@ -1,0 +1,184 @@
+"""From an image message to published topics: what exists between configure and cleanup."""
+
+from functools import partial
+from time import monotonic_ns
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from panoptic_ros.errors import EngineError, FrameError
+from panoptic_ros.ros import messages
+from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
+from panoptic_ros.ros.outputs import Outputs, Result
+from panoptic_ros.ros.parameters import NodeParameters, Tuning
+from panoptic_ros.ros.worker import NewestWorker
+from panoptic_ros.segmenter import Segmenter
+
+WARN_PERIOD_S = 5.0
+"""A warning about messages is not repeated within so many seconds."""
+
+
+class Pipeline:
+    """Takes messages on the executor's thread, segments and publishes on the worker's.
+
+    Parameters
+    ----------
+    node
+        Names the topics, tells the time and logs.
+    segmenter
+        Opened on the worker's thread.
+    worker
+        Used by nobody else.
+    outputs
+        Where results go.
+    parameters
+        Read anew for every frame.
+
+    Attributes
+    ----------
+    segmenter
+        As given.
+    log
+        What became of the frames.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        segmenter: Segmenter,
+        worker: NewestWorker,
+        outputs: Outputs,
+        parameters: NodeParameters,
+    ) -> None:
+        self.segmenter = segmenter
+        self.log = FrameLog()
+        self._node = node
+        self._worker = worker
+        self._outputs = outputs
+        self._parameters = parameters
+        self._card_fusion = segmenter.fusion
+        self._tuning: Tuning | None = None
+        self._calibration: CameraInfo | None = None
+        self._last_header: Header | None = None
+
+    # On the executor's thread.
+
+    def take_image(self, topic: str, message: Image | CompressedImage) -> None:
+        """Have an image segmented, unless nobody wants it or a newer one comes first."""
+        received_ns = monotonic_ns()
+        self.log.count_received(received_ns)
+        if not self._outputs.is_wanted:
+            self.log.count_unwatched()
+        elif self._worker.submit(partial(self._process, topic, message, received_ns)):
+            self.log.count_dropped()
+
+    def take_camera_info(self, topic: str, message: CameraInfo) -> None:
+        """Use a calibration for the images to come; one that makes no sense counts as none."""
+        try:
+            messages.check_camera_info(message)
+        except FrameError as error:
+            self._calibration = None
+            self._node.get_logger().warning(
+                f'{topic}: {error}; until a good one comes there are no markers and no '
+                '~/camera_info',
+                throttle_duration_sec=WARN_PERIOD_S,
+            )
+        else:
+            self._calibration = message
+
+    def start(self) -> None:
+        """Publish what comes before the first frame."""
+        stamp = self._node.get_clock().now().to_msg()
+        self._outputs.publish_label_info(self.segmenter.model.label_set, Header(stamp=stamp))
+
+    def halt(self) -> None:
+        """Let the frame in work finish, forget the one that waits, take the markers back."""
+        self._worker.drain()
+        if self._last_header is not None:
+            self._outputs.clear_markers(self._last_header)
+
+    def close(self) -> None:
+        """Close the engine, end the thread, destroy the publishers."""
+        self._worker.drain()
+        self._worker.call(self.segmenter.engine.close)
+        self._worker.stop()
+        self._outputs.destroy()
+
+    # On the worker's thread.
+
+    def _process(self, topic: str, message: Image | CompressedImage, received_ns: int) -> None:
+        taken_ns = monotonic_ns()
+        logger = self._node.get_logger()
+        try:
+            if isinstance(message, Image):
+                picture = messages.decode_image(message)
+            else:
+                picture = messages.decode_compressed_image(message)
+            decoded_ns = monotonic_ns()
+            tuning = self._tune()
+            segmentation = self.segmenter.segment(picture.pixels, picture.encoding)
+        except FrameError as error:
+            self.log.count_bad(monotonic_ns(), f'{topic}: {error}')
+            logger.warning(
+                f'{topic}: {error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S
+            )
+            return
+        except EngineError as error:
+            self.log.count_failed(monotonic_ns(), str(error))
+            logger.error(f'{error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S)
+            return
+        header = message.header
+        segmented_ns = monotonic_ns()
+        self._compare_stamps(topic, header)
+        self._outputs.publish(
+            Result(
+                header=header,
+                picture=picture,
+                segmentation=segmentation,
+                label_set=self.segmenter.model.label_set,
+                calibration=self._calibration,
+                tuning=tuning,
+            )
+        )
+        done_ns = monotonic_ns()
+        stages = segmentation.stages_ns
+        self.log.count_processed(
+            done_ns,
+            FrameTimes(
+                wait_ns=taken_ns - received_ns,
+                decode_ns=decoded_ns - taken_ns,
+                preprocess_ns=stages.preprocess_ns,
+                inference_ns=stages.inference_ns,
+                fusion_ns=stages.fusion_ns,
+                publish_ns=done_ns - segmented_ns,
+                total_ns=done_ns - received_ns,
+                age_ns=self._age_ns(header),
+            ),
+        )
+
+    def _tune(self) -> Tuning:
+        tuning = self._parameters.tuning
+        if tuning is not self._tuning:
+            self._tuning = tuning
+            self.segmenter.fusion = tuning.tune(self._card_fusion)
+        return tuning
+
+    def _compare_stamps(self, topic: str, header: Header) -> None:
+        last, self._last_header = self._last_header, header
+        if last is not None and _stamp_ns(header) < _stamp_ns(last):
+            back_s = (_stamp_ns(last) - _stamp_ns(header)) / 1e9
+            self._node.get_logger().info(
+                f'{topic}: stamps jumped back by {back_s:.3f} s (a recording that starts over?); '
+                'markers are cleared'
+            )
+            self._outputs.clear_markers(header)
+
+    def _age_ns(self, header: Header) -> int | None:
+        age_ns = self._node.get_clock().now().nanoseconds - _stamp_ns(header)
+        return age_ns if 0 <= age_ns < MAX_AGE_NS else None
+
+
+def _stamp_ns(header: Header) -> int:
+    return Time.from_msg(header.stamp).nanoseconds

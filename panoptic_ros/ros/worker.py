@@ -1,0 +1,64 @@
+"""The one thread that owns the network, with one slot in front of it: the newest task wins."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Lock
+from typing import TypeVar
+
+T = TypeVar('T')
+Task = Callable[[], None]
+
+
+class NewestWorker:
+    """Runs tasks one after the other on one thread; at most one waits, the newest.
+
+    An engine is opened, used and closed on this thread (:meth:`call`), because what a GPU's
+    driver keeps belongs to the thread that made it.
+
+    Parameters
+    ----------
+    on_failure
+        Called on the thread with the exception that a submitted task let escape.
+    """
+
+    def __init__(self, on_failure: Callable[[BaseException], None]) -> None:
+        self._on_failure = on_failure
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix='inference')
+        self._lock = Lock()
+        self._waiting: Task | None = None
+
+    def submit(self, task: Task) -> bool:
+        """Put a task in the slot; returns True if an older one had to make way for it."""
+        with self._lock:
+            overtakes = self._waiting is not None
+            self._waiting = task
+            if not overtakes:
+                self._pool.submit(self._run_waiting).add_done_callback(self._report)
+        return overtakes
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function on the thread, after the tasks that were submitted before."""
+        return self._pool.submit(function)
+
+    def drain(self) -> None:
+        """Forget the task that waits, if any, and return when the thread is idle."""
+        with self._lock:
+            self._waiting = None
+        wait([self.call(int)])
+
+    def stop(self) -> None:
+        """Forget the task that waits, if any, and end the thread."""
+        with self._lock:
+            self._waiting = None
+        self._pool.shutdown()
+
+    def _run_waiting(self) -> None:
+        with self._lock:
+            task, self._waiting = self._waiting, None
+        if task is not None:
+            task()
+
+    def _report(self, future: Future[None]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._on_failure(error)
