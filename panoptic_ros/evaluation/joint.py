@@ -1,0 +1,192 @@
+"""The one pass over the pixels that every measure here is computed from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from panoptic_ros.errors import DatasetError
+from panoptic_ros.labels import VOID
+from panoptic_ros.packing import COCO_VOID, find_runs, rows_of
+from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
+
+_THING_KEY = 256  # above the class ids, so one table serves stuff and things
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentTable:
+    """The segments of one side of a comparison whose pixels are still a map of ids.
+
+    Parameters
+    ----------
+    id
+        int64 [n], the values in the map; each once, never 0 (void).
+    class_id
+        uint8 [n].
+    is_crowd
+        bool [n], groups that nobody separated.
+    stated_area
+        int64 [n], the areas that the file states; -1 where it states none.
+    """
+
+    id: np.ndarray
+    class_id: np.ndarray
+    is_crowd: np.ndarray
+    stated_area: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class JointAreas:
+    """How many pixels each true segment shares with each predicted one, in one image.
+
+    Parameters
+    ----------
+    area
+        int64 [T + 1, P + 1], pixels; row 0 and column 0 are void.
+    truth_class, prediction_class
+        uint8 [T + 1] and [P + 1], class ids, VOID at 0.
+    truth_is_crowd
+        bool [T + 1].
+    truth_area
+        int64 [T + 1], pixels of each true segment: the sum of its row, or what its file states.
+    """
+
+    area: np.ndarray
+    truth_class: np.ndarray
+    prediction_class: np.ndarray
+    truth_is_crowd: np.ndarray
+    truth_area: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        prediction: Panoptic,
+        truth: Panoptic,
+        crowd_ids: np.ndarray | Sequence[int] = (),
+    ) -> 'JointAreas':
+        """Compare two panoptic maps of one size.
+
+        Parameters
+        ----------
+        crowd_ids
+            Instance ids in ``truth`` that are groups.
+
+        Raises DatasetError if the sizes differ.
+        """
+        _check_sizes(prediction.semantic, truth.semantic)
+        starts = find_runs(
+            prediction.semantic, prediction.instance, truth.semantic, truth.instance
+        )
+        is_crowd = np.isin(truth.segments.id, np.asarray(crowd_ids, np.int64))
+        return cls._count(
+            _rows_at(truth, starts),
+            _rows_at(prediction, starts),
+            np.diff(starts, append=truth.semantic.size),
+            truth.segments.class_id,
+            prediction.segments.class_id,
+            is_crowd & truth.segments.is_thing,
+        )
+
+    @classmethod
+    def of_ids(
+        cls,
+        prediction_ids: np.ndarray,
+        prediction: SegmentTable,
+        truth_ids: np.ndarray,
+        truth: SegmentTable,
+    ) -> 'JointAreas':
+        """Compare two maps of segment ids, integers [H, W], as panoptic files hold them.
+
+        As in the COCO panoptic tools, every listed segment counts by itself (also several of
+        one stuff class), a true segment has the area its file states, and a listed segment may
+        be without pixels if it is of the truth, but not if it is predicted.
+
+        Raises DatasetError if the sizes differ, a map has an id that its table lacks, or a
+        predicted segment has no pixel.
+        """
+        _check_sizes(prediction_ids, truth_ids)
+        starts = find_runs(prediction_ids, truth_ids)
+        joint = cls._count(
+            _listed_rows(truth_ids, starts, truth, 'truth'),
+            _listed_rows(prediction_ids, starts, prediction, 'prediction'),
+            np.diff(starts, append=truth_ids.size),
+            truth.class_id,
+            prediction.class_id,
+            truth.is_crowd,
+            truth.stated_area,
+        )
+        absent = prediction.id[joint.prediction_area[1:] == 0]
+        if len(absent):
+            raise DatasetError(
+                f'the prediction lists segment ids {absent[:5].tolist()} that its picture lacks'
+            )
+        return joint
+
+    @property
+    def prediction_area(self) -> np.ndarray:
+        """Pixels of each predicted segment, int64 [P + 1]."""
+        return self.area.sum(axis=0)
+
+    @classmethod
+    def _count(
+        cls,
+        truth_row: np.ndarray,
+        prediction_row: np.ndarray,
+        length: np.ndarray,
+        truth_class: np.ndarray,
+        prediction_class: np.ndarray,
+        is_crowd: np.ndarray,
+        stated_area: np.ndarray | None = None,
+    ) -> 'JointAreas':
+        """Add up the runs; the rows are those of the tables, -1 for void."""
+        shape = (len(truth_class) + 1, len(prediction_class) + 1)
+        cell = (truth_row + 1) * shape[1] + (prediction_row + 1)
+        # The weights are summed in float64, which is exact up to 2**53 pixels.
+        area = np.bincount(cell, weights=length, minlength=shape[0] * shape[1])
+        area = area.astype(np.int64).reshape(shape)
+        truth_area = area.sum(axis=1)
+        if stated_area is not None:
+            truth_area[1:] = np.where(stated_area < 0, truth_area[1:], stated_area)
+        void = np.array([VOID], np.uint8)
+        return cls(
+            area,
+            np.concatenate((void, truth_class)),
+            np.concatenate((void, prediction_class)),
+            np.concatenate(([False], is_crowd)),
+            truth_area,
+        )
+
+
+def _check_sizes(prediction: np.ndarray, truth: np.ndarray) -> None:
+    if prediction.shape != truth.shape:
+        raise DatasetError(
+            f'the prediction is {prediction.shape[1]}x{prediction.shape[0]}, the truth is '
+            f'{truth.shape[1]}x{truth.shape[0]}; they must have one size'
+        )
+
+
+def _rows_at(panoptic: Panoptic, starts: np.ndarray) -> np.ndarray:
+    """Return the row in the segment table of the pixels at flat indices, -1 for void."""
+    segments = panoptic.segments
+    row_of_key = np.full(_THING_KEY + int(segments.id.max(initial=0)) + 1, -1, np.intp)
+    key_of_row = np.where(
+        segments.is_thing, _THING_KEY + segments.id.astype(np.intp), segments.class_id
+    )
+    row_of_key[key_of_row] = np.arange(len(segments))
+    instance = panoptic.instance.reshape(-1)[starts].astype(np.intp)
+    semantic = panoptic.semantic.reshape(-1)[starts]
+    return row_of_key[np.where(instance != NO_INSTANCE, _THING_KEY + instance, semantic)]
+
+
+def _listed_rows(
+    ids: np.ndarray, starts: np.ndarray, table: SegmentTable, side: str
+) -> np.ndarray:
+    run_ids = ids.reshape(-1)[starts]
+    rows = rows_of(run_ids, table.id)
+    lost = (rows < 0) & (run_ids != COCO_VOID)
+    if lost.any():
+        raise DatasetError(
+            f'the picture of the {side} has segment ids {np.unique(run_ids[lost])[:5].tolist()} '
+            'that its JSON lacks'
+        )
+    return rows
