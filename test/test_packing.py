@@ -194,9 +194,10 @@ def test_class_instance_literal() -> None:
     assert packed[0, 0] == 0
 
 
-def test_from_class_instance_refuses_a_class_beyond_a_byte() -> None:
-    with pytest.raises(ValueError, match=r'class ids -1\.\.0'):
-        packing.from_class_instance(np.array([[-1, 0]], np.int32), LABELS)
+@pytest.mark.parametrize(('value', 'stated'), [(-1, '-1..0'), (256 << 16, '0..256')])
+def test_from_class_instance_refuses_a_class_beyond_a_byte(value: int, stated: str) -> None:
+    with pytest.raises(ValueError, match=f'class ids {stated}'):
+        packing.from_class_instance(np.array([[value, 0]], np.int32), LABELS)
 
 
 def test_id_map_literal() -> None:
