@@ -432,7 +432,10 @@ def _number_patches(
     found = 0
     for class_id in np.flatnonzero(np.bincount(semantic[orphan])):
         mask = orphan & (semantic == class_id)
-        count, patch = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        # This algorithm numbers patches in reading order; OpenCV's default has no stated order.
+        count, patch = cv2.connectedComponentsWithAlgorithm(
+            mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S, ccltype=cv2.CCL_SAUF
+        )
         np.add(patch, taken + found, out=instance, where=mask)
         found += count - 1
     return found
@@ -473,9 +476,10 @@ def _assemble(
     count = 256 + len(candidates.class_id)
     key = np.where(runs.instance > 0, runs.instance.astype(np.intp) + 255, runs.semantic)
     key[label_set.is_thing[runs.semantic] & (runs.instance == NO_INSTANCE)] = VOID
-    if width < grid_width or height < grid_height:  # Some cells may not show in the output.
-        key[(box_xyxy[0] == box_xyxy[2]) | (box_xyxy[1] == box_xyxy[3])] = VOID
-    area, box_of_key = bound_runs(key, count, box_xyxy)
+    shown = slice(None)
+    if width < grid_width or height < grid_height:
+        shown = (box_xyxy[0] < box_xyxy[2]) & (box_xyxy[1] < box_xyxy[3])
+    area, box_of_key = bound_runs(key[shown], count, tuple(edge[shown] for edge in box_xyxy))
     unknown = np.flatnonzero(area[len(label_set) : VOID])
     if len(unknown):
         raise LabelSetError(
@@ -486,7 +490,7 @@ def _assemble(
     score = _mean_confidence(runs, key, count, heads)
     score[256:] *= candidates.evidence
 
-    min_area = np.full(count, min_stuff_area_fraction)
+    min_area = np.full(count, min_stuff_area_fraction, np.float64)
     min_area[256:] = candidates.min_area
     kept = (area > 0) & (area >= min_area * (width * height))
     stuff = np.flatnonzero(kept[:VOID])
