@@ -26,3 +26,7 @@ class EngineError(PanopticRosError):
 
 class DatasetError(PanopticRosError):
     """A data set on disk is missing, incomplete or contradicts itself."""
+
+
+class SourceError(PanopticRosError):
+    """A camera, video, picture or folder of pictures is missing or cannot be read."""
