@@ -195,7 +195,8 @@ class FrameLog:
 
 def _rate(times_ns: deque[int], now_ns: int) -> float:
     recent = [t for t in times_ns if now_ns - t < RATE_WINDOW_NS]
-    return (len(recent) - 1) * 1e9 / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+    span_ns = recent[-1] - recent[0] if recent else 0
+    return (len(recent) - 1) * 1e9 / span_ns if span_ns else 0.0
 
 
 def diagnostics_message(

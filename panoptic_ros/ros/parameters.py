@@ -230,7 +230,7 @@ def _declare(node: Node, group: type[Group]) -> Group:
             )
         except ParameterException as error:
             raise ParameterError(
-                f'parameter {name} was given an unusable value ({error}); expected '
+                f'parameter {name} is {node._parameter_overrides[name].value!r}; expected '
                 f'{declared.metadata["expected"]}'
             ) from error
         fault = _choice_fault(parameter)

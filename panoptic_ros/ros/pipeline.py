@@ -102,8 +102,9 @@ class Pipeline:
     def close(self) -> None:
         """Close the engine, end the thread, destroy the publishers."""
         self._worker.drain()
-        self._worker.call(self.segmenter.engine.close)
+        closing = self._worker.call(self.segmenter.engine.close)
         self._worker.stop()
+        closing.result()
         self._outputs.destroy()
 
     # On the worker's thread.

@@ -1,0 +1,145 @@
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from panoptic_ros.ros.diagnostics import (
+    RATE_WINDOW_NS,
+    WINDOW,
+    FrameLog,
+    FrameTimes,
+    Situation,
+    diagnostics_message,
+    percentiles_ms,
+)
+
+MS = 1_000_000
+S = 1000 * MS
+ACTIVE = Situation('active', '/camera/image', 2.0, 'street-lite', 'openvino ...', 'CPU')
+
+
+def times(total_ms: float, age_ns: int | None = None) -> FrameTimes:
+    return FrameTimes(0, 0, 0, 0, 0, 0, int(total_ms * MS), age_ns)
+
+
+def status(log: FrameLog, now_ns: int, situation: Situation = ACTIVE) -> DiagnosticStatus:
+    message = diagnostics_message('/robot/segment', Time(sec=5), now_ns, situation, log)
+    assert message.header.stamp.sec == 5
+    (only,) = message.status
+    return only
+
+
+def values(log: FrameLog, now_ns: int = 0) -> dict[str, str]:
+    return {entry.key: entry.value for entry in status(log, now_ns).values}
+
+
+def test_percentiles() -> None:
+    assert percentiles_ms(np.array([1, 2, 3]) * MS)[0] == 2.0
+    assert percentiles_ms(np.arange(1, 102) * MS) == (51.0, 96.0, 100.0)
+    assert all(math.isnan(value) for value in percentiles_ms(np.array([])))
+
+
+def test_counts_add_up() -> None:
+    log = FrameLog()
+    for _ in range(5):
+        log.count_received(0)
+    log.count_dropped()
+    log.count_unwatched()
+    log.count_bad(0, 'bad')
+    log.count_failed(0, 'failed')
+    log.count_processed(0, times(1))
+    found = values(log)
+    kinds = ('processed', 'dropped', 'unwatched', 'bad', 'failed')
+    assert [found[f'frames {kind}'] for kind in kinds] == ['1'] * 5
+    assert found['frames received'] == '5'
+
+
+def test_stage_percentiles_are_of_the_latest_frames() -> None:
+    log = FrameLog()
+    log.count_processed(
+        0, FrameTimes(1 * MS, 2 * MS, 3 * MS, 4 * MS, 5 * MS, 6 * MS, 7 * MS, None)
+    )
+    found = values(log)
+    expected = {'wait': 1, 'decode': 2, 'preprocess': 3, 'inference': 4, 'fusion': 5, 'publish': 6}
+    for stage, milliseconds in (expected | {'total': 7}).items():
+        for percentile in (50, 95, 99):
+            assert found[f'{stage} p{percentile} (ms)'] == f'{milliseconds}.000'
+    assert found['age p50 (ms)'] == 'nan'  # not stamped by this clock
+    for _ in range(WINDOW):
+        log.count_processed(0, times(20, age_ns=30 * MS))
+    found = values(log)
+    assert found['total p99 (ms)'] == '20.000'
+    assert found['age p50 (ms)'] == '30.000'
+
+
+def test_rates_are_of_the_latest_seconds() -> None:
+    log = FrameLog()
+    for i in range(10):
+        log.count_received(i * S // 10)
+    for i in range(5):
+        log.count_processed(i * S // 5, times(1))
+    found = values(log, S)
+    assert (found['rate in (1/s)'], found['rate out (1/s)']) == ('10.0', '5.0')
+    assert values(log, S + RATE_WINDOW_NS)['rate in (1/s)'] == '0.0'
+
+
+def test_camera_that_never_sent() -> None:
+    found = status(FrameLog(), 100 * S)
+    assert (found.level, found.message) == (DiagnosticStatus.WARN, 'waiting for the first image')
+    assert found.name == 'robot/segment: segmentation'
+    assert found.hardware_id == 'CPU'
+
+
+def test_camera_that_stopped() -> None:
+    log = FrameLog()
+    log.count_received(0)
+    log.count_processed(0, times(1))
+    assert status(log, 2 * S).level == DiagnosticStatus.OK
+    found = status(log, 3 * S)
+    assert (found.level, found.message) == (DiagnosticStatus.WARN, 'no image for 3.0 s')
+
+
+def test_bad_image_warns_for_a_while() -> None:
+    log = FrameLog()
+    log.count_received(0)
+    log.count_bad(0, '/camera/image: it is upside down')
+    found = status(log, 1 * S)
+    assert found.level == DiagnosticStatus.WARN
+    assert found.message == '/camera/image: it is upside down'
+    log.count_received(RATE_WINDOW_NS)
+    log.count_processed(RATE_WINDOW_NS, times(1))
+    assert status(log, RATE_WINDOW_NS).level == DiagnosticStatus.OK
+    assert values(log)['last trouble'] == '/camera/image: it is upside down'
+
+
+def test_engine_that_fails_is_an_error_until_it_works() -> None:
+    log = FrameLog()
+    log.count_received(0)
+    log.count_failed(0, 'the engine lost its GPU')
+    log.count_received(100 * S)
+    found = status(log, 100 * S)
+    assert (found.level, found.message) == (DiagnosticStatus.ERROR, 'the engine lost its GPU')
+    log.count_processed(100 * S, times(1))
+    assert status(log, 100 * S).level == DiagnosticStatus.OK
+
+
+def test_nobody_subscribes() -> None:
+    log = FrameLog()
+    log.count_received(0)
+    log.count_unwatched()
+    found = status(log, 0)
+    assert found.level == DiagnosticStatus.OK
+    assert 'nobody subscribes' in found.message
+
+
+def test_node_that_is_not_active() -> None:
+    found = status(FrameLog(), 0, Situation('inactive', '/image', 2.0))
+    assert (found.level, found.message) == (DiagnosticStatus.OK, 'the node is inactive')
+    problem = Situation('unconfigured', '/image', 2.0, problem='configure failed: no model')
+    found = status(FrameLog(), 0, problem)
+    assert (found.level, found.message) == (DiagnosticStatus.ERROR, 'configure failed: no model')

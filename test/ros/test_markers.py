@@ -1,0 +1,135 @@
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker
+
+from panoptic_ros.geometry import GroundPlane, PlacedBy, Placement
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Segments
+from panoptic_ros.ros.markers import TEXT_HEIGHT_M, MarkerBoard, object_markers
+
+LABELS = LabelSet.load('cityscapes')
+PERSON, CAR = LABELS.class_id('person'), LABELS.class_id('car')
+HEADER = Header(frame_id='camera_optical')
+
+
+def things(*class_and_track: tuple[int, int]) -> Segments:
+    count = len(class_and_track)
+    class_id, track_id = np.array(class_and_track).reshape(-1, 2).T
+    return Segments(
+        id=np.arange(1, count + 1, dtype=np.uint16),
+        class_id=class_id.astype(np.uint8),
+        is_thing=np.ones(count, bool),
+        score=np.ones(count, np.float32),
+        area=np.ones(count, np.int32),
+        box_xyxy=np.zeros((count, 4), np.int32),
+        track_id=track_id.astype(np.int32),
+    )
+
+
+def placement(*methods: PlacedBy) -> Placement:
+    count = len(methods)
+    place = np.tile([1.0, 0.5, 10.0], (count, 1))
+    place[np.array(methods) == PlacedBy.NOTHING] = np.nan
+    return Placement(
+        position_m=place,
+        base_m=place + np.array([0.0, 0.75, 0.0]),
+        size_m=np.tile([2.0, 1.5, 2.0], (count, 1)),
+        method=np.array(methods, np.uint8),
+    )
+
+
+def markers(
+    objects: Segments, places: Placement, pitch_rad: float = 0.0, lifetime_s: float = 0.0
+) -> list[Marker]:
+    ground = GroundPlane(1.5, pitch_rad)
+    return object_markers(objects, places, ground, LABELS, HEADER, lifetime_s)
+
+
+def test_box_and_text_of_an_object() -> None:
+    box, text = markers(things((CAR, 41)), placement(PlacedBy.GROUND), lifetime_s=1.25)
+    assert (box.ns, box.id, box.type, box.action) == ('car', 41, Marker.CUBE, Marker.ADD)
+    assert box.header is HEADER
+    position = box.pose.position
+    assert (position.x, position.y, position.z) == (1.0, 0.5, 10.0)
+    assert (box.scale.x, box.scale.y, box.scale.z) == (2.0, 1.5, 2.0)
+    assert (box.pose.orientation.x, box.pose.orientation.w) == (0.0, 1.0)
+    red, green, blue = LABELS.colors_rgb[CAR] / 255
+    assert (box.color.r, box.color.g, box.color.b) == pytest.approx((red, green, blue))
+    assert 0 < box.color.a < 1
+    assert (box.lifetime.sec, box.lifetime.nanosec) == (1, 250_000_000)
+    assert (text.ns, text.id, text.type) == ('text', 41, Marker.TEXT_VIEW_FACING)
+    assert text.text == 'car 41: 10.0 m, on the ground'
+    assert text.pose.position.y == pytest.approx(0.5 - 0.75 - TEXT_HEIGHT_M)
+    assert text.color.a == 1.0
+
+
+def test_the_assumption_is_stated() -> None:
+    _, text = markers(things((PERSON, 1)), placement(PlacedBy.KNOWN_HEIGHT))
+    assert text.text == 'person 1: 10.0 m, by its height'
+
+
+def test_boxes_stand_upright_when_the_camera_looks_down() -> None:
+    pitch_rad = 0.4
+    box, text = markers(things((CAR, 1)), placement(PlacedBy.GROUND), pitch_rad)
+    q = box.pose.orientation
+    assert (q.y, q.z) == (0.0, 0.0)
+    # The box's y axis, turned by the quaternion, is the vertical.
+    assert (1 - 2 * q.x**2, 2 * q.x * q.w) == pytest.approx(
+        (math.cos(pitch_rad), math.sin(pitch_rad))
+    )
+    up = np.array([text.pose.position.y - 0.5, text.pose.position.z - 10.0])
+    assert up / np.linalg.norm(up) == pytest.approx([-math.cos(pitch_rad), -math.sin(pitch_rad)])
+
+
+def test_objects_without_a_place_have_no_marker() -> None:
+    found = markers(things((CAR, 1), (CAR, 2)), placement(PlacedBy.NOTHING, PlacedBy.GROUND))
+    assert {marker.id for marker in found} == {2}
+    assert markers(things(), placement()) == []
+
+
+def actions(board: MarkerBoard, shown: list[Marker]) -> list[tuple[str, int, int]]:
+    message = board.show(shown, HEADER)
+    assert all(marker.header is HEADER for marker in message.markers)
+    return [(marker.ns, marker.id, marker.action) for marker in message.markers]
+
+
+def test_markers_are_deleted_once_when_their_object_is_gone() -> None:
+    board = MarkerBoard()
+    two = markers(things((CAR, 1), (PERSON, 2)), placement(*[PlacedBy.GROUND] * 2))
+    one = markers(things((PERSON, 2)), placement(PlacedBy.GROUND))
+    person = [('person', 2, Marker.ADD), ('text', 2, Marker.ADD)]
+    assert len(actions(board, two)) == 4
+    assert actions(board, one) == [
+        *person,
+        ('car', 1, Marker.DELETE),
+        ('text', 1, Marker.DELETE),
+    ]
+    assert actions(board, one) == person
+    assert actions(board, []) == [('person', 2, Marker.DELETE), ('text', 2, Marker.DELETE)]
+    assert actions(board, []) == []
+
+
+def test_a_changed_class_moves_the_box_to_another_namespace() -> None:
+    board = MarkerBoard()
+    board.show(markers(things((CAR, 1)), placement(PlacedBy.GROUND)), HEADER)
+    found = actions(board, markers(things((PERSON, 1)), placement(PlacedBy.GROUND)))
+    assert found == [
+        ('person', 1, Marker.ADD),
+        ('text', 1, Marker.ADD),
+        ('car', 1, Marker.DELETE),
+    ]
+
+
+def test_clear_deletes_everything() -> None:
+    board = MarkerBoard()
+    board.show(markers(things((CAR, 1)), placement(PlacedBy.GROUND)), HEADER)
+    (only,) = board.clear(HEADER).markers
+    assert only.action == Marker.DELETEALL
+    assert only.header is HEADER
+    assert actions(board, []) == []

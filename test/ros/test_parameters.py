@@ -1,0 +1,202 @@
+from collections.abc import Iterator
+from dataclasses import fields
+
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.ros.parameters import NodeParameters, ParameterError, Structure, Tuning
+
+
+@pytest.fixture(scope='module', autouse=True)
+def context() -> Iterator[None]:
+    with rclpy.init():
+        yield
+
+
+@pytest.fixture
+def make_node() -> Iterator[callable]:
+    nodes = []
+
+    def make(**given: object) -> Node:
+        overrides = [Parameter(name, value=value) for name, value in given.items()]
+        nodes.append(
+            Node(f'parameters_{len(nodes)}', parameter_overrides=overrides, enable_rosout=False)
+        )
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+
+
+def set_one(node: Node, name: str, value: object) -> SetParametersResult:
+    return node.set_parameters([Parameter(name, value=value)])[0]
+
+
+def test_defaults_are_the_dataclasses_own(make_node: callable) -> None:
+    settings = NodeParameters(make_node())
+    assert settings.structure == Structure()
+    assert settings.tuning == Tuning()
+    assert settings.unknown == []
+
+
+def test_every_parameter_is_described(make_node: callable) -> None:
+    node = make_node()
+    NodeParameters(node)
+    for group in (Structure, Tuning):
+        for declared in fields(group):
+            descriptor = node.describe_parameter(declared.name)
+            assert len(descriptor.description) > 10
+            if isinstance(declared.default, float):
+                (limits,) = descriptor.floating_point_range
+                assert limits.from_value <= declared.default <= limits.to_value
+            elif isinstance(declared.default, int) and not isinstance(declared.default, bool):
+                (limits,) = descriptor.integer_range
+                assert limits.from_value <= declared.default <= limits.to_value
+    assert node.describe_parameter('camera_height_m').description.endswith('[m]')
+    assert node.describe_parameter('autostart').read_only
+    assert 'openvino' in node.describe_parameter('engine').additional_constraints
+
+
+def test_values_given_at_start(make_node: callable) -> None:
+    settings = NodeParameters(make_node(model='mine', engine_threads=2, camera_height_m=0.4))
+    assert settings.structure == Structure(model='mine', engine_threads=2)
+    assert settings.tuning == Tuning(camera_height_m=0.4)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'expected'),
+    [
+        ('engine', 'fast', 'one of auto, tensorrt'),
+        ('image_transport', 'theora', 'one of raw, compressed'),
+        ('model', 3, 'a text'),
+        ('autostart', 'yes', 'true or false'),
+        ('engine_threads', -1, 'a whole number, 0 to 256 threads'),
+        ('engine_threads', 1.5, 'a whole number'),
+        ('camera_height_m', 0.0, 'a number with a decimal point, 0.05 to 100.0 m'),
+        ('camera_height_m', 2, 'a number with a decimal point'),
+        ('camera_pitch_rad', float('nan'), '-1.5 to 1.5 rad'),
+        ('centre_threshold', 1.5, '-1.0 to 1.0'),
+    ],
+)
+def test_unusable_values_given_at_start(
+    make_node: callable, name: str, value: object, expected: str
+) -> None:
+    node = make_node(**{name: value})
+    with pytest.raises(ParameterError) as caught:
+        NodeParameters(node)
+    assert str(caught.value).startswith(f'parameter {name} is {value!r}; expected ')
+    assert expected in str(caught.value)
+
+
+def test_unknown_names_are_found(make_node: callable) -> None:
+    given = {'modle': 'x', 'qos_overrides./image.subscription.depth': 3, 'model': 'y'}
+    assert NodeParameters(make_node(**given)).unknown == ['modle']
+
+
+def test_tuning_changes_while_running(make_node: callable) -> None:
+    node = make_node()
+    settings = NodeParameters(node)
+    settings.is_structure_fixed = True
+    before = settings.tuning
+    assert set_one(node, 'overlay_opacity', 0.25).successful
+    assert settings.tuning == Tuning(overlay_opacity=0.25)
+    assert before == Tuning()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'words'),
+    [
+        ('overlay_opacity', 1.5, ['overlay_opacity', '1.5', '0.0', '1.0']),
+        ('overlay_opacity', float('nan'), ['overlay_opacity', 'nan']),
+        ('overlay_opacity', 'much', ['type']),
+    ],
+)
+def test_tuning_out_of_range_is_refused(
+    make_node: callable, name: str, value: object, words: list[str]
+) -> None:
+    node = make_node()
+    settings = NodeParameters(node)
+    result = set_one(node, name, value)
+    assert not result.successful
+    for word in words:
+        assert word in result.reason
+    assert settings.tuning == Tuning()
+
+
+def test_structure_is_fixed_while_configured(make_node: callable) -> None:
+    node = make_node()
+    settings = NodeParameters(node)
+    assert set_one(node, 'model', 'a').successful
+    settings.is_structure_fixed = True
+    result = set_one(node, 'model', 'b')
+    assert not result.successful
+    assert 'parameter model is fixed' in result.reason
+    assert 'clean the node up' in result.reason
+    assert settings.structure.model == 'a'
+    settings.is_structure_fixed = False
+    assert set_one(node, 'model', 'b').successful
+    assert settings.structure.model == 'b'
+
+
+def test_autostart_cannot_be_changed_at_all(make_node: callable) -> None:
+    node = make_node()
+    NodeParameters(node)
+    assert not set_one(node, 'autostart', False).successful
+
+
+def test_unknown_choices_are_refused_while_running(make_node: callable) -> None:
+    node = make_node()
+    settings = NodeParameters(node)
+    result = set_one(node, 'engine', 'fast')
+    assert result.reason.startswith("parameter engine is 'fast'; expected one of auto, ")
+    assert settings.structure.engine == 'auto'
+
+
+def test_a_set_of_changes_counts_as_a_whole_or_not(make_node: callable) -> None:
+    node = make_node()
+    settings = NodeParameters(node)
+    settings.is_structure_fixed = True
+    changes = [Parameter('overlay_opacity', value=0.1), Parameter('model', value='b')]
+    assert not node.set_parameters_atomically(changes).successful
+    assert settings.tuning == Tuning()
+    assert node.get_parameter('overlay_opacity').value == 0.5
+
+
+def test_other_parameters_pass(make_node: callable) -> None:
+    node = make_node()
+    settings = NodeParameters(node)
+    settings.is_structure_fixed = True
+    assert set_one(node, 'use_sim_time', True).successful
+
+
+def test_rounding_at_the_edge_of_a_range(make_node: callable) -> None:
+    node = make_node()
+    settings = NodeParameters(node)
+    assert set_one(node, 'centre_threshold', 1.0000001).successful  # rclpy's tolerance
+    assert settings.tuning.centre_threshold == 1.0
+    assert settings.tuning.tune(CentreFusion()).centre_threshold == 1.0
+
+
+def test_thresholds_of_the_card_stay_unless_set() -> None:
+    card = CentreFusion(centre_threshold=0.3, min_stuff_area_fraction=0.2, max_instances=9)
+    assert Tuning().tune(card) == card
+    tuned = Tuning(centre_threshold=0.0, min_thing_area_fraction=0.5).tune(card)
+    assert tuned == CentreFusion(
+        centre_threshold=0.0,
+        min_stuff_area_fraction=0.2,
+        max_instances=9,
+        min_thing_area_fraction=0.5,
+    )
+
+
+def test_every_threshold_of_the_fusion_can_be_tuned() -> None:
+    thresholds = {f.name for f in fields(CentreFusion)} - {'max_instances'}
+    assert thresholds <= {f.name for f in fields(Tuning)}
