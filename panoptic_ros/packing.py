@@ -128,6 +128,20 @@ def to_coco(
     return ids_to_rgb(_paint(panoptic, ids, COCO_VOID)), segments_info
 
 
+def coco_categories(label_set: LabelSet) -> list[dict[str, Any]]:
+    """Return the ``categories`` of a panoptic JSON: id, name, supercategory, isthing, color."""
+    return [
+        {
+            'id': c.category_id,
+            'name': c.name,
+            'supercategory': c.name,
+            'isthing': int(c.is_thing),
+            'color': list(c.color_rgb),
+        }
+        for c in label_set.classes
+    ]
+
+
 def from_coco(
     rgb: np.ndarray, segments_info: Sequence[Mapping[str, Any]], label_set: LabelSet
 ) -> tuple[Panoptic, np.ndarray]:

@@ -110,6 +110,16 @@ def test_to_coco_literal() -> None:
     ]
 
 
+def test_coco_categories_literal() -> None:
+    assert packing.coco_categories(LABELS)[2] == {
+        'id': 24,
+        'name': 'person',
+        'supercategory': 'person',
+        'isthing': 1,
+        'color': [7, 8, 9],
+    }
+
+
 def test_from_coco_literal() -> None:
     rgb = packing.ids_to_rgb(np.array([[9, 9, 70000], [0, 8, 5]]))
     info = [

@@ -1,0 +1,233 @@
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from panoptic_ros.cli import main
+from panoptic_ros.datasets.coco import PanopticJson
+from panoptic_ros.errors import DatasetError
+from panoptic_ros.evaluation.score import label_set_of, score_files
+from panoptic_ros.packing import ids_to_rgb, rgb_to_ids
+
+DATA = Path(os.environ.get('PANOPTIC_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
+REAL = DATA / 'coco_panoptic_sample' / 'panoptic_examples.json'
+CATEGORIES = [
+    {'id': 7, 'name': 'road', 'isthing': 0},
+    {'id': 26, 'name': 'car', 'isthing': 1},
+    {'id': 24, 'name': 'person', 'isthing': 1},
+]
+
+needs_real = pytest.mark.skipif(not REAL.is_file(), reason=f'the COCO sample is not at {REAL}')
+
+
+def write(path: Path, ids: np.ndarray | list, segments: list[dict], **changes: object) -> Path:
+    """Write one side: a JSON, and a picture in the folder of its name."""
+    folder = path.with_suffix('')
+    folder.mkdir(exist_ok=True)
+    rgb = ids_to_rgb(np.array(ids))
+    assert cv2.imwrite(str(folder / 'one.png'), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    annotation = {'image_id': 5, 'file_name': 'one.png', 'segments_info': segments}
+    content = {'annotations': [annotation], 'categories': CATEGORIES} | changes
+    path.write_text(json.dumps(content))
+    return path
+
+
+def segment(number: int, category_id: int, **more: object) -> dict:
+    return {'id': number, 'category_id': category_id, **more}
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    ids = [[1, 1, 1, 1], [300, 300, 300, 0]]
+    info = [segment(1, 7, area=4, iscrowd=0), segment(300, 26, area=3, iscrowd=0)]
+    return write(tmp_path / 'truth.json', ids, info)
+
+
+@pytest.fixture
+def prediction(tmp_path: Path) -> Path:
+    """Road 3 of 4 pixels right, the car found (and on void), a person invented."""
+    ids = [[9, 9, 9, 70000], [2, 2, 2, 2]]
+    info = [segment(9, 7), segment(70000, 24), segment(2, 26)]
+    return write(tmp_path / 'prediction.json', ids, info)
+
+
+def test_literal_figures(truth: Path, prediction: Path) -> None:
+    score = score_files(truth, prediction)
+    assert [(c.name, c.PQ, c.tp, c.fp, c.fn) for c in score.quality.per_class] == [
+        ('road', 75, 1, 0, 0),
+        ('car', 100, 1, 0, 0),
+        ('person', 0, 0, 1, 0),
+    ]
+    assert pytest.approx(175 / 3) == score.quality.PQ
+    assert score.quality.images == 1
+    assert score.misstated == 0
+    # Semantic: 3 of 4 road pixels, 3 of 3 car pixels.
+    assert score.overlap.pixel_accuracy == pytest.approx(600 / 7)
+
+
+def test_the_command_prints_the_official_table(
+    truth: Path, prediction: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / 'new' / 'figures.json'
+    assert main(['score', str(truth), str(prediction), '--json', str(target)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert 'All       |   58.3   58.3   66.7     3' in lines
+    assert 'Things    |   50.0   50.0   50.0     2' in lines
+    assert 'Stuff     |   75.0   75.0  100.0     1' in lines
+    figures = json.loads(target.read_text())
+    assert figures['PQ'] == pytest.approx(175 / 3)
+    assert {'PQ', 'SQ', 'RQ', 'PQ_things', 'SQ_things', 'RQ_things'} < set(figures)
+    assert {'PQ_stuff', 'SQ_stuff', 'RQ_stuff', 'per_class', 'images'} < set(figures)
+    assert figures['images'] == 1
+    assert figures['per_class']['road']['PQ'] == 75
+
+
+def test_folders_may_have_other_names(truth: Path, prediction: Path, tmp_path: Path) -> None:
+    prediction.with_suffix('').rename(tmp_path / 'elsewhere')
+    score = score_files(truth, prediction, prediction_folder=tmp_path / 'elsewhere')
+    assert score.quality.images == 1
+
+
+def test_a_misstated_area_is_used_and_noted(
+    prediction: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The COCO panoptic tools take the true area from the JSON."""
+    ids = [[1, 1, 1, 1], [300, 300, 300, 0]]
+    truth = write(tmp_path / 't.json', ids, [segment(1, 7, area=5), segment(300, 26)])
+    assert main(['score', str(truth), str(prediction)]) == 0
+    assert 'note: 1 true segments state another area' in capsys.readouterr().err
+    assert score_files(truth, prediction).quality.per_class[0].PQ == 60
+
+
+def test_ids_that_are_text_match_those_that_are_numbers(truth: Path, prediction: Path) -> None:
+    prediction.write_text(prediction.read_text().replace('"image_id": 5', '"image_id": "5"'))
+    assert score_files(truth, prediction).quality.images == 1
+
+
+def test_an_image_without_prediction_is_named(truth: Path, prediction: Path) -> None:
+    prediction.write_text(prediction.read_text().replace('"image_id": 5', '"image_id": 6'))
+    with pytest.raises(DatasetError, match=r'image 5: .*prediction\.json has no prediction'):
+        score_files(truth, prediction)
+
+
+def test_an_error_ends_the_command_with_one_sentence(
+    truth: Path, prediction: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (prediction.with_suffix('') / 'one.png').unlink()
+    assert main(['score', str(truth), str(prediction)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith('panoptic: image 5: file ')
+    assert error.endswith('one.png does not exist')
+
+
+@pytest.mark.parametrize(
+    ('ids', 'info', 'message'),
+    [
+        ([[1] * 4, [8] * 4], [segment(1, 7)], r'image 5: .* prediction has segment ids \[8\]'),
+        ([[1] * 4, [1] * 4], [segment(1, 9)], r'image 5: the prediction has category ids \[9\]'),
+        ([[1] * 3], [segment(1, 7)], 'image 5: the prediction is 3x1, the truth is 4x2'),
+        (
+            [[1] * 4] * 2,
+            [segment(1, 7), segment(1, 26)],
+            r'image 5: the prediction lists segment ids \[1\]; each must be .* once',
+        ),
+        ([[1] * 4] * 2, [segment(1, 7), segment(0, 26)], r'lists segment ids \[0\]'),
+        ([[1] * 4] * 2, [segment(1, 7), segment(3, 26)], r'ids \[3\] that its picture lacks'),
+    ],
+)
+def test_a_bad_prediction_is_named(
+    truth: Path, tmp_path: Path, ids: list, info: list, message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        score_files(truth, write(tmp_path / 'p.json', ids, info))
+
+
+def test_a_picture_that_is_none_is_named(truth: Path, prediction: Path) -> None:
+    (prediction.with_suffix('') / 'one.png').write_bytes(b'no')
+    with pytest.raises(DatasetError, match=r'image 5: file .*one\.png is not a picture'):
+        score_files(truth, prediction)
+
+
+def test_threads_must_be_a_count(truth: Path, prediction: Path) -> None:
+    assert main(['score', str(truth), str(prediction), '--threads', '0']) == 2
+
+
+def test_categories_of_one_name_are_told_apart(truth: Path) -> None:
+    content = json.loads(truth.read_text())
+    content['categories'].append({'id': 8, 'name': 'road', 'isthing': 1})
+    truth.write_text(json.dumps(content))
+    assert label_set_of(PanopticJson.read(truth)).names == (
+        'road (7)',
+        'car',
+        'person',
+        'road (8)',
+    )
+
+
+def test_a_truth_without_categories_is_refused(truth: Path, prediction: Path) -> None:
+    content = json.loads(truth.read_text())
+    del content['categories']
+    truth.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r'categories of .*truth\.json are not usable'):
+        score_files(truth, prediction)
+
+
+@needs_real
+def test_the_coco_sample_against_itself_is_perfect() -> None:
+    score = score_files(REAL, REAL)
+    quality = score.quality
+    assert quality.PQ == quality.SQ == quality.RQ == quality.PQ_things == quality.PQ_stuff == 100
+    assert quality.images == 2
+    assert score.misstated == 0
+
+
+def corrupt_real(folder: Path) -> Path:
+    """Shift the sample's maps, make every fifth segment void and cut every fourth in two."""
+    content = json.loads(REAL.read_bytes())
+    target = folder / 'corrupted'
+    target.mkdir()
+    for annotation in content['annotations']:
+        bgr = cv2.imread(str(REAL.with_suffix('') / annotation['file_name']))
+        ids = rgb_to_ids(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+        ids = np.roll(ids, (1, 2), axis=(0, 1))
+        columns = np.arange(ids.shape[1])[None, :]
+        category_of = {i['id']: i['category_id'] for i in annotation['segments_info']}
+        for number, old in enumerate(list(category_of)):
+            if number % 5 == 0:
+                ids[ids == old] = 0
+            elif number % 4 == 0:
+                ids[(ids == old) & (columns % 100 < 40)] = number + 1
+                category_of[number + 1] = category_of[old]
+            elif number % 7 == 0:
+                category_of[old] = 1
+        annotation['segments_info'] = [
+            segment(i, category_of[i]) for i in np.unique(ids).tolist() if i
+        ]
+        rgb = ids_to_rgb(ids)
+        cv2.imwrite(str(target / annotation['file_name']), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    path = folder / 'corrupted.json'
+    path.write_text(json.dumps(content))
+    return path
+
+
+@needs_real
+@pytest.mark.parametrize('threads', [1, 2])
+def test_the_corrupted_coco_sample_equals_the_reference(tmp_path: Path, threads: int) -> None:
+    """The figures are those that panopticapi-lite 0.2.0 gives for the same files."""
+    quality = score_files(REAL, corrupt_real(tmp_path), threads=threads).quality
+    reference = {
+        'PQ': 0.42743113888805473,
+        'SQ': 0.5766675726797398,
+        'RQ': 0.5424019607843137,
+        'PQ_things': 0.28813384382241136,
+        'SQ_things': 0.38293045678100396,
+        'RQ_things': 0.3764705882352941,
+        'PQ_stuff': 0.566728433953698,
+        'SQ_stuff': 0.7704046885784757,
+        'RQ_stuff': 0.7083333333333333,
+    }
+    for name, value in reference.items():
+        assert getattr(quality, name) == pytest.approx(100 * value, abs=1e-12)
