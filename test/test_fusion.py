@@ -199,6 +199,7 @@ def test_offsets_off_the_things_do_not_count() -> None:
     assert y[:, :4].tolist() == [[1.75] * 4, [2.25] * 4]
 
 
+@settings(deadline=None)
 @given(
     offset_xy=hnp.arrays(np.float32, (2, 3, 4), elements=st.integers(-8, 8).map(float)),
     is_thing=hnp.arrays(np.uint8, (6, 8), elements=st.integers(0, 1)),
@@ -221,6 +222,7 @@ def test_pointed_places_is_a_weighted_mean_of_the_cells_around(
         assert (x[row, column], y[row, column]) == pytest.approx(expected, abs=1e-4)
 
 
+@settings(deadline=None)
 @given(
     centre_index=hnp.arrays(
         np.int32, st.integers(1, 12), elements=st.integers(0, 62), unique=True

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from panoptic_ros.errors import FrameError
@@ -40,6 +40,7 @@ def test_scaled_keeps_the_picture_s_borders() -> None:
     assert half.rays(np.array(half_border)) == pytest.approx(CAMERA.rays(np.array(border)))
 
 
+@settings(deadline=None)
 @given(pixel_xy=st.tuples(st.floats(-50, 150), st.floats(-50, 150)), depth_m=st.floats(0.1, 100))
 def test_project_undoes_rays(pixel_xy: tuple[float, float], depth_m: float) -> None:
     point = CAMERA.rays(np.array(pixel_xy)) * depth_m
@@ -176,6 +177,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         place_boxes(np.zeros((1, 4)), CAMERA, GroundPlane(2.0), np.zeros(2))
 
 
+@settings(deadline=None)
 @given(
     x=st.floats(-5, 5),
     forward=st.floats(2, 40),
