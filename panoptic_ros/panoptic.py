@@ -169,7 +169,7 @@ class Runs:
         np.not_equal(semantic[:, 1:], semantic[:, :-1], out=begins[:, 1:])
         begins[:, 1:] |= instance[:, 1:] != instance[:, :-1]
         flat = np.flatnonzero(begins)
-        width = max(semantic.shape[1], 1)
+        width = semantic.shape[1]
         row = flat // width
         start = flat - row * width
         return cls(

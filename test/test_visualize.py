@@ -64,6 +64,9 @@ def test_fifty_tracks_have_fifty_shades_with_the_hue_of_the_class(class_id: int)
     ids = np.arange(1, 51)[None]
     picture = instance_color(panoptic_of(np.full_like(ids, class_id), ids), LABELS)
     assert len(np.unique(picture[0], axis=0)) == 50
+    shade = picture[0].astype(int)
+    for step in range(1, 6):  # neighbouring numbers are easy to tell apart
+        assert abs(shade[step:] - shade[:-step]).max(axis=1).min() >= 20
     hue = cv2.cvtColor(picture, cv2.COLOR_BGR2HLS)[0, :, 0].astype(int) * 2
     own = {CAR: 240, PERSON: 348}[class_id]
     assert (abs((hue - own + 180) % 360 - 180) <= 24).all()
