@@ -47,8 +47,14 @@ class Pictures(Iterable[Picture]):
         return self.read()
 
     def forever(self) -> Iterator[Picture]:
-        """Start again at each end."""
-        return itertools.chain.from_iterable(itertools.repeat(self))
+        """Start again at each end; raises SourceError if there is nothing to start again with."""
+        while True:
+            found_any = False
+            for picture in self:
+                found_any = True
+                yield picture
+            if not found_any:
+                raise SourceError(f'source {self.name!r} gives no more pictures')
 
 
 def open_pictures(source: str | Path) -> Pictures:
