@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 
 from panoptic_ros.datasets import Sample
-from panoptic_ros.errors import DatasetError
-from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.errors import DatasetError, LabelSetError
+from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.packing import from_coco
 from panoptic_ros.panoptic import Panoptic
 
@@ -75,6 +75,29 @@ class PanopticJson:
             ) from error
         return cls(path, categories, images, annotations)
 
+    def label_set(self) -> LabelSet:
+        """Make a label set of the file's own categories, named after the file, without roles.
+
+        Raises DatasetError if it has none, or more than 255.
+        """
+        names = [str(c['name']) for c in self.categories]
+        try:
+            return LabelSet(
+                self.path.stem,
+                tuple(
+                    LabelClass(
+                        # Some data sets have two categories of one name.
+                        name if names.count(name) == 1 else f'{name} ({c["id"]})',
+                        bool(c['isthing']),
+                        tuple(c.get('color', (0, 0, 0))),
+                        int(c['id']),
+                    )
+                    for name, c in zip(names, self.categories, strict=True)
+                ),
+            )
+        except (LabelSetError, TypeError, ValueError) as error:
+            raise DatasetError(f'the categories of {self.path} are not usable: {error}') from error
+
     def check_categories(self, label_set: LabelSet) -> None:
         """Raise DatasetError unless every category is in the label set and of the same kind."""
         class_ids = label_set.class_ids_of([c['id'] for c in self.categories])
@@ -99,7 +122,7 @@ class CocoFormatDataset(Sequence[Sample]):
     image_folder
         The folder of the camera images.
     label_set
-        What its category ids mean.
+        What its category ids mean; the JSON's own categories if None.
 
     Raises
     ------
@@ -110,11 +133,15 @@ class CocoFormatDataset(Sequence[Sample]):
     """
 
     def __init__(
-        self, json_path: Path, png_folder: Path, image_folder: Path, label_set: LabelSet
+        self,
+        json_path: Path,
+        png_folder: Path,
+        image_folder: Path,
+        label_set: LabelSet | None = None,
     ) -> None:
-        self.label_set = label_set
         self._json = PanopticJson.read(json_path)
-        self._json.check_categories(label_set)
+        self.label_set = label_set or self._json.label_set()
+        self._json.check_categories(self.label_set)
         self._png_folder = png_folder
         self._image_folder = image_folder
 

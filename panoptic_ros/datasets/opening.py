@@ -4,13 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets.ade20k import Ade20kPanoptic
 from panoptic_ros.datasets.cityscapes import open_cityscapes
 from panoptic_ros.datasets.coco import CocoPanoptic
 from panoptic_ros.datasets.synthetic import synthetic_samples
+from panoptic_ros.datasets.vistas import VistasPanoptic
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import LabelSet
 
-DEFAULT_SPLITS = {'cityscapes': 'val', 'coco': 'val2017', 'synthetic': 'val'}
+DEFAULT_SPLITS = {
+    'cityscapes': 'val',
+    'coco': 'val2017',
+    'vistas': 'validation',
+    'vistas-v2.0': 'validation',
+    'ade20k': 'val',
+    'synthetic': 'val',
+}
 """The data sets, and the split of each that figures are usually taken on."""
 
 _SYNTHETIC_SEEDS = {'train': 1000, 'val': 2000}  # training renders its own from seed 1000
@@ -50,5 +59,15 @@ def open_dataset(
         return samples, LabelSet.load('cityscapes')
     if root is None:
         raise DatasetError(f'data set {name!r} needs the folder it lies in')
-    dataset = open_cityscapes(root, split) if name == 'cityscapes' else CocoPanoptic(root, split)
+    match name:
+        case 'cityscapes':
+            dataset = open_cityscapes(root, split)
+        case 'coco':
+            dataset = CocoPanoptic(root, split)
+        case 'ade20k':
+            dataset = Ade20kPanoptic(root, split)
+        case 'vistas':
+            dataset = VistasPanoptic(root, split)
+        case _:
+            dataset = VistasPanoptic(root, split, version='v2.0')
     return dataset, dataset.label_set

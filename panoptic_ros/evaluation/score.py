@@ -17,12 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from panoptic_ros.datasets.coco import PanopticJson
-from panoptic_ros.errors import DatasetError, LabelSetError
+from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.joint import JointAreas, SegmentTable
 from panoptic_ros.evaluation.overlap import ClassOverlap, OverlapResult
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
 from panoptic_ros.evaluation.report import as_json, class_table, summary_table, write_json
-from panoptic_ros.labels import VOID, LabelClass, LabelSet
+from panoptic_ros.labels import VOID, LabelSet
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def score_files(
     """
     truth = PanopticJson.read(truth_json)
     prediction = PanopticJson.read(prediction_json)
-    label_set = label_set_of(truth)
+    label_set = truth.label_set()
     predicted = {str(a['image_id']): a for a in prediction.annotations}
     truth_folder = truth_folder or truth_json.with_suffix('')
     prediction_folder = prediction_folder or prediction_json.with_suffix('')
@@ -138,33 +138,6 @@ def score_files(
         overlap.add(joint)
         misstated += int((joint.truth_area != joint.area.sum(axis=1))[1:].sum())
     return Score(quality.result(), overlap.result(), misstated)
-
-
-def label_set_of(panoptic_json: PanopticJson) -> LabelSet:
-    """Make a label set of a file's own categories.
-
-    Raises DatasetError if it has none, or more than 255.
-    """
-    categories = panoptic_json.categories
-    names = [str(c['name']) for c in categories]
-    try:
-        return LabelSet(
-            panoptic_json.path.stem,
-            tuple(
-                LabelClass(
-                    # Some data sets have two categories of one name.
-                    name if names.count(name) == 1 else f'{name} ({c["id"]})',
-                    bool(c['isthing']),
-                    tuple(c.get('color', (0, 0, 0))),
-                    int(c['id']),
-                )
-                for name, c in zip(names, categories, strict=True)
-            ),
-        )
-    except (LabelSetError, TypeError, ValueError) as error:
-        raise DatasetError(
-            f'the categories of {panoptic_json.path} are not usable: {error}'
-        ) from error
 
 
 def _in_threads(

@@ -31,10 +31,13 @@ def test_cityscapes_by_its_usual_split() -> None:
 @pytest.mark.parametrize(
     ('name', 'root', 'split', 'message'),
     [
-        ('kitti', 'a', None, "'kitti'; expected one of cityscapes, coco"),
+        ('kitti', 'a', None, "'kitti'; expected one of cityscapes, coco, vistas"),
         ('synthetic', None, 'night', "no split 'night'; expected one of train, val"),
         ('coco', None, None, "'coco' needs the folder it lies in"),
         ('coco', 'nowhere', 'val2017', 'panoptic_val2017.json does not exist'),
+        ('vistas', 'nowhere', None, 'panoptic_2018.json does not exist'),
+        ('vistas-v2.0', 'nowhere', None, 'panoptic_2020.json does not exist'),
+        ('ade20k', 'nowhere', None, 'ade20k_panoptic_val.json does not exist'),
         ('cityscapes', 'nowhere', 'val', "nowhere has no Cityscapes split 'val'"),
     ],
 )

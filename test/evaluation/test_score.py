@@ -9,7 +9,7 @@ import pytest
 from panoptic_ros.cli import main
 from panoptic_ros.datasets.coco import PanopticJson
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.evaluation.score import label_set_of, score_files
+from panoptic_ros.evaluation.score import score_files
 from panoptic_ros.packing import ids_to_rgb, rgb_to_ids
 
 DATA = Path(os.environ.get('PANOPTIC_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
@@ -159,7 +159,7 @@ def test_categories_of_one_name_are_told_apart(truth: Path) -> None:
     content = json.loads(truth.read_text())
     content['categories'].append({'id': 8, 'name': 'road', 'isthing': 1})
     truth.write_text(json.dumps(content))
-    assert label_set_of(PanopticJson.read(truth)).names == (
+    assert PanopticJson.read(truth).label_set().names == (
         'road (7)',
         'car',
         'person',
