@@ -1,0 +1,166 @@
+"""What the packaging promises: pip, colcon and the ROS tools are told the same."""
+
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from configparser import ConfigParser
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import panoptic_ros
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {
+    'package.xml',
+    'setup.py',
+    'setup.cfg',
+    'pyproject.toml',
+    'panoptic_ros',
+    'launch',
+    'config',
+    'models',
+    'test',
+    'resource',
+    'README.md',
+    'LICENSE',
+    'Makefile',
+    'CHANGELOG.rst',
+    '.ci',
+    '.gitignore',
+}
+
+
+@pytest.fixture(scope='module')
+def manifest():
+    return ElementTree.parse(ROOT / 'package.xml').getroot()
+
+
+@pytest.fixture
+def setup_arguments(monkeypatch):
+    """Return what setup.py passes to setup()."""
+    setuptools = pytest.importorskip('setuptools')
+    taken = {}
+    monkeypatch.setattr(setuptools, 'setup', lambda **arguments: taken.update(arguments))
+    monkeypatch.chdir(ROOT)
+    code = compile((ROOT / 'setup.py').read_text(), 'setup.py', 'exec')
+    exec(code, {'__name__': 'setup'})
+    return taken
+
+
+def test_package_xml_and_setup_py_agree(manifest, setup_arguments):
+    maintainer = manifest.find('maintainer')
+    said = {
+        'name': manifest.findtext('name'),
+        'version': manifest.findtext('version'),
+        'description': manifest.findtext('description'),
+        'license': manifest.findtext('license'),
+        'maintainer': maintainer.text,
+        'maintainer_email': maintainer.get('email'),
+    }
+    assert said == {name: setup_arguments[name] for name in said}
+
+
+def test_version_is_the_package_s(manifest):
+    assert panoptic_ros.__version__ == manifest.findtext('version')
+
+
+def test_ros_release_tools_find_the_version_in_setup_py():
+    # catkin_prepare_release replaces exactly one literal of this form.
+    found = re.findall(r"version='(\d+\.\d+\.\d+)',", (ROOT / 'setup.py').read_text())
+    assert found == [panoptic_ros.__version__]
+
+
+def test_it_is_an_ament_python_package(manifest):
+    assert manifest.findtext('export/build_type') == 'ament_python'
+    # Without a valid address, colcon takes the package for plain Python, and says nothing.
+    assert re.fullmatch(r'[\w.-]+@[\w-]+(\.[\w-]+)+', manifest.find('maintainer').get('email'))
+    options = ConfigParser()
+    options.read(ROOT / 'setup.cfg')
+    assert options['install']['install_scripts'] == '$base/lib/panoptic_ros'
+    assert (ROOT / 'resource' / 'panoptic_ros').is_file()
+
+
+def test_every_resource_is_installed(setup_arguments):
+    installed = {file for _, files in setup_arguments['data_files'] for file in files}
+    for folder in ('launch', 'config', 'models'):
+        expected = {
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / folder).rglob('*')
+            if path.is_file() and '__pycache__' not in path.parts
+        }
+        assert expected <= installed, folder
+    for target, files in setup_arguments['data_files']:
+        for file in files:
+            if not file.startswith('resource/'):
+                assert Path(target) == Path('share/panoptic_ros') / Path(file).parent
+
+
+def test_every_package_is_installed(setup_arguments):
+    on_disk = {
+        '.'.join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / 'panoptic_ros').rglob('__init__.py')
+    }
+    assert set(setup_arguments['packages']) == on_disk
+    folders = {path.parent for path in (ROOT / 'panoptic_ros').rglob('*.py')}
+    without = [str(f) for f in folders if not (f / '__init__.py').is_file()]
+    assert not without, 'folders with modules but no __init__.py are not installed'
+    assert (ROOT / 'panoptic_ros' / 'py.typed').is_file()
+
+
+def test_ros_packages_that_are_imported_are_declared(manifest):
+    declared = {element.text for element in manifest.findall('exec_depend')}
+    imported = set()
+    for path in [*(ROOT / 'panoptic_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]:
+        imported |= set(re.findall(r'^\s*(?:from|import) (\w+)', path.read_text(), re.MULTILINE))
+    ros = {name for name in imported if name.endswith('_msgs') or name.startswith('launch')}
+    ros |= imported & {'rclpy', 'ament_index_python', 'builtin_interfaces', 'cv_bridge'}
+    assert ros <= declared
+
+
+def test_entry_points_exist():
+    try:
+        scripts = metadata.distribution('panoptic_ros').entry_points
+    except metadata.PackageNotFoundError:
+        pytest.skip('the package is not installed in this environment')
+    named = {script.name: script.value for script in scripts}
+    assert named.keys() == {'segment', 'camera', 'panoptic'}
+    for value in named.values():
+        module, _, function = value.partition(':')
+        path = ROOT.joinpath(*module.split('.')).with_suffix('.py')
+        assert re.search(rf'^def {function}\(', path.read_text(), re.MULTILINE), value
+
+
+def test_constraints_pin_what_is_installed_directly():
+    pins = (ROOT / '.ci' / 'constraints.txt').read_text().splitlines()
+    names = {line.partition('==')[0].lower().replace('_', '-') for line in pins if '==' in line}
+    wanted = {'numpy', 'opencv-python-headless', 'scipy', 'onnxruntime', 'openvino', 'torch'}
+    wanted |= {'ros-kilted-rclpy', 'ros-kilted-rmw-fastrtps-cpp', 'pytest', 'ruff'}
+    assert wanted <= names
+    assert len(names) == sum('==' in line for line in pins), 'something is pinned twice'
+
+
+def test_top_level_is_what_it_should_be():
+    git = ROOT / '.git'
+    if not git.exists():
+        pytest.skip('not a git checkout')
+    import subprocess
+
+    listed = subprocess.run(
+        ['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split('/')[0] for line in listed.splitlines()} <= TOP_LEVEL
+
+
+def test_runtime_does_not_import_torch_or_ros():
+    import subprocess
+
+    code = (
+        'import sys, panoptic_ros.segmenter, panoptic_ros.cli, panoptic_ros.engines; '
+        "print(sorted({'torch', 'rclpy', 'tensorrt'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == '[]'
