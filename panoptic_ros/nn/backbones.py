@@ -86,7 +86,8 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, channels, H / stride, W / stride]; H and W multiples of the stride."""
-        if not (self.weight.requires_grad and torch.is_grad_enabled() and x.device.type == 'cpu'):
+        trains = self.training and self.weight.requires_grad and torch.is_grad_enabled()
+        if not trains or x.device.type != 'cpu' or self.bias is not None:
             return super().forward(x)
         weight = self.weight
         if torch.is_autocast_enabled('cpu'):

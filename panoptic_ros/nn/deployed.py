@@ -27,7 +27,8 @@ class DeployedNetwork(nn.Module):
     def __init__(self, network: PanopticNetwork, *, peaks: int = 128, half: bool = False) -> None:
         super().__init__()
         self.dtype = torch.float16 if half else torch.float32
-        self.network = network.to(self.dtype).eval()
+        self.network = network.to(self.dtype).requires_grad_(False)
+        self.eval()
         self.peaks = peaks
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

