@@ -142,7 +142,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     camera |= {'width': width, 'height': height}
     if args.source == STREET:
         rate_hz = args.rate or RATE_HZ
-        street = SyntheticStreet(args.seed, args.size or (640, 320), rate_hz)
+        street = SyntheticStreet(args.seed, args.size or (640, 320), rate_hz).frame(0)
         node['camera_height_m'] = street.camera_height_m
         node['camera_pitch_rad'] = street.camera_pitch_rad
         frames = args.frames or round(args.seconds * rate_hz)
