@@ -29,20 +29,20 @@ TEST = ['pytest>=8', 'pytest-timeout>=2.2', 'hypothesis>=6.90']
 
 EXTRAS = {
     'ros': [
-        'rosbags-image>=0.10',
-        *(
-            f'ros-kilted-{wheel}; {ROS_WHEELS}'
-            for wheel in (
-                'rclpy',
-                'rmw-fastrtps-cpp',
-                'ament-index-python',
-                'sensor-msgs',
-                'visualization-msgs',
-                'diagnostic-msgs',
-                'lifecycle-msgs',
-                'nav-msgs',
-            )
-        ),
+        f'ros-kilted-{wheel}; {ROS_WHEELS}'
+        for wheel in (
+            'rclpy',
+            'rmw-fastrtps-cpp',
+            'ament-index-python',
+            'builtin-interfaces',
+            'std-msgs',
+            'geometry-msgs',
+            'sensor-msgs',
+            'visualization-msgs',
+            'diagnostic-msgs',
+            'lifecycle-msgs',
+            'rcl-interfaces',
+        )
     ],
     'train': [
         'torch>=2.6',
@@ -60,6 +60,7 @@ EXTRAS = {
     'dev': [
         *TEST,
         'ruff>=0.9',
+        'rosbags-image>=0.10',  # the tests hold our decoding of pictures against it
         'colcon-core',
         'colcon-ros',
         'colcon-python-setup-py',
