@@ -1,0 +1,231 @@
+"""Quality of panoptic video: VPQ and STQ, from the same joint areas as PQ.
+
+VPQ (Kim et al., Video Panoptic Segmentation, CVPR 2020): in every window of k consecutive frames
+an object's masks form a tube; PQ of the tubes, with the IoU over space and time; the mean over
+several k. STQ (Weber et al., STEP: Segmenting and Tracking Every Pixel, NeurIPS 2021): the
+geometric mean of the semantic quality SQ, which is the mean IoU, and the association quality AQ,
+which asks how much of each true track is covered by tracks that cover nothing else.
+
+What makes segments of different frames one object is class and ``track_id``, in the truth and in
+the prediction.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from panoptic_ros.evaluation.joint import JointAreas
+from panoptic_ros.evaluation.overlap import ClassOverlap
+from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
+from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.panoptic import Panoptic, Segments
+
+WINDOWS = (1, 5, 10, 15)
+"""Frames in a window of VPQ."""
+
+_TRACK_BITS = 32
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """Figures of a set of videos, in percent; NaN where nothing occurs.
+
+    Parameters
+    ----------
+    VPQ, VPQ_things, VPQ_stuff
+        Means over the windows that fit into a video.
+    per_window
+        The table of each window, in frames; those that fit into no video are left out.
+    STQ, SQ, AQ
+        Segmentation and tracking quality, and what it is made of.
+    videos, frames
+        How many were seen.
+    """
+
+    VPQ: float
+    VPQ_things: float
+    VPQ_stuff: float
+    per_window: dict[int, QualityResult]
+    STQ: float
+    SQ: float
+    AQ: float
+    videos: int
+    frames: int
+
+
+class VideoQuality:
+    """VPQ and STQ of a stream of videos; can be pickled and merged.
+
+    Parameters
+    ----------
+    label_set
+        The classes of both the predictions and the truth.
+    windows
+        Frames in a window of VPQ, each 1 or more (ValueError).
+    """
+
+    def __init__(self, label_set: LabelSet, windows: Sequence[int] = WINDOWS) -> None:
+        if not windows or min(windows) < 1:
+            raise ValueError(f'windows are {tuple(windows)}; expected numbers of frames above 0')
+        self.label_set = label_set
+        self.videos = 0
+        self.frames = 0
+        self._quality = {k: PanopticQuality(label_set) for k in windows}
+        self._overlap = ClassOverlap(label_set)
+        self._association_sum = 0.0
+        self._tracks = 0
+
+    def update_video(
+        self, frames: Iterable[tuple[Panoptic, Panoptic, np.ndarray | Sequence[int]]]
+    ) -> None:
+        """Count one video.
+
+        Parameters
+        ----------
+        frames
+            Prediction, truth and ids of the truth's groups of each frame, in order; taken one
+            at a time.
+
+        Raises DatasetError if the sizes of a frame differ.
+        """
+        recent: deque[_Frame] = deque(maxlen=max(self._quality))
+        pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for prediction, truth, crowd_ids in frames:
+            frame = _Frame.of(prediction, truth, crowd_ids)
+            recent.append(frame)
+            self._overlap.add(frame.joint)
+            pairs.append(frame.association_pairs())
+            self.frames += 1
+            for window, quality in self._quality.items():
+                if len(recent) >= window:
+                    quality.add(_tubes(list(recent)[-window:]))
+        self._associate(pairs)
+        self.videos += 1
+
+    def merge(self, other: 'VideoQuality') -> None:
+        """Add the videos of another one of the same classes and windows (else ValueError)."""
+        if tuple(other._quality) != tuple(self._quality):
+            raise ValueError(
+                f'cannot merge figures of windows {tuple(other._quality)} into those of '
+                f'{tuple(self._quality)}'
+            )
+        self._overlap.merge(other._overlap)
+        for window, quality in self._quality.items():
+            quality.merge(other._quality[window])
+        self._association_sum += other._association_sum
+        self._tracks += other._tracks
+        self.videos += other.videos
+        self.frames += other.frames
+
+    def result(self) -> VideoResult:
+        """Return the figures of all videos so far."""
+        per_window = {k: q.result() for k, q in self._quality.items() if q.images}
+        vpq, things, stuff = (
+            float(np.mean([getattr(r, name) for r in per_window.values()]))
+            if per_window
+            else float('nan')
+            for name in ('PQ', 'PQ_things', 'PQ_stuff')
+        )
+        sq = self._overlap.result().mean_iou
+        aq = 100 * self._association_sum / self._tracks if self._tracks else float('nan')
+        return VideoResult(
+            VPQ=vpq,
+            VPQ_things=things,
+            VPQ_stuff=stuff,
+            per_window=per_window,
+            STQ=float(np.sqrt(sq * aq)),
+            SQ=sq,
+            AQ=aq,
+            videos=self.videos,
+            frames=self.frames,
+        )
+
+    def _associate(self, pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        """Add the association quality of each true track of a video."""
+        if not pairs:
+            return
+        truth_key, prediction_key, area = (
+            np.concatenate(column) for column in zip(*pairs, strict=True)
+        )
+        truth_keys, truth_row = np.unique(truth_key, return_inverse=True)
+        prediction_keys, prediction_row = np.unique(prediction_key, return_inverse=True)
+        truth_size = np.bincount(truth_row, weights=area, minlength=len(truth_keys))
+        prediction_size = np.bincount(prediction_row, weights=area, minlength=len(prediction_keys))
+        cell, at = np.unique(
+            truth_row * len(prediction_keys) + prediction_row, return_inverse=True
+        )
+        shared = np.bincount(at, weights=area, minlength=len(cell))
+        rows, columns = np.divmod(cell, max(len(prediction_keys), 1))
+        both = (truth_keys[rows] >= 0) & (prediction_keys[columns] >= 0)
+        rows, columns, shared = rows[both], columns[both], shared[both]
+        union = truth_size[rows] + prediction_size[columns] - shared
+        self._association_sum += float((shared**2 / union / truth_size[rows]).sum())
+        self._tracks += int((truth_keys >= 0).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """Joint areas of a frame, and the object that each row and column belongs to.
+
+    The keys are int64, ``class << 32 | track``, -1 for void.
+    """
+
+    joint: JointAreas
+    truth_key: np.ndarray
+    prediction_key: np.ndarray
+
+    @classmethod
+    def of(
+        cls, prediction: Panoptic, truth: Panoptic, crowd_ids: np.ndarray | Sequence[int]
+    ) -> '_Frame':
+        joint = JointAreas.of(prediction, truth, crowd_ids)
+        return cls(joint, _keys(truth.segments), _keys(prediction.segments))
+
+    def association_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the keys of true and predicted tracks that share pixels, and how many.
+
+        The key is -1 where there is no thing. Pixels of true groups are left out altogether.
+        """
+        area = np.where(self.joint.truth_is_crowd[:, None], 0, self.joint.area)
+        rows, columns = np.nonzero(area)
+        # Stuff has no track: its key ends in zeros.
+        truth_key = np.where(self._is_track(self.truth_key), self.truth_key, -1)
+        prediction_key = np.where(self._is_track(self.prediction_key), self.prediction_key, -1)
+        return truth_key[rows], prediction_key[columns], area[rows, columns]
+
+    @staticmethod
+    def _is_track(key: np.ndarray) -> np.ndarray:
+        return (key >= 0) & ((key & ((1 << _TRACK_BITS) - 1)) > 0)
+
+
+def _keys(segments: Segments) -> np.ndarray:
+    track = np.where(segments.is_thing, segments.track_id, 0).astype(np.int64)
+    key = segments.class_id.astype(np.int64) << _TRACK_BITS | track
+    return np.concatenate((np.array([-1]), key))
+
+
+def _tubes(frames: Sequence[_Frame]) -> JointAreas:
+    """Join the areas of the same objects over several frames."""
+    truth_keys = np.unique(np.concatenate([f.truth_key for f in frames]))
+    prediction_keys = np.unique(np.concatenate([f.prediction_key for f in frames]))
+    area = np.zeros((len(truth_keys), len(prediction_keys)), np.int64)
+    is_crowd = np.zeros(len(truth_keys), bool)
+    for frame in frames:
+        # Void is -1, so it comes first, as JointAreas wants it.
+        rows = np.searchsorted(truth_keys, frame.truth_key)
+        columns = np.searchsorted(prediction_keys, frame.prediction_key)
+        np.add.at(area, (rows[:, None], columns[None, :]), frame.joint.area)
+        is_crowd[rows] |= frame.joint.truth_is_crowd
+    return JointAreas(
+        area,
+        _classes(truth_keys),
+        _classes(prediction_keys),
+        is_crowd,
+        area.sum(axis=1),
+    )
+
+
+def _classes(keys: np.ndarray) -> np.ndarray:
+    return np.where(keys < 0, VOID, keys >> _TRACK_BITS).astype(np.uint8)
