@@ -175,8 +175,8 @@ def run(args: argparse.Namespace) -> int:
     for old in [*args.out.glob('panel_*.png'), args.out / 'report.json']:
         old.unlink(missing_ok=True)
     report = _run_processes(args, plan, label_set)
-    print(report.text())
     write_json(args.out / 'report.json', report.as_json())
+    print(report.text())
     print(f'report     {args.out / "report.json"}')
     if report.passed:
         return OK
@@ -418,7 +418,7 @@ def _write_panel(path: Path, sample: 'Sample', label_set: LabelSet) -> Path:
         'instance': instance_color(sample.panoptic, label_set),
         'overlay': sample.overlay_bgr,
     }
-    cv2.imwrite(str(path), panel(list(pictures.values()), list(pictures)))
+    cv2.imwrite(str(path), panel(list(pictures.values()), list(pictures), columns=2))
     return path
 
 

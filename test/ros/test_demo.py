@@ -98,7 +98,7 @@ def test_demo_checks_every_topic(tmp_path, tiny_model, tiny_scene):
         assert looked[f'{topic}: header is that of a frame sent'] > 0, topic
     assert report['pictures']
     picture = cv2.imread(str(out / report['pictures'][0]))
-    assert picture.shape[1] == 4 * 640
+    assert picture.shape[1] == 2 * 640
     for log in ('camera.log', 'node.log'):
         assert (out / log).stat().st_size > 0
 
