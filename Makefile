@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint .ci/constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint .ci/constraints.txt
 PACKAGING := setup.py setup.cfg pyproject.toml .ci/constraints.txt
 
 # The environment of every ROS process started from here. A ROS installation sourced in this shell
