@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial, wraps
-from threading import Event
+from threading import Thread
 from time import monotonic_ns
 from typing import Any
 
@@ -20,10 +20,12 @@ import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
+from rclpy.task import Future as RosFuture
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from panoptic_ros.engines import open_engine
@@ -82,6 +84,10 @@ class SegmentNode(LifecycleNode):
 
     Attributes
     ----------
+    stopped
+        Completed by :meth:`stop`.
+    is_loading
+        Whether the inference thread loads the model, perhaps for minutes.
     failure
         The programming error that ended the inference thread's work, if one did.
 
@@ -92,9 +98,10 @@ class SegmentNode(LifecycleNode):
         self, load: Callable[[Structure], Segmenter] = load_segmenter, **node_arguments: Any
     ) -> None:
         super().__init__('segment', **node_arguments)
+        self.stopped = RosFuture()
+        self.is_loading = False
         self.failure: BaseException | None = None
         self._load = load
-        self._loading: Future[Segmenter] | None = None
         self._settings = NodeParameters(self)
         self._pipeline: Pipeline | None = None
         self._subscribed: list[Subscription] = []
@@ -113,15 +120,19 @@ class SegmentNode(LifecycleNode):
         """Whether the parameters ask for :meth:`start`."""
         return self._settings.structure.autostart
 
-    @property
-    def is_loading(self) -> bool:
-        """Whether the inference thread still loads the model."""
-        return self._loading is not None and not self._loading.done()
-
     def start(self) -> bool:
         """Configure and activate; False, with the reason in the log, if one of them fails."""
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
+
+    def stop(self) -> None:
+        """Ask the node to end; whoever spins it waits for :attr:`stopped`. From any thread."""
+        self.stopped.set_result(None)
+
+    def finish(self) -> None:
+        """Go to the lifecycle's end, from wherever the node is."""
+        if self._present_state != 'finalized':
+            self.trigger_shutdown()
 
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -131,9 +142,9 @@ class SegmentNode(LifecycleNode):
         except ParameterError as error:
             return self._refuse('configure', error)
         worker = NewestWorker(self._give_up)
-        self._loading = worker.call(partial(self._load, self._settings.structure))
+        loading = worker.call(partial(self._load, self._settings.structure))
         try:
-            segmenter = self._wait_for(self._loading)
+            segmenter = self._wait_for(loading)
         except PanopticRosError as error:
             worker.stop()
             outputs.destroy()
@@ -208,10 +219,12 @@ class SegmentNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def _wait_for(self, loading: Future[Segmenter]) -> Segmenter:
+        self.is_loading = True
         while not wait([loading], timeout=0.1).done:
-            if not self.context.ok():
+            if self.stopped.done():
                 # Not an Exception: rclpy takes those for a failed transition and goes on.
                 raise KeyboardInterrupt
+        self.is_loading = False
         return loading.result()
 
     def _image_topic(self) -> tuple[str, type]:
@@ -265,63 +278,86 @@ class SegmentNode(LifecycleNode):
         )
 
     def _give_up(self, error: BaseException) -> None:
-        # A publisher that fails because the process is being stopped is no error.
-        if self.context.ok():
-            self.failure = error
-            self.context.try_shutdown()
+        self.failure = error
+        self.stop()
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a future, :attr:`came`; those after it do nothing.
+
+    Left to themselves, Python raises KeyboardInterrupt wherever the main thread happens to be,
+    perhaps twice, and rclpy shuts the context down under whoever uses it. Here a signal wakes a
+    thread, whatever the main thread waits for, and the node ends in its own order.
+    """
+
+    def __init__(self) -> None:
+        self.came: Future[None] = Future()
+
+    def __enter__(self) -> 'StopSignal':
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._write_fd, False)
+        signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        self._thread = Thread(target=self._wait, name='signals', daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        os.close(self._write_fd)
+        self._thread.join()
+        os.close(self._read_fd)
+
+    def _wait(self) -> None:
+        if os.read(self._read_fd, 1):
+            self.came.set_result(None)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the process's exit code."""
-    # Ctrl-C may send SIGINT twice, and KeyboardInterrupt may strike anywhere. The handlers that
-    # rclpy installs over these wake the executor, and that alone ends the node.
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     cv2.setNumThreads(1)  # its threads and the engine's would fight for the same cores
-    try:
-        rclpy.init(args=None if args is None else list(args))
-        node = SegmentNode()
-    except Exception as error:
-        if stop.is_set():
-            return OK  # a half-made node complains of many things when it is stopped
-        if not isinstance(error, ParameterError | RuntimeError):
-            raise
-        print(f'segment: {error}', file=sys.stderr)  # RuntimeError: ROS arguments are not valid
-        return USER_ERROR
-    return OK if stop.is_set() else run(node)
+    with StopSignal() as stop:
+        try:
+            rclpy.init(
+                args=None if args is None else list(args),
+                signal_handler_options=SignalHandlerOptions.NO,
+            )
+            node = SegmentNode()
+        except (ParameterError, RuntimeError) as error:  # RuntimeError: unusable ROS arguments
+            print(f'segment: {error}', file=sys.stderr)
+            rclpy.try_shutdown()
+            return USER_ERROR
+        stop.came.add_done_callback(lambda _: node.stop())
+        return run(node)
 
 
 def run(node: SegmentNode) -> int:
-    """Spin a node until its context is shut down; returns the process's exit code.
+    """Spin a node until it is stopped, and take it down; returns the process's exit code.
 
-    Raises what ended the node's inference thread, if anything did.
+    Raises what ended the inference thread's work, if anything did.
     """
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     try:
-        if node.autostart and not node.start() and node.context.ok():
+        if node.autostart and not node.start():
             return USER_ERROR
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # the usual end
+        executor.spin_until_future_complete(node.stopped)
+    except KeyboardInterrupt:
+        pass  # stopped while loading
     finally:
-        _tear_down(node)
-    if node.failure is not None:
-        raise node.failure
-    return OK
-
-
-def _tear_down(node: SegmentNode) -> None:
-    is_loading = node.is_loading
-    if not is_loading:
-        node.free()
-    node.destroy_node()
-    rclpy.try_shutdown(context=node.context)
-    if is_loading:
+        if not node.is_loading:
+            node.finish()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown(context=node.context)
+    if node.is_loading:
         # A runtime that compiles a network cannot be interrupted, and its thread would keep the
         # process alive until it is done. Nothing is lost by leaving now.
         os._exit(OK)
+    if node.failure is not None:
+        raise node.failure
+    return OK
 
 
 if __name__ == '__main__':

@@ -6,16 +6,27 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from rclpy.context import Context
+    from std_msgs.msg import Header
 
 # Before anything imports rclpy: no other process on this machine or network takes part.
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+# Large images do not arrive without it. Jazzy and older read only the second variable, which newer
+# ones warn about.
+PROFILE = str(Path(__file__).parents[2] / 'config' / 'fastdds.xml')
+os.environ['FASTDDS_DEFAULT_PROFILES_FILE'] = PROFILE
+if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy'):
+    os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'] = PROFILE
 os.environ['RCUTILS_LOGGING_USE_STDOUT'] = '0'
 os.environ['RCUTILS_COLORIZED_OUTPUT'] = '0'
 
@@ -73,11 +84,151 @@ class NodeProcess:
     def interrupt(self, *signals: int) -> int:
         for number in signals or (signal.SIGINT,):
             self.process.send_signal(number)
-        return self.wait()
+        code = self.wait()
+        if code:
+            print(self.log)  # pytest shows it with the failure
+        return code
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.wait()
+    def end(self) -> None:
+        """End the process, by force if it does not end by itself."""
+        self.process.terminate()
+        try:
+            self.wait()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.wait()
+            raise
+
+
+class Peer:
+    """A ROS node in the test's process: plays the camera, and everybody who subscribes."""
+
+    def __init__(self, context: 'Context') -> None:
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        self.node = Node('peer', context=context, enable_rosout=False)
+        self.received: dict[str, list[Any]] = defaultdict(list)
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self.node)
+        self._publishers: dict[str, Any] = {}
+        self._stamp_ns = time.time_ns()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+    def forget(self) -> None:
+        """Drop all subscriptions. Publishers stay: once discovered, they lose nothing."""
+        for subscription in list(self.node.subscriptions):
+            self.node.destroy_subscription(subscription)
+        self.received.clear()
+
+    def wait_until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Spin until the condition is true and return its value."""
+        return wait_until(condition, what, lambda: self._executor.spin_once(timeout_sec=0.02))
+
+    def subscribe(self, message_type: type, topic: str, **policies: Any) -> list[Any]:
+        """Return the list that the topic's messages will be appended to."""
+        from rclpy.qos import QoSProfile
+
+        messages = self.received[topic]
+        qos = QoSProfile(depth=20, **policies)
+        self.node.create_subscription(message_type, topic, messages.append, qos)
+        return messages
+
+    def publish(self, topic: str, message: Any) -> None:
+        """Publish once the topic has a subscriber."""
+        if topic not in self._publishers:
+            self._publishers[topic] = self.node.create_publisher(type(message), topic, 5)
+        publisher = self._publishers[topic]
+        self.wait_until(publisher.get_subscription_count, f'a subscriber of {topic}')
+        publisher.publish(message)
+
+    def header(self, ahead_s: float = 0.0) -> 'Header':
+        """Return a header later than all before, with odd nanoseconds to be kept."""
+        from std_msgs.msg import Header
+
+        self._stamp_ns += 10_000_001 + int(ahead_s * 1e9)
+        header = Header(frame_id='camera_optical_frame')
+        header.stamp.sec, header.stamp.nanosec = divmod(self._stamp_ns, 1_000_000_000)
+        return header
+
+    def exchange(
+        self, topic: str, message: Any, *outputs: str, before: tuple[str, Any] | None = None
+    ) -> list[Any]:
+        """Publish an image until each output topic has answered it; return the answers.
+
+        Best effort may lose a message, and who has just been discovered often does. ``before``
+        is a topic and a message to publish before the image.
+        """
+        start = {output: len(self.received[output]) for output in outputs}
+
+        def answers() -> list[Any]:
+            found = []
+            for output in outputs:
+                new = self.received[output][start[output] :]
+                found += [m for m in new if header_of(m) == message.header][:1]
+            return found if len(found) == len(outputs) else []
+
+        def send_and_spin() -> None:
+            if before is not None:
+                self.publish(*before)
+            self.publish(topic, message)
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end and not answers():
+                self._executor.spin_once(timeout_sec=0.02)
+
+        return wait_until(answers, f'answers on {", ".join(outputs)}', send_and_spin)
+
+    def call(self, service_type: type, name: str, request: Any) -> Any:
+        """Call a service and return its response."""
+        client = self.node.create_client(service_type, name)
+        self.wait_until(client.service_is_ready, f'the service {name}')
+        future = client.call_async(request)
+        self.wait_until(future.done, f'an answer of {name}')
+        self.node.destroy_client(client)
+        return future.result()
+
+
+def header_of(message: Any) -> Any:
+    """Return a message's header; that of the first element if it is a MarkerArray."""
+    if hasattr(message, 'markers'):
+        return message.markers[0].header if message.markers else None
+    return message.header
+
+
+@pytest.fixture(scope='session')
+def peer_of_all() -> Iterator[Peer]:
+    import rclpy
+    from rclpy.context import Context
+
+    context = Context()
+    rclpy.init(context=context)
+    peer = Peer(context)
+    yield peer
+    peer.close()
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def peer(peer_of_all: Peer) -> Iterator[Peer]:
+    """Return a node of this process to talk to the node of the other."""
+    yield peer_of_all
+    peer_of_all.forget()
+
+
+@pytest.fixture(scope='module')
+def module_node(tiny_model: Path, request: pytest.FixtureRequest) -> Iterator[NodeProcess]:
+    """Return the node's process, shared by the tests of a module; its namespace is /robot."""
+    arguments = getattr(request.module, 'NODE_ARGUMENTS', ())
+    process = NodeProcess(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        *arguments,
+    )
+    process.wait_for_log('waiting for images')
+    yield process
+    process.end()
 
 
 @pytest.fixture
@@ -91,4 +242,4 @@ def start_node() -> Iterator[Callable[..., NodeProcess]]:
 
     yield start
     for process in started:
-        process.kill()
+        process.end()

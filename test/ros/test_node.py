@@ -1,0 +1,720 @@
+"""The node as a process of its own, over DDS."""
+
+import array
+import math
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from visualization_msgs.msg import Marker, MarkerArray
+
+from panoptic_ros import packing, visualize
+from panoptic_ros.engines import open_engine
+from panoptic_ros.model import Model
+from panoptic_ros.ros import messages
+from panoptic_ros.segmenter import Segmentation, Segmenter
+
+IMAGE, CAMERA_INFO = '/robot/image', '/robot/camera_info'
+OUT = '/robot/segment/'
+MAPS = {'semantic': 'mono8', 'instance': '16UC1', 'confidence': 'mono8', 'panoptic': '32SC1'}
+DTYPE = {'mono8': np.uint8, '16UC1': np.uint16, '32SC1': np.int32, 'bgr8': np.uint8}
+SIZE_WH = (128, 64)
+
+
+@pytest.fixture(scope='module')
+def segmenter(tiny_model: Path) -> Segmenter:
+    model = Model.load(tiny_model)
+    return Segmenter(model, open_engine(model, 'onnxruntime'))
+
+
+@pytest.fixture
+def scene_bgr(tiny_scene: Callable[..., np.ndarray]) -> np.ndarray:
+    return np.ascontiguousarray(tiny_scene(SIZE_WH)[..., ::-1])
+
+
+@pytest.fixture
+def subscribed(peer):
+    peer.subscribe(Image, OUT + 'semantic')
+    return peer
+
+
+def camera_info(size_wh: tuple[int, int] = SIZE_WH) -> CameraInfo:
+    width, height = size_wh
+    focal, cx, cy = width / 2, width / 2 - 0.5, height / 2 - 0.5
+    return CameraInfo(
+        width=width,
+        height=height,
+        distortion_model='plumb_bob',
+        d=[0.0] * 5,
+        k=[focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
+
+
+def pixels(message: Image) -> np.ndarray:
+    dtype = DTYPE[message.encoding]
+    shape = (message.height, message.width) + ((3,) if message.encoding == 'bgr8' else ())
+    assert message.step == message.width * np.dtype(dtype).itemsize * (3 if len(shape) == 3 else 1)
+    return np.frombuffer(message.data, dtype).reshape(shape)
+
+
+def diagnostics(peer) -> dict[str, str]:
+    """Return the newest values that are published from now on."""
+    received = peer.received['/diagnostics'] or peer.subscribe(DiagnosticArray, '/diagnostics')
+    seen = len(received)
+    peer.wait_until(lambda: len(received) > seen, 'diagnostics')
+    (status,) = received[-1].status
+    return {entry.key: entry.value for entry in status.values} | {
+        'name': status.name,
+        'message': status.message,
+        'level': status.level,
+    }
+
+
+def set_parameter(peer, name: str, value: object) -> str:
+    """Set a parameter over its service; returns why it was refused."""
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    (result,) = peer.call(SetParameters, OUT + 'set_parameters', request).results
+    assert result.successful == (not result.reason)
+    return result.reason
+
+
+def change_state(peer, transition: int) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return peer.call(ChangeState, OUT + 'change_state', request).success
+
+
+def state(peer) -> str:
+    return peer.call(GetState, OUT + 'get_state', GetState.Request()).current_state.label
+
+
+def test_every_topic_of_one_frame(module_node, peer, segmenter, scene_bgr) -> None:
+    for name in (*MAPS, 'overlay'):
+        peer.subscribe(Image, OUT + name)
+    peer.subscribe(CameraInfo, OUT + 'camera_info')
+    peer.subscribe(MarkerArray, OUT + 'markers')
+    image = messages.image_message(scene_bgr, peer.header())
+    names = [*MAPS, 'overlay', 'camera_info', 'markers']
+    topics = [OUT + name for name in names]
+    found = peer.exchange(IMAGE, image, *topics, before=(CAMERA_INFO, camera_info()))
+    answers = dict(zip(names, found, strict=True))
+
+    expected: Segmentation = segmenter.segment(scene_bgr)
+    panoptic = expected.panoptic
+    assert panoptic.segments.things.id.tolist() == [1, 2]  # the scene is worth looking at
+    for name, encoding in MAPS.items():
+        message = answers[name]
+        assert message.encoding == encoding
+        assert (message.width, message.height) == SIZE_WH
+        assert serialize_message(message.header) == serialize_message(image.header)
+    assert np.array_equal(pixels(answers['semantic']), panoptic.semantic)
+    assert np.array_equal(pixels(answers['instance']), panoptic.instance)
+    assert np.array_equal(pixels(answers['confidence']), expected.confidence)
+    assert np.array_equal(pixels(answers['panoptic']), packing.to_class_instance(panoptic))
+
+    overlay = answers['overlay']
+    assert overlay.encoding == 'bgr8'
+    assert serialize_message(overlay.header) == serialize_message(image.header)
+    drawn = visualize.overlay(scene_bgr, panoptic, segmenter.model.label_set, 0.5)
+    assert np.array_equal(pixels(overlay), drawn)
+
+    info = answers['camera_info']
+    assert serialize_message(info.header) == serialize_message(image.header)
+    assert info.k.tolist() == camera_info().k.tolist()
+
+    markers = answers['markers'].markers
+    assert {(m.ns, m.id) for m in markers} == {('car', 1), ('car', 2), ('text', 1), ('text', 2)}
+    assert all(serialize_message(m.header) == serialize_message(image.header) for m in markers)
+    left, right = sorted(m.pose.position.x for m in markers if m.ns == 'car')
+    assert left < 0 < right
+
+
+def encoded(encoding: str, image_bgr: np.ndarray) -> np.ndarray:
+    codes = {
+        'rgb8': cv2.COLOR_BGR2RGB,
+        'bgra8': cv2.COLOR_BGR2BGRA,
+        'rgba8': cv2.COLOR_BGR2RGBA,
+        'mono8': cv2.COLOR_BGR2GRAY,
+        'yuv422': cv2.COLOR_BGR2YUV_UYVY,
+        'yuv422_yuy2': cv2.COLOR_BGR2YUV_YUY2,
+    }
+    if encoding in codes:
+        return cv2.cvtColor(image_bgr, codes[encoding])
+    mosaic = np.empty(image_bgr.shape[:2], np.uint8)
+    for i, letter in enumerate(encoding.removeprefix('bayer_').removesuffix('8')):
+        y, x = divmod(i, 2)
+        mosaic[y::2, x::2] = image_bgr[y::2, x::2, 'bgr'.index(letter)]
+    return mosaic
+
+
+@pytest.mark.parametrize('encoding', [e for e in messages.ENCODINGS if e[0].islower()])
+def test_every_encoding(module_node, subscribed, segmenter, scene_bgr, encoding: str) -> None:
+    encoding_in_cv2 = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}.get(encoding, encoding)
+    data = scene_bgr if encoding == 'bgr8' else encoded(encoding_in_cv2, scene_bgr)
+    padding = np.full((SIZE_WH[1], 5), 255, np.uint8)
+    rows = np.hstack([data.reshape(SIZE_WH[1], -1), padding])
+    image = Image(
+        header=subscribed.header(),
+        width=SIZE_WH[0],
+        height=SIZE_WH[1],
+        encoding=encoding,
+        step=rows.shape[1],
+        data=array.array('B', rows.tobytes()),
+    )
+    (answer,) = subscribed.exchange(IMAGE, image, OUT + 'semantic')
+    picture = messages.decode_image(image)
+    expected = segmenter.segment(picture.pixels, picture.encoding).panoptic.semantic
+    assert np.array_equal(pixels(answer), expected)
+    if encoding != 'mono8':  # colours lost by the encoding hardly matter to this scene
+        of_bgr = segmenter.segment(scene_bgr).panoptic.semantic
+        assert (pixels(answer) == of_bgr).mean() > 0.75
+
+
+def bad_images() -> dict[str, tuple[Image, list[str]]]:
+    def image(
+        encoding: str = 'bgr8', width: int = 4, height: int = 2, step: int = 12, n: int = 24
+    ):
+        return Image(
+            encoding=encoding,
+            width=width,
+            height=height,
+            step=step,
+            data=array.array('B', bytes(n)),
+        )
+
+    return {
+        'unknown encoding': (image('bgr9'), ["'bgr9'", 'accepted are bgr8, rgb8']),
+        '16 bits': (image('mono16', step=8, n=16), ["'mono16'", '8-bit']),
+        'depth': (image('32FC1', step=16, n=32), ["'32FC1'", 'accepted']),
+        'step': (image(step=7), ['step 7', '12 bytes a row']),
+        'too little data': (image(n=23), ['23 bytes', 'expected 24']),
+        'too much data': (image(n=25), ['25 bytes', 'expected 24']),
+        'no data': (image(n=0), ['no data']),
+        'no width': (image(width=0), ['0x2', 'no pixels']),
+        'no height': (image(height=0), ['4x0', 'no pixels']),
+    }
+
+
+@pytest.mark.parametrize('kind', bad_images())
+def test_bad_image_is_named_and_the_next_good_one_served(
+    module_node, subscribed, scene_bgr, kind: str
+) -> None:
+    bad, words = bad_images()[kind]
+    bad.header = subscribed.header()
+    before = diagnostics(subscribed)
+    subscribed.publish(IMAGE, bad)
+    good = messages.image_message(scene_bgr, subscribed.header())
+    found = {}
+
+    def is_counted() -> bool:
+        subscribed.publish(IMAGE, bad)
+        found.update(diagnostics(subscribed))
+        return int(found['frames bad']) > int(before['frames bad'])
+
+    subscribed.wait_until(is_counted, 'the bad image to be counted')
+    assert found['last trouble'].startswith(f'{IMAGE}: ')
+    for word in words:
+        assert word in found['last trouble']
+    assert found['level'] == b'\x01'
+    assert f'{IMAGE}: ' in module_node.log
+    assert 'this image is skipped' in module_node.log
+    subscribed.exchange(IMAGE, good, OUT + 'semantic')
+    assert not [m for m in subscribed.received[OUT + 'semantic'] if m.header == bad.header]
+
+
+def test_another_size_every_frame(module_node, subscribed, segmenter) -> None:
+    for width, height in ((64, 32), (640, 480), (33, 17), (1, 1), (1280, 720), (31, 200)):
+        picture = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+        image = messages.image_message(picture, subscribed.header())
+        (answer,) = subscribed.exchange(IMAGE, image, OUT + 'semantic')
+        expected = segmenter.segment(picture).panoptic.semantic
+        assert np.array_equal(pixels(answer), expected)
+
+
+def test_markers_go_with_their_objects_and_when_time_jumps_back(
+    module_node, peer, tiny_scene
+) -> None:
+    peer.subscribe(MarkerArray, OUT + 'markers')
+    both = np.ascontiguousarray(tiny_scene(SIZE_WH)[..., ::-1])
+    one = both.copy()
+    one[:, SIZE_WH[0] // 2 :] = one[:, -1:]  # sky and road where the second car was
+
+    def actions(picture: np.ndarray) -> set[tuple[str, int, int]]:
+        image = messages.image_message(picture, peer.header())
+        calibration = (CAMERA_INFO, camera_info())
+        (answer,) = peer.exchange(IMAGE, image, OUT + 'markers', before=calibration)
+        return {(m.ns, m.id, m.action) for m in answer.markers}
+
+    first, second = ({(ns, i, Marker.ADD) for ns in ('car', 'text')} for i in (1, 2))
+    # The first calibration may arrive after the first image.
+    peer.wait_until(lambda: actions(both) == first | second, 'markers of both cars')
+    early = peer.header()
+    early.stamp.sec -= 100
+    gone = {(ns, 2, Marker.DELETE) for ns in ('car', 'text')}
+    found = actions(one)
+    assert found == first | gone
+    assert actions(one) == first
+
+    # A recording starts over: everything is deleted before anything is shown.
+    received = peer.received[OUT + 'markers']
+    start = len(received)
+    assert 'stamps jumped back' not in module_node.log
+    image = messages.image_message(both, early)
+    (answer,) = peer.exchange(IMAGE, image, OUT + 'markers')
+    assert [m.action for m in answer.markers] == [Marker.DELETEALL]
+    peer.wait_until(lambda: len(received) >= start + 2, 'markers after the jump')
+    assert {m.action for m in received[start + 1].markers} == {Marker.ADD}
+    assert module_node.log.count(f'{IMAGE}: stamps jumped back by ') == 1
+    actions(both)  # forward again: no second word about it
+    assert module_node.log.count('stamps jumped back') == 1
+
+
+def test_camera_info_of_another_size_is_scaled(module_node, peer, scene_bgr) -> None:
+    peer.subscribe(CameraInfo, OUT + 'camera_info')
+    calibration = (CAMERA_INFO, camera_info((256, 64)))
+
+    def focal_lengths() -> tuple[float, float]:
+        image = messages.image_message(scene_bgr, peer.header())
+        (info,) = peer.exchange(IMAGE, image, OUT + 'camera_info', before=calibration)
+        assert (info.width, info.height) == SIZE_WH
+        return info.k[0], info.k[4]
+
+    peer.wait_until(lambda: focal_lengths() == (64.0, 128.0), 'the new calibration')
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'words'),
+    [('k', [math.nan] * 9, 'camera_info.k'), ('k', [0.0] * 9, 'focal lengths 0.0')],
+)
+def test_unusable_camera_info_counts_as_none(
+    module_node, peer, scene_bgr, name: str, value: list[float], words: str
+) -> None:
+    peer.subscribe(CameraInfo, OUT + 'camera_info')
+    peer.subscribe(MarkerArray, OUT + 'markers')
+    peer.subscribe(Image, OUT + 'semantic')
+    image = messages.image_message(scene_bgr, peer.header())
+    topics = (OUT + 'camera_info', OUT + 'markers')
+    peer.exchange(IMAGE, image, *topics, before=(CAMERA_INFO, camera_info()))
+    bad = camera_info()
+    setattr(bad, name, value)
+
+    def answers_without() -> bool:
+        image = messages.image_message(scene_bgr, peer.header())
+        peer.exchange(IMAGE, image, OUT + 'semantic', before=(CAMERA_INFO, bad))
+        with_markers = [m for m in peer.received[OUT + 'markers'] if m.markers]
+        headers = [m.header for m in peer.received[OUT + 'camera_info']]
+        headers += [m.markers[0].header for m in with_markers if m.markers[0].action == Marker.ADD]
+        return image.header not in headers
+
+    peer.wait_until(answers_without, 'the calibration to be dropped')
+    assert f'{CAMERA_INFO}: camera_info.k' in module_node.log
+
+
+def test_tuning_over_the_parameter_service(module_node, peer, segmenter, scene_bgr) -> None:
+    peer.subscribe(Image, OUT + 'overlay')
+    assert set_parameter(peer, 'overlay_opacity', 0.25) == ''
+    image = messages.image_message(scene_bgr, peer.header())
+    (answer,) = peer.exchange(IMAGE, image, OUT + 'overlay')
+    panoptic = segmenter.segment(scene_bgr).panoptic
+    label_set = segmenter.model.label_set
+    assert np.array_equal(pixels(answer), visualize.overlay(scene_bgr, panoptic, label_set, 0.25))
+    assert set_parameter(peer, 'overlay_opacity', 0.5) == ''
+    assert 'overlay_opacity' in set_parameter(peer, 'overlay_opacity', 1.5)
+
+
+def test_a_threshold_counts_from_the_next_frame(module_node, peer, scene_bgr) -> None:
+    peer.subscribe(Image, OUT + 'instance')
+
+    def ids() -> list[int]:
+        image = messages.image_message(scene_bgr, peer.header())
+        (answer,) = peer.exchange(IMAGE, image, OUT + 'instance')
+        return np.unique(pixels(answer)).tolist()
+
+    assert ids() == [0, 1, 2]
+    # The second car's centre scores 0.8; every thing pixel then belongs to the first.
+    assert set_parameter(peer, 'centre_threshold', 0.9) == ''
+    assert ids() == [0, 1]
+    assert set_parameter(peer, 'centre_threshold', -1.0) == ''
+    assert ids() == [0, 1, 2]
+
+
+def test_structure_cannot_change_while_configured(module_node, peer) -> None:
+    reason = set_parameter(peer, 'model', 'another')
+    assert reason.startswith('parameter model is fixed while the node is configured')
+
+
+def test_nobody_subscribes_nothing_is_done(module_node, peer, scene_bgr) -> None:
+    before = diagnostics(peer)
+    found = {}
+
+    def is_noticed() -> bool:
+        for _ in range(5):
+            peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+        found.update(diagnostics(peer))
+        return int(found['frames unwatched']) > int(before['frames unwatched'])
+
+    peer.wait_until(is_noticed, 'unwatched frames')
+    found = diagnostics(peer)
+    assert found['frames processed'] == diagnostics(peer)['frames processed']
+
+
+def test_every_frame_is_accounted_for(module_node, subscribed, scene_bgr) -> None:
+    for _ in range(60):  # faster than it can keep up with
+        subscribed.publish(IMAGE, messages.image_message(scene_bgr, subscribed.header()))
+    kinds = ('processed', 'dropped', 'unwatched', 'bad', 'failed')
+
+    def is_settled() -> bool:
+        found = diagnostics(subscribed)
+        sum_of_kinds = sum(int(found[f'frames {kind}']) for kind in kinds)
+        return sum_of_kinds == int(found['frames received']) > 0
+
+    subscribed.wait_until(is_settled, 'the counts to add up')
+
+
+def test_diagnostics_name_model_engine_and_times(module_node, subscribed, scene_bgr) -> None:
+    image = messages.image_message(scene_bgr, subscribed.header())
+    subscribed.exchange(IMAGE, image, OUT + 'semantic')
+    found = diagnostics(subscribed)
+    assert found['name'] == 'robot/segment: segmentation'
+    assert found['state'] == 'active'
+    assert found['image topic'] == IMAGE
+    assert found['model'] == 'tiny'
+    assert found['engine'].startswith('onnxruntime ')
+    assert found['device']
+    for stage in ('decode', 'preprocess', 'inference', 'fusion', 'publish', 'total'):
+        low, middle, high = (float(found[f'{stage} p{p} (ms)']) for p in (50, 95, 99))
+        assert 0 <= low <= middle <= high
+    assert float(found['total p50 (ms)']) > float(found['inference p50 (ms)']) > 0
+
+
+def test_label_info_and_detections(module_node, peer, segmenter, scene_bgr) -> None:
+    vision_msgs = pytest.importorskip('vision_msgs.msg', reason='vision_msgs is not installed')
+    labels = peer.subscribe(
+        vision_msgs.LabelInfo, OUT + 'label_info', durability=DurabilityPolicy.TRANSIENT_LOCAL
+    )
+    peer.wait_until(lambda: labels, 'label_info, published before we came')
+    assert len(labels[0].class_map) == 20
+    peer.subscribe(vision_msgs.Detection2DArray, OUT + 'detections')
+    image = messages.image_message(scene_bgr, peer.header())
+    (answer,) = peer.exchange(IMAGE, image, OUT + 'detections')
+    things = segmenter.segment(scene_bgr).panoptic.segments.things
+    assert [d.id for d in answer.detections] == [str(i) for i in things.track_id]
+    assert serialize_message(answer.header) == serialize_message(image.header)
+
+
+def test_without_vision_msgs_the_log_says_what_is_off(module_node) -> None:
+    if messages.vision_msgs is not None:
+        pytest.skip('vision_msgs is installed')
+    assert '~/detections and ~/label_info are off: vision_msgs is not installed' in module_node.log
+
+
+def test_lifecycle(module_node, subscribed, scene_bgr) -> None:
+    """Last of the shared node's tests but one: it takes the node down and up again."""
+    peer = subscribed
+
+    def serves() -> None:
+        image = messages.image_message(scene_bgr, peer.header())
+        peer.exchange(IMAGE, image, OUT + 'semantic')
+
+    def camera_subscribers() -> int:
+        return peer.node.count_subscribers(IMAGE) + peer.node.count_subscribers(CAMERA_INFO)
+
+    serves()
+    assert state(peer) == 'active'
+    assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
+    assert state(peer) == 'inactive'
+    peer.wait_until(lambda: camera_subscribers() == 0, 'the node to unsubscribe')
+    assert diagnostics(peer)['message'] == 'the node is inactive'
+    assert set_parameter(peer, 'engine_threads', 1).startswith('parameter engine_threads is fixed')
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    serves()
+    assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
+    assert change_state(peer, Transition.TRANSITION_CLEANUP)
+    assert state(peer) == 'unconfigured'
+    peer.wait_until(
+        lambda: peer.node.count_publishers(OUT + 'semantic') == 0, 'the publisher to go'
+    )
+
+    assert set_parameter(peer, 'model', 'no-such-model') == ''
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert state(peer) == 'unconfigured'
+    found = diagnostics(peer)
+    assert found['level'] == b'\x02'
+    assert "configure failed: no model is called 'no-such-model'" in found['message']
+
+
+def test_lifecycle_goes_on_after_a_failed_configure(
+    module_node, subscribed, scene_bgr, tiny_model
+) -> None:
+    peer = subscribed
+    assert state(peer) == 'unconfigured'
+    assert set_parameter(peer, 'model', str(tiny_model)) == ''
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    image = messages.image_message(scene_bgr, peer.header())
+    peer.exchange(IMAGE, image, OUT + 'semantic')
+    assert change_state(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert state(peer) == 'finalized'
+    assert module_node.interrupt() == 0
+    assert 'Traceback' not in module_node.log
+
+
+# From here each test has a process of its own.
+
+
+@pytest.mark.parametrize(
+    'signals',
+    [(signal.SIGINT,), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM,), (signal.SIGTERM,) * 2],
+    ids=['SIGINT', 'SIGINT twice', 'SIGTERM', 'SIGTERM twice'],
+)
+def test_signals_end_the_node_cleanly(start_node, tiny_model, signals: tuple[int, ...]) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime')
+    node.wait_for_log('waiting for images')
+    assert node.interrupt(*signals) == 0
+    assert 'Traceback' not in node.log
+    assert 'rror' not in node.log
+
+
+PROGRAM = """
+import sys, time
+from panoptic_ros.errors import EngineError
+from panoptic_ros.ros import node
+
+def load(structure):
+{load}
+
+class Node(node.SegmentNode):
+    def __init__(self):
+        super().__init__(load=load)
+
+node.SegmentNode = Node
+sys.exit(node.main())
+"""
+
+
+def program(load: str) -> tuple[str, str]:
+    return '-c', PROGRAM.format(load=load)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_the_engine_loads(start_node, number: int) -> None:
+    load = "    print('loading', file=sys.stderr, flush=True)\n    time.sleep(600)"
+    node = start_node(program=program(load))
+    node.wait_for_log('loading')
+    assert node.interrupt(number, number) == 0
+    assert 'Traceback' not in node.log
+
+
+def test_signals_while_the_node_works(start_node, peer, tiny_model, scene_bgr) -> None:
+    node = start_node('-r', '__ns:=/robot', '-p', f'model:={tiny_model}')
+    peer.subscribe(Image, OUT + 'overlay')
+    image = messages.image_message(scene_bgr, peer.header())
+    peer.exchange(IMAGE, image, OUT + 'overlay')
+    markers = peer.subscribe(MarkerArray, OUT + 'markers')
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'overlay')
+    for _ in range(30):
+        peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+    assert node.interrupt(signal.SIGINT, signal.SIGINT) == 0
+    assert 'Traceback' not in node.log
+    peer.wait_until(
+        lambda: markers and [m.action for m in markers[-1].markers] == [Marker.DELETEALL],
+        'the markers to be taken back',
+    )
+
+
+def one_sentence(node, words: list[str]) -> None:
+    assert 'Traceback' not in node.log
+    for word in words:
+        assert word in node.log
+
+
+def test_unknown_model_ends_the_process(start_node) -> None:
+    node = start_node('-p', 'model:=no-such-model')
+    assert node.wait() == 2
+    one_sentence(node, ["configure failed: no model is called 'no-such-model'"])
+    assert len(node.lines) == 1
+
+
+def test_damaged_model_ends_the_process(start_node, own_tiny_model) -> None:
+    path = own_tiny_model / 'model.onnx'
+    path.write_bytes(path.read_bytes()[:-1] + b'x')
+    node = start_node('-p', f'model:={own_tiny_model}')
+    assert node.wait() == 2
+    one_sentence(node, ['configure failed:', 'model.onnx'])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (('-p', 'engine:=abacus'), ["parameter engine is 'abacus'", 'openvino']),
+        (('-p', 'camera_height_m:=-1.0'), ['camera_height_m is -1.0', '0.05 to 100.0 m']),
+        (('-p', 'image_transport:=5'), ['image_transport is 5', 'raw, compressed']),
+        (('--params-file', '/no/such/file.yaml'), ['/no/such/file.yaml']),
+    ],
+)
+def test_unusable_arguments_end_the_process(
+    start_node, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    node = start_node(*arguments)
+    assert node.wait() == 2
+    one_sentence(node, words)
+
+
+def test_unknown_parameter_is_named(start_node, tiny_model) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-p', 'modle:=x')
+    node.wait_for_log('parameter modle is not known and has no effect')
+    node.wait_for_log('waiting for images')
+
+
+def test_without_autostart_it_waits_to_be_configured(start_node, peer, tiny_model) -> None:
+    node = start_node(
+        *('-r', '__ns:=/robot', '-p', 'autostart:=false', '-p', f'model:={tiny_model}')
+    )
+    assert state(peer) == 'unconfigured'
+    assert diagnostics(peer)['message'] == 'the node is unconfigured'
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN) is False
+    assert change_state(peer, Transition.TRANSITION_INACTIVE_SHUTDOWN)
+    assert state(peer) == 'finalized'
+    assert node.interrupt() == 0
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png'])
+def test_compressed_images(
+    start_node, peer, segmenter, tiny_model, scene_bgr, extension: str
+) -> None:
+    start_node(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        *('-p', 'image_transport:=compressed'),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+    _, data = cv2.imencode(extension, scene_bgr)
+    image = CompressedImage(
+        header=peer.header(), format=extension[1:], data=array.array('B', data.tobytes())
+    )
+    (answer,) = peer.exchange(f'{IMAGE}/compressed', image, OUT + 'semantic')
+    picture = messages.decode_compressed_image(image)
+    assert np.array_equal(pixels(answer), segmenter.segment(picture.pixels).panoptic.semantic)
+    assert serialize_message(answer.header) == serialize_message(image.header)
+    bad = CompressedImage(header=peer.header(), format='jpeg', data=array.array('B', b'nonsense'))
+
+    def is_counted() -> bool:
+        peer.publish(f'{IMAGE}/compressed', bad)
+        return int(diagnostics(peer)['frames bad']) > 0
+
+    peer.wait_until(is_counted, 'the bad image to be counted')
+
+
+def test_quality_of_service_can_be_overridden(start_node, peer, tiny_model) -> None:
+    start_node(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}'),
+        *('-p', f'qos_overrides.{IMAGE}.subscription.reliability:=reliable'),
+        *('-p', f'qos_overrides.{IMAGE}.subscription.depth:=3'),
+        *('-p', f'qos_overrides.{OUT}overlay.publisher.reliability:=best_effort'),
+    )
+
+    node = peer.node
+    for topic, find, expected in (
+        (IMAGE, node.get_subscriptions_info_by_topic, ReliabilityPolicy.RELIABLE),
+        (CAMERA_INFO, node.get_subscriptions_info_by_topic, ReliabilityPolicy.BEST_EFFORT),
+        (OUT + 'overlay', node.get_publishers_info_by_topic, ReliabilityPolicy.BEST_EFFORT),
+        (OUT + 'semantic', node.get_publishers_info_by_topic, ReliabilityPolicy.RELIABLE),
+    ):
+        peer.wait_until(
+            lambda find=find, topic=topic, expected=expected: (
+                [info.qos_profile.reliability for info in find(topic)] == [expected]
+            ),
+            f'{topic} to be {expected.name}',
+        )
+
+
+@pytest.mark.parametrize(
+    'override',
+    [
+        'qos_overrides./image.subscription.reliability:=perhaps',
+        'qos_overrides./segment/semantic.publisher.history:=all',
+        'qos_overrides./segment/semantic.publisher.depth:=deep',
+    ],
+)
+def test_unusable_quality_of_service(start_node, tiny_model, override: str) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-p', override)
+    assert node.wait() == 2
+    topic = re.search(r'qos_overrides(.[\w/]+)', override)[1]
+    one_sentence(node, [f'qos_overrides{topic}', 'cannot be used', 'keep_last'])
+
+
+FAILING_LOAD = """
+    segmenter = node.load_segmenter(structure)
+    segment, calls = segmenter.segment, []
+    def sometimes(*arguments):
+        calls.append(1)
+        if len(calls) <= {failures}:
+            raise {error}('on purpose')
+        return segment(*arguments)
+    segmenter.segment = sometimes
+    return segmenter
+"""
+
+
+def test_engine_that_fails_once_does_not_end_the_node(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    load = FAILING_LOAD.format(failures=1, error='EngineError')
+    node = start_node(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(load),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
+    found = diagnostics(peer)
+    assert found['frames failed'] == '1'
+    assert found['last trouble'] == 'on purpose'
+    assert 'on purpose; this image is skipped' in node.log
+
+
+def test_programming_error_ends_the_process_with_a_traceback(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    load = FAILING_LOAD.format(failures=1, error='ZeroDivisionError')
+    node = start_node(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(load),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+
+    def has_ended() -> bool:
+        if peer.node.count_subscribers(IMAGE):
+            peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+        return node.process.poll() is not None
+
+    peer.wait_until(has_ended, 'the node to end')
+    assert node.wait() == 1
+    assert 'ZeroDivisionError: on purpose' in node.log
+
+
+def test_programming_error_in_a_transition_is_logged(start_node) -> None:
+    node = start_node(program=program("    raise ZeroDivisionError('on purpose')"))
+    assert node.wait() == 2
+    assert 'ZeroDivisionError: on purpose' in node.log
+
+
+def test_domain_is_ours() -> None:
+    assert 1 <= int(os.environ['ROS_DOMAIN_ID']) <= 100
+    assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
