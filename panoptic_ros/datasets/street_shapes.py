@@ -32,8 +32,11 @@ class Shape:
     ----------
     points
         float32 [n, 3], polygon after polygon, anticlockwise seen from outside.
-    first
-        int64 [p], where each polygon starts in ``points``.
+    first, count
+        int64 [p], where each polygon starts in ``points`` and how many it has.
+    centre, normal, radius
+        float64 [p, 3], [p, 3], [p]: a polygon's middle, its unit normal and its farthest point
+        from the middle.
     paint, paint2
         int64 [p], palette slots of a polygon's first and second colour.
     tile
@@ -50,6 +53,10 @@ class Shape:
 
     points: np.ndarray
     first: np.ndarray
+    count: np.ndarray
+    centre: np.ndarray
+    normal: np.ndarray
+    radius: np.ndarray
     paint: np.ndarray
     paint2: np.ndarray
     tile: np.ndarray
@@ -144,12 +151,12 @@ class _Builder:
 
     def limb(self, a: _Point, b: _Point, ra: float, rb: float, paint: int, part: int = 0) -> None:
         """A tapered bar with rounded ends in the plane z = 0."""
-        (ax, ay), (bx, by) = a, b
-        angle = np.arctan2(by - ay, bx - ax)
-        around = np.linspace(np.pi / 2, 3 * np.pi / 2, 4) + angle
-        near = np.stack([ax + ra * np.cos(around), ay + ra * np.sin(around)], 1)
-        far = np.stack([bx - rb * np.cos(around), by - rb * np.sin(around)], 1)
-        self.add(np.pad(np.concatenate([near, far]), ((0, 0), (0, 1))), paint, part)
+        around = np.linspace(np.pi / 2, 3 * np.pi / 2, 4) + np.arctan2(b[1] - a[1], b[0] - a[0])
+        x, y = np.cos(around), np.sin(around)
+        points = np.zeros((8, 3), np.float32)
+        points[:4, 0], points[:4, 1] = a[0] + ra * x, a[1] + ra * y
+        points[4:, 0], points[4:, 1] = b[0] - rb * x, b[1] - rb * y
+        self.add(points, paint, part)
 
     def slab(self, zy: Sequence[_Point], half: float, paint: int, part: int = 0) -> None:
         """A convex outline in the plane x = 0 with a thickness, in any order of its corners."""
@@ -183,13 +190,26 @@ class _Builder:
         half_length: float = 0.0,
         bay_m: float = 3.0,
     ) -> Shape:
-        counts = [len(p) for p in self._polygons]
+        count = np.array([len(p) for p in self._polygons])
         points = np.concatenate(self._polygons)
+        first = np.cumsum(count) - count
+        centre = np.add.reduceat(points.astype(float), first) / count[:, None]
+        out = points - np.repeat(centre, count, 0)
+        following = np.arange(1, len(points) + 1)
+        following[first + count - 1] = first
+        # Newell's method: right for polygons that are a little warped, too. x is to the right,
+        # y up and z ahead, so the order of the product is turned.
+        normal = np.add.reduceat(np.cross(out[following], out), first)
+        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
         paint, paint2, tile, part = np.array(self._columns, np.int64).T
         half_width = half_width or float(np.abs(points[:, 0]).max())
         return Shape(
             points=points,
-            first=np.cumsum([0, *counts[:-1]]),
+            first=first,
+            count=count,
+            centre=centre,
+            normal=normal,
+            radius=np.maximum.reduceat(np.linalg.norm(out, axis=1), first),
             paint=paint,
             paint2=paint2,
             tile=tile,
@@ -633,8 +653,8 @@ def tree(kind: int, detail: int) -> Shape:
     return b.shape(billboard=True, half_width=0.3, half_length=0.15)
 
 
-@lru_cache(maxsize=32)
-def treeline(kind: int, height: float) -> Shape:
+@lru_cache(maxsize=128)
+def treeline(kind: int, height: int) -> Shape:
     """A row of distant trees 34 m long, a billboard; slots 0..2 dark to light."""
     rng = np.random.default_rng((78, kind))
     b = _Builder()
@@ -698,41 +718,35 @@ def furniture(kind: str) -> Shape:
 
 
 def house(
-    length: float, depth: float, floors: int, style: int, bay_m: float, gable: bool, shop: bool
+    length: float,
+    depth: float,
+    floors: int,
+    style: int,
+    *,
+    bay_m: float = 3.0,
+    gable: bool = False,
+    awning: int = 0,
 ) -> Shape:
-    """A house along the road; ``style`` names its front. Perhaps a pitched roof and an awning."""
+    """A house along the road; ``style`` names its front, ``gable`` gives it a pitched roof.
+
+    ``awning``: over the shops on its left (-1) or right (1) side, or none (0).
+    """
     height = 3.05 * floors + 0.3
     x, z = depth / 2, length / 2
     b = _Builder()
     b.box((-x, x), (0.0, height), (-z, z), WALL, tile=HOUSE + style, paint2=GLASS, top=False)
-    eave = 0.35
-    b.box((-x - eave, x + eave), (height - 0.2, height + 0.1), (-z, z), AWNING)
+    eave, top = x + 0.35, height + 0.1
+    b.box((-eave, eave), (height - 0.2, top), (-z, z), AWNING)
     if gable:
         ridge = height + 0.75 * x
-        b.add(
-            [
-                (-x - eave, height + 0.1, z),
-                (-x - eave, height + 0.1, -z),
-                (0, ridge, -z),
-                (0, ridge, z),
-            ],
-            ROOF,
-            tile=TILES,
-        )
-        b.add(
-            [
-                (x + eave, height + 0.1, -z),
-                (x + eave, height + 0.1, z),
-                (0, ridge, z),
-                (0, ridge, -z),
-            ],
-            ROOF,
-            tile=TILES,
-        )
-        b.add([(-x, height, -z), (x, height, -z), (0, ridge, -z)], WALL)
-        b.add([(x, height, z), (-x, height, z), (0, ridge, z)], WALL)
-    if shop:
-        b.box((-x - 0.7, x + 0.7), (2.75, 3.1), (-z * 0.6, z * 0.5), AWNING)
+        for sign in (-1, 1):
+            a, c = sign * z, -sign * z
+            slope = [(sign * eave, top, c), (sign * eave, top, a), (0, ridge, a), (0, ridge, c)]
+            b.add(slope, ROOF, tile=TILES)
+            b.add([(sign * x, height, a), (-sign * x, height, a), (0, ridge, a)], WALL)
+    if awning:
+        near, far = sorted((awning * x, awning * (x + 0.7)))
+        b.box((near, far), (2.75, 3.1), (-z * 0.6, z * 0.5), AWNING)
     return b.shape(half_width=x, half_length=z, bay_m=bay_m)
 
 

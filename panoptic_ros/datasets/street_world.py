@@ -27,6 +27,7 @@ BLOCK_M = 48.0
 CROSSING_M = (2.0, 10.0)
 """A side street's carriageway in its block; its own sidewalks lie beside it, 2 m wide."""
 
+_ZEBRA_M = (12.6, 15.8)
 _SLOTS = 48  # things that stand still in one block, at most
 _BLOCK_PERIOD = 512  # blocks after which instance ids come again: 24 km
 _CELL_PERIOD = 1024  # cells of one stream after which instance ids come again
@@ -174,7 +175,7 @@ class Tree:
 
     def shape(self, view: View) -> Shape:
         """Return the tree in the detail its distance asks for."""
-        return shapes.tree(self.kind, 0 if view.s < 28 else 1 if view.s < 60 else 2)
+        return shapes.tree(self.kind, 0 if view.s < 22 else 1 if view.s < 48 else 2)
 
 
 @dataclass(frozen=True)
@@ -421,13 +422,14 @@ class World:
         ids = tuple(first + i for i in range(len(names)))
         return Placed(look, s, at, stream.yaw, classes, ids, palette, scale)
 
-    def backdrop(self, heading: float) -> list[tuple[Seen, float]]:
-        """Houses and trees on the horizon, and the bearing of each from the camera."""
+    def backdrop(self, heading: float, half_view: float) -> list[tuple[Seen, float]]:
+        """Houses and trees on the horizon, and the bearing of each from the camera, radians."""
         step = 0.11
-        first = int(np.floor((heading - 0.9) / step))
+        first = int(np.floor((heading - half_view) / step))
+        last = int(np.ceil((heading + half_view) / step))
         return [
             (_distant(self.seed, number, self.style.leaf_rgb), number * step - heading)
-            for number in range(first, first + int(1.8 / step) + 2)
+            for number in range(first, last + 1)
         ]
 
 
@@ -435,7 +437,7 @@ class World:
 def _distant(seed: int, number: int, leaf_rgb: tuple[float, float, float]) -> Seen:
     rng = generator(seed, 3, number)
     if rng.random() < 0.5:
-        shape = shapes.treeline(number % 8, float(rng.uniform(10, 20)))
+        shape = shapes.treeline(number % 8, int(rng.integers(10, 21)))
         color = np.array(leaf_rgb) * rng.uniform(0.8, 1.1)
         palette, name = np.outer([0.55, 0.8, 1.0], color).astype(np.float32), 'vegetation'
     else:
@@ -444,9 +446,6 @@ def _distant(seed: int, number: int, leaf_rgb: tuple[float, float, float]) -> Se
             2.0,
             int(rng.integers(4, 9)),
             int(rng.integers(textures.HOUSE_STYLES)),
-            3.0,
-            False,
-            False,
         )
         palette, name = _house_palette(rng), 'building'
     return Seen(
@@ -590,15 +589,15 @@ class _BlockBuilder:
 
     def build(self) -> Block:
         streets = (self._chance(0.3), self._chance(0.3))
+        zebra = any(streets) and self._chance(0.5)
         for side in (0, 1):
             sign = 2 * side - 1
             begin = 12.0 if streets[side] else 0.0
             self._houses_and_parks(side, sign, begin)
             if self._style.parking[side]:
-                self._parked(side, sign, begin)
+                self._parked(side, sign, _ZEBRA_M[1] if zebra else begin)
             self._kerbside(side, sign, begin, streets[side])
             self._fronts(side, sign, begin)
-        zebra = any(streets) and self._chance(0.5)
         if zebra and self._style.quiet:
             self._crossers()
         return Block(streets, tuple(self._things), self._marks(streets, zebra))
@@ -666,13 +665,11 @@ class _BlockBuilder:
                 shape = shapes.house(
                     length,
                     depth,
-                    int(
-                        self._rng.choice([2, 3, 4, 5, 6, 7], p=[0.1, 0.15, 0.25, 0.25, 0.15, 0.1])
-                    ),
+                    2 + int(self._rng.choice(6, p=[0.1, 0.15, 0.25, 0.25, 0.15, 0.1])),
                     int(self._rng.integers(textures.HOUSE_STYLES)),
-                    self._uniform(2.5, 3.6),
-                    self._chance(0.5),
-                    self._chance(0.25),
+                    bay_m=self._uniform(2.5, 3.6),
+                    gable=self._chance(0.5),
+                    awning=-sign if self._chance(0.25) else 0,
                 )
                 back = self._uniform(0.3, 0.8) if self._chance(0.75) else self._uniform(2.0, 5.0)
                 self._put(
@@ -722,18 +719,18 @@ class _BlockBuilder:
                     np.stack([color, color]),
                 )
             else:
-                shape = shapes.house(length * 0.8, 8.0, 3, int(rng.integers(8)), 3.0, True, False)
+                style = int(rng.integers(textures.HOUSE_STYLES))
+                shape = shapes.house(length * 0.8, 8.0, 3, style, gable=True)
                 self._put(
                     shape, s + length / 2, sign * (front + 20), ('building',), _house_palette(rng)
                 )
 
     def _parked(self, side: int, sign: int, begin: float) -> None:
         s = begin + 0.8
-        end = BLOCK_M - 5.0  # a zebra may follow
         for _ in range(10):
             look, shape, name, palette = _vehicle(self._rng, 0.05)
             length = 2 * shape.half_length + self._uniform(0.5, 1.6)
-            if s + length > end:
+            if s + length > BLOCK_M - 1.5:
                 break
             if self._chance(self._style.parked):
                 turned = self._chance(0.08)
@@ -841,10 +838,10 @@ class _BlockBuilder:
                 )
 
     def _crossers(self) -> None:
-        """People who cross before the car comes, on the zebra before the side street."""
+        """People who cross before the car comes, on the zebra behind the side street."""
         style = self._style
         width = max(style.kerb(0), style.kerb(1)) + 0.8
-        arrival = (self._start - 3.0) / style.ego_mps
+        arrival = (self._start + _ZEBRA_M[0]) / style.ego_mps
         for _ in range(int(self._rng.integers(1, 5))):
             way = 1 if self._chance(0.5) else -1
             margin = self._uniform(1.6, 5.0)
@@ -852,7 +849,7 @@ class _BlockBuilder:
             kind = int(self._rng.integers(shapes.PERSON_KINDS))
             self._put(
                 Walker(kind, self._uniform(0, 1)),
-                -3.0 + self._uniform(-1.2, 1.2),
+                self._uniform(_ZEBRA_M[0] + 0.3, _ZEBRA_M[1] - 0.3),
                 0.0,
                 ('person',),
                 people_palette(self._rng),
@@ -881,8 +878,7 @@ class _BlockBuilder:
             marks.append((s, s + 0.6, at, at + 0.6, -0.4))
         if style.cobbled:
             return np.array(marks, np.float32)
-        begin = CROSSING_M[1] + 2.5 if any(streets) else 0.0
-        last = BLOCK_M - (5.5 if zebra else 0.0)
+        begin = (_ZEBRA_M[1] + 0.5 if zebra else CROSSING_M[1] + 1.5) if any(streets) else 0.0
         for i in range(-style.lanes, style.lanes + 1):
             at = i * style.lane_m
             edge = abs(i) == style.lanes
@@ -890,13 +886,13 @@ class _BlockBuilder:
                 continue
             step = 6.0 if edge or style.dashed or i != 0 else 3.0
             for s in np.arange(0, BLOCK_M, step):
-                if begin <= s < last:
+                if begin <= s:
                     marks.append((s, s + 3.0, at - 0.06, at + 0.06, 1.0))
         if zebra:
             edge = max(style.kerb(0), style.kerb(1)) - 0.3
             for at in np.arange(-edge, edge - 0.4, 1.0):
-                marks.append((-4.6, -1.4, at, at + 0.5, 1.0))
-        elif streets[1]:
+                marks.append((*_ZEBRA_M, at, at + 0.5, 1.0))
+        if streets[1]:
             marks.append((-1.6, -1.2, 0.1, style.road_half_m - 0.1, 1.0))
         for side in (0, 1):
             if streets[side] and self._chance(0.4):

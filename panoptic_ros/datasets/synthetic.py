@@ -9,6 +9,7 @@ Frames: the optical frame of REP 103 (x right, y down, z ahead of the lens), and
 level, with its origin on the ground below the camera: x right, up, ahead. Metres throughout.
 """
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -271,9 +272,12 @@ class _Camera:
 
     def optical(self, x: np.ndarray, up: np.ndarray, ahead: np.ndarray) -> np.ndarray:
         """Foot frame to optical frame, float64 [n, 3]."""
-        fall = self.height_m - up
+        return self.optical_direction(x, up - self.height_m, ahead)
+
+    def optical_direction(self, x: np.ndarray, up: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+        """Level directions in the optical frame, float64 [n, 3]."""
         _, cos, sin = self.down
-        return np.stack([x, fall * cos - ahead * sin, fall * sin + ahead * cos], 1)
+        return np.stack([x, -up * cos - ahead * sin, ahead * cos - up * sin], 1)
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """Project optical points ahead of the lens, float64 [n, 2]."""
@@ -420,20 +424,23 @@ class _Polygons:
     """Convex polygons in the optical frame, in painting order.
 
     ``points`` float64 [n, 3]; ``first`` int64 [p]; per polygon: ``normal`` float64 [p, 3] towards
-    the camera, ``semantic``, ``instance``, ``tile``, ``rgb``, ``rgb2`` (lit by the sun, without
-    haze), ``texels_ab`` float64 [p, 2] texels per metre along its first edge and across it,
+    the camera, ``offset`` float64 of its plane (normal times point), ``semantic``, ``instance``,
+    ``tile``, ``rgb``, ``rgb2`` (lit by the sun, without haze), ``texels_ab`` float64 [p, 2] texels
+    per metre along its first edge and across it, ``shift`` of the texture in texels,
     ``on_ground`` bool.
     """
 
     points: np.ndarray
     first: np.ndarray
     normal: np.ndarray
+    offset: np.ndarray
     semantic: np.ndarray
     instance: np.ndarray
     tile: np.ndarray
     rgb: np.ndarray
     rgb2: np.ndarray
     texels_ab: np.ndarray
+    shift: np.ndarray
     on_ground: np.ndarray
 
 
@@ -473,62 +480,62 @@ def _mark_polygons(world: World, camera: _Camera, ground: _Ground, ego_s: float)
         points=points,
         first=np.arange(count) * 4,
         normal=np.repeat(-camera.down[None], count, 0),
+        offset=np.full(count, -camera.height_m),
         semantic=np.full(count, ground.semantic[_ROAD - 1]),
         instance=np.zeros(count, np.int64),
         tile=np.full(count, ground.tile[_ROAD - 1]),
         rgb=rgb,
         rgb2=rgb,
         texels_ab=np.full((count, 2), 64.0),
+        shift=np.zeros(count),
         on_ground=np.ones(count, bool),
     )
 
 
 def _thing_polygons(world: World, camera: _Camera, seen: list[Seen], ego_s: float) -> _Polygons:
-    """The backdrop, then everything else far to near."""
+    """The backdrop, then everything else far to near: the polygons that face us, if not tiny."""
     style = world.style
-    seen = [seen[i] for i in _painting_order(seen, world)]
-    backdrop = world.backdrop(style.curvature * ego_s)
-    bearing = np.array([b for _, b in backdrop])
-    x, ahead, bend = _foot(
-        np.array([o.s for o in seen]), np.array([o.across for o in seen]), world
-    )
-    x = np.concatenate([_BACKDROP_M * np.sin(bearing), x])
-    ahead = np.concatenate([_BACKDROP_M * np.cos(bearing), ahead])
-    yaw = np.concatenate([bearing - np.pi / 2, bend + np.array([o.yaw for o in seen])])
-    seen = [o for o, _ in backdrop] + seen
+    seen, x, ahead, yaw = _in_view(world, camera, seen, ego_s)
     things, shapes = [o.thing for o in seen], [o.shape for o in seen]
     scale = np.array([t.scale for t in things])
-
-    # Leave out what is beside the view.
-    size = [np.hypot(s.half_width, s.half_length) + s.overhang + 0.5 for s in shapes]
-    reach = scale * np.array(size)
-    slope = float(camera.ray_x[-1]) * 1.02
-    within = (ahead + reach > _NEAR_M) & (np.abs(x) - reach < slope * (ahead + reach))
-    kept = np.flatnonzero(within).tolist()
-    things, shapes = [things[i] for i in kept], [shapes[i] for i in kept]
-    x, ahead, yaw, scale = x[kept], ahead[kept], yaw[kept], scale[kept]
-
     billboard = np.array([s.billboard for s in shapes])
     turn = np.where(billboard, np.arctan2(x, ahead), yaw)
-    owner = np.repeat(np.arange(len(things)), [len(s.points) for s in shapes])
-    local = np.concatenate([s.points for s in shapes]) * scale[owner, None]
-    cos, sin = np.cos(turn)[owner], np.sin(turn)[owner]
-    points = camera.optical(
-        x[owner] + local[:, 0] * cos + local[:, 2] * sin,
-        local[:, 1],
-        ahead[owner] - local[:, 0] * sin + local[:, 2] * cos,
-    )
-    counts = [len(s.first) for s in shapes]
-    starts = np.cumsum([0] + [len(s.points) for s in shapes[:-1]])
-    first = np.concatenate([s.first for s in shapes]) + np.repeat(starts, counts)
-    owner = np.repeat(np.arange(len(things)), counts)
+    cos, sin = np.cos(turn), np.sin(turn)
 
-    normal = _normals(points, first)
-    away = np.einsum('ij,ij->i', normal, points[first]) > 0
-    normal[billboard[owner] & away] *= -1
+    def turned(local: np.ndarray, who: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Object frame to a frame level with the foot frame: right, up, ahead."""
+        c, s = cos[who], sin[who]
+        return local[:, 0] * c + local[:, 2] * s, local[:, 1], local[:, 2] * c - local[:, 0] * s
 
-    part = np.concatenate([s.part for s in shapes])
+    per_shape = [len(s.first) for s in shapes]
+    owner = np.repeat(np.arange(len(things)), per_shape)
+    right, up, forward = turned(np.concatenate([s.centre for s in shapes]), owner)
+    size = scale[owner]
+    centre = camera.optical(right * size + x[owner], up * size, forward * size + ahead[owner])
+    right, up, forward = turned(np.concatenate([s.normal for s in shapes]), owner)
+    normal = camera.optical_direction(right, up, forward)
+    offset = np.einsum('ij,ij->i', normal, centre)
+    flip = billboard[owner] & (offset > 0)
+    normal[flip] *= -1
+    offset[flip] *= -1
     tile = np.concatenate([s.tile for s in shapes])
+    radius = np.concatenate([s.radius for s in shapes]) * size
+    pixels = radius * camera.focal / np.maximum(centre[:, 2] - radius, _NEAR_M)
+    # Leaves are many, and stand before other leaves.
+    kept = (offset < -1e-3) & (pixels > np.where(tile == textures.LEAVES, 2.0, 0.7))
+    kept &= centre[:, 2] + radius > _NEAR_M
+    owner, normal, offset, tile = owner[kept], normal[kept], offset[kept], tile[kept]
+
+    count = np.concatenate([s.count for s in shapes])[kept]
+    begin = np.cumsum([0] + [len(s.points) for s in shapes[:-1]])
+    source = np.concatenate([s.first for s in shapes])[kept] + begin[owner]
+    first = np.cumsum(count) - count
+    local = np.concatenate([s.points for s in shapes])[
+        np.arange(count.sum()) + np.repeat(source - first, count)
+    ]
+    who = np.repeat(owner, count)
+    right, up, forward = turned(local * scale[who, None], who)
+    part = np.concatenate([s.part for s in shapes])[kept]
     palettes = np.concatenate([t.palette for t in things])
     slots = np.cumsum([0] + [len(t.palette) for t in things[:-1]])[owner]
     shade = _shade(normal, camera, style)
@@ -538,28 +545,47 @@ def _thing_polygons(world: World, camera: _Camera, seen: list[Seen], ego_s: floa
     texels[house, 0] = (128 / np.array([s.bay_m for s in shapes]))[owner][house]
     texels[house, 1] = 128 / 3.05
     return _Polygons(
-        points=points,
+        points=camera.optical(right + x[who], up, forward + ahead[who]),
         first=first,
         normal=normal,
+        offset=offset,
         semantic=_table([t.classes for t in things])[owner, part],
         instance=_table([t.ids for t in things])[owner, part],
         tile=tile,
-        rgb=palettes[slots + np.concatenate([s.paint for s in shapes])] * shade[:, None],
-        rgb2=palettes[slots + np.concatenate([s.paint2 for s in shapes])] * shade[:, None],
+        rgb=palettes[slots + np.concatenate([s.paint for s in shapes])[kept]] * shade[:, None],
+        rgb2=palettes[slots + np.concatenate([s.paint2 for s in shapes])[kept]] * shade[:, None],
         texels_ab=texels,
+        # Polygons of one shape show different parts of their texture, houses all the same one.
+        shift=np.where(house, 0, np.concatenate([s.first for s in shapes])[kept] * 37 % 509),
         on_ground=np.zeros(len(first), bool),
     )
 
 
-def _normals(points: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Unit normals of polygons that may be a little warped (Newell's method), float64 [p, 3]."""
-    following = np.arange(1, len(points) + 1)
-    following[np.append(first[1:], len(points)) - 1] = first
-    # Around the first corner, for the sake of precision.
-    start = np.repeat(first, np.diff(np.append(first, len(points))))
-    a, b = points - points[start], points[following] - points[start]
-    normal = np.add.reduceat(np.cross(a, b), first)
-    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+def _in_view(
+    world: World, camera: _Camera, seen: list[Seen], ego_s: float
+) -> tuple[list[Seen], np.ndarray, np.ndarray, np.ndarray]:
+    """The backdrop and what is in view, in painting order, with x, ahead and yaw of each."""
+    slope = float(camera.ray_x[-1]) * 1.02
+    if seen:
+        s, across = np.array([(o.s, o.across) for o in seen]).T
+        x, ahead, bend = _foot(s, across, world)
+        size = [np.hypot(o.shape.half_width, o.shape.half_length) + o.shape.overhang for o in seen]
+        reach = np.array([o.thing.scale for o in seen]) * np.array(size) + 0.5
+        within = (ahead + reach > _NEAR_M) & (np.abs(x) - reach < slope * (ahead + reach))
+        kept = np.flatnonzero(within)
+        order = kept[_painting_order([seen[i] for i in kept.tolist()], world)]
+        seen = [seen[i] for i in order.tolist()]
+        x, ahead, yaw = x[order], ahead[order], bend[order] + np.array([o.yaw for o in seen])
+    else:
+        x = ahead = yaw = np.zeros(0)
+    backdrop = world.backdrop(world.style.curvature * ego_s, float(np.arctan(slope)))
+    bearing = np.array([b for _, b in backdrop])
+    return (
+        [o for o, _ in backdrop] + seen,
+        np.concatenate([_BACKDROP_M * np.sin(bearing), x]),
+        np.concatenate([_BACKDROP_M * np.cos(bearing), ahead]),
+        np.concatenate([bearing - np.pi / 2, yaw]),
+    )
 
 
 def _table(rows: list[tuple[int, ...]]) -> np.ndarray:
@@ -579,6 +605,18 @@ def _shade(normal: np.ndarray, camera: _Camera, style: Style) -> np.ndarray:
     return 0.8 + 0.2 * up + style.sun * (0.5 * np.maximum(sun, 0) - 0.12)
 
 
+def _view_shift(s: np.ndarray, world: World) -> np.ndarray:
+    """Where, across from the camera's lane, the view at s runs along the road.
+
+    To the right of it the view passes over to the right, to the left of it to the left. On a
+    straight road that is the camera's own lane; on a curve it moves inwards.
+    """
+    bend = world.style.curvature
+    if bend == 0.0:
+        return np.zeros_like(s)
+    return (1 / bend - world.ego_across) * (1 - np.cos(bend * s))
+
+
 def _painting_order(seen: list[Seen], world: World) -> list[int]:
     """Order of the things, hidden ones first.
 
@@ -587,47 +625,50 @@ def _painting_order(seen: list[Seen], world: World) -> list[int]:
     """
     if not seen:
         return []
-    place = np.array([(o.s, o.across - world.ego_across) for o in seen])
-    half = np.array([(o.shape.half_length, o.shape.half_width) for o in seen])
-    yaw = np.array([o.yaw for o in seen])
-    cos, sin = np.abs(np.cos(yaw)), np.abs(np.sin(yaw))
-    scale = np.array([o.thing.scale for o in seen])
-    reach = np.stack([half[:, 0] * cos + half[:, 1] * sin, half[:, 1] * cos + half[:, 0] * sin], 1)
-    reach *= scale[:, None]
-    low, high = place - reach, place + reach
+    rows = [
+        (o.s, o.across, o.yaw, o.thing.scale, o.shape.half_length, o.shape.half_width,
+         o.shape.overhang) for o in seen
+    ]  # fmt: skip
+    s, across, yaw, scale, half_length, half_width, overhang = np.array(rows).T
+    cos, sin = np.abs(np.cos(yaw)) * scale, np.abs(np.sin(yaw)) * scale
+    reach_s = half_length * cos + half_width * sin
+    reach = half_width * cos + half_length * sin
+    near, far = s - reach_s, s + reach_s
+    left, right = across - reach, across + reach
     # What they cover of the view: the bearings of four corners, of a billboard's whole width.
-    wide = reach[:, 1] + scale * np.array([o.shape.overhang for o in seen])
-    s = np.maximum(np.stack([low[:, 0], low[:, 0], high[:, 0], high[:, 0]]), _NEAR_M)
-    side = place[:, 1] + np.stack([-wide, wide, -wide, wide]) + world.ego_across
-    x, ahead, _ = _foot(s, side, world)
+    wide = reach + overhang * scale
+    corner_s = np.maximum(np.stack([near, near, far, far]), _NEAR_M)
+    x, ahead, _ = _foot(corner_s, across + np.stack([-wide, wide, -wide, wide]), world)
     bearing = np.arctan2(x, ahead)
-    left, right = bearing.min(0), bearing.max(0)
-    meet = (left[:, None] < right) & (left < right[:, None])
-    beyond = low[:, None, 0] >= high[:, 0]
-    outside_right = low[:, None, 1] >= high[:, 1]
-    beside = (outside_right & (low[:, None, 1] >= 0)) | (outside_right.T & (high[:, None, 1] <= 0))
-    middle = place[:, 0]
-    behind = np.where(
-        beyond | beyond.T,
-        beyond,
-        np.where(outside_right | outside_right.T, beside, middle[:, None] > middle),
-    )
-    behind &= meet
-    np.fill_diagonal(behind, False)
+    begin, end = bearing.min(0), bearing.max(0)
+    # Pairs that cover the same part of the view.
+    i, j = np.nonzero(np.triu((begin[:, None] < end) & (begin < end[:, None]), 1))
+    apart_s = (near[i] >= far[j]) | (near[j] >= far[i])
+    apart = (left[i] >= right[j]) | (left[j] >= right[i])
+    # Side by side, the one is behind that lies on the side to which the view passes between them.
+    between_s = (np.maximum(near[i], near[j]) + np.minimum(far[i], far[j])) / 2
+    between = (np.maximum(left[i], left[j]) + np.minimum(right[i], right[j])) / 2
+    passes_right = between - world.ego_across > _view_shift(between_s, world)
+    i_first = np.where(~apart_s & apart, (left[i] >= right[j]) == passes_right, s[i] > s[j])
+    first, second = np.where(i_first, i, j), np.where(i_first, j, i)
     # Kahn's algorithm; among the free ones the farthest goes first.
-    hidden_by = [np.flatnonzero(row).tolist() for row in behind]
-    waiting = behind.sum(0).tolist()
-    by_distance = np.argsort(-middle, kind='stable').tolist()
+    waiting = np.bincount(second, minlength=len(seen)).tolist()
+    hides: list[list[int]] = [[] for _ in seen]
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        hides[a].append(b)
+    free = [(-s[k], k) for k in range(len(seen)) if waiting[k] == 0]
+    heapq.heapify(free)
+    todo = set(range(len(seen)))
     order: list[int] = []
-    todo = dict.fromkeys(by_distance)
     while todo:
-        chosen = next((i for i in todo if waiting[i] == 0), None)
-        if chosen is None:  # overlapping footprints went round in a circle
-            chosen = next(iter(todo))
-        del todo[chosen]
+        # Overlapping footprints may go round in a circle: then the farthest is as good as any.
+        chosen = heapq.heappop(free)[1] if free else max(todo, key=s.__getitem__)
+        todo.remove(chosen)
         order.append(chosen)
-        for i in hidden_by[chosen]:
-            waiting[i] -= 1
+        for k in hides[chosen]:
+            waiting[k] -= 1
+            if waiting[k] == 0 and k in todo:
+                heapq.heappush(free, (-s[k], k))
     return order
 
 
@@ -678,15 +719,9 @@ def _paint(face: np.ndarray, polygons: _Polygons, camera: _Camera, ground: _Grou
     ahead[:, 2] = np.maximum(z, 1e-3)
     uv = camera.pixels(ahead)
     low, high = np.minimum.reduceat(uv, first), np.maximum.reduceat(uv, first)
-    counts = np.diff(np.append(first, len(p.points)))
-    offset = np.einsum('ij,ij->i', p.normal, np.add.reduceat(p.points, first)) / counts
     cut = near < _NEAR_M
-    # Too small to matter; leaves are many, and stand before other leaves.
-    least = np.where(p.tile == textures.LEAVES, 4.0, 1.4)
-    seen = (high > -1).all(1) & (low < camera.size_wh).all(1) & ((high - low).max(1) > least)
-    seen |= cut & (far > _NEAR_M)
-    seen &= offset < -1e-3  # it faces us
-    chosen = np.flatnonzero(seen)
+    seen = (high > -1).all(1) & (low < camera.size_wh).all(1)
+    chosen = np.flatnonzero(seen | (cut & (far > _NEAR_M)))
 
     fixed = camera.fixed_point(uv)
     for number, i in enumerate(chosen.tolist(), _FIRST_FACE):
@@ -695,17 +730,14 @@ def _paint(face: np.ndarray, polygons: _Polygons, camera: _Camera, ground: _Grou
             corners = camera.fixed_point(camera.pixels(_cut(p.points[first[i] : last[i]])))
         cv2.fillConvexPoly(face, corners, number, cv2.LINE_8, 4)
 
-    normal, offset, corner = p.normal[chosen], offset[chosen], p.points[first[chosen]]
+    normal, offset, corner = p.normal[chosen], p.offset[chosen], p.points[first[chosen]]
     along = p.points[first[chosen] + 1] - corner
     along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     texels = p.texels_ab[chosen]
-    shift = np.where(
-        p.tile[chosen] >= textures.HOUSE, 0.0, (first[chosen] - first[0]) * 37.0 % 509
-    )
     axes = []
     for axis, k in ((along, texels[:, 0]), (np.cross(normal, along), texels[:, 1])):
         axis = axis * k[:, None]
-        begin = shift - np.einsum('ij,ij->i', axis, corner)
+        begin = p.shift[chosen] - np.einsum('ij,ij->i', axis, corner)
         axes.append(_with_ground(np.concatenate([axis.T, begin[None]]), 0.0))
     haze = (1 - np.exp(-np.maximum(near[chosen], 0) / 900))[:, None]
     ground_plane = np.repeat(camera.down[:, None] / camera.height_m, _FIRST_FACE, 1)
@@ -834,7 +866,10 @@ class _Look:
         width, height = self._camera.size_wh
         rows = height + 2
         columns = width if style.curvature == 0 else 2 * width
-        clouds = textures.noise(rng, (columns, rows), [(width / 9, 6.0), (width / 25, 3.0)])
+        # Clouds are soft: a quarter of the resolution is enough.
+        small = (columns // 4, rows // 4)
+        clouds = textures.noise(rng, small, [(small[0] / 9, 2.0), (small[0] / 25, 1.0)])
+        clouds = cv2.resize(clouds, (columns, rows), interpolation=cv2.INTER_LINEAR)
         clouds = np.clip(0.5 + 0.5 * clouds, 0, 1) * style.clouds
         height_above = np.linspace(1, 0, rows, dtype=np.float32)[:, None] ** 0.8
         top = np.array(style.sky_rgb, np.float32)[:, None, None]

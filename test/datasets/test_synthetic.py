@@ -172,13 +172,15 @@ def test_things_are_where_the_world_says():
                 uv = to_pixels(frame, corners[:, 0], corners[:, 1], corners[:, 2])
                 v, u = np.nonzero(mask)
                 low, high = uv.min(0) - 4, uv.max(0) + 4
-                assert (low[0] <= u.min()) and (u.max() <= high[0])
-                assert (low[1] <= v.min()) and (v.max() <= high[1])
+                assert low[0] <= u.min()
+                assert u.max() <= high[0]
+                assert low[1] <= v.min()
+                assert v.max() <= high[1]
             checked += 1
     assert checked >= 6
 
 
-@pytest.mark.parametrize('seed', [0, 3, 6, 9])
+@pytest.mark.parametrize('seed', [3, 6, 7, 9, 19])
 def test_nearer_things_hide_farther_ones(seed):
     """Painting in order gives what comparing depths pixel by pixel gives."""
     street = SyntheticStreet(seed, SMALL)
