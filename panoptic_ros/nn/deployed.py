@@ -39,9 +39,11 @@ class DeployedNetwork(nn.Module):
         )
         semantic = logits.argmax(1)
         # The highest softmax probability, 1 / sum(exp(logit - highest)): the exponents are at
-        # most 0, so float16 does not overflow.
-        highest = heads.semantic.amax(1, keepdim=True)
-        confidence = 1 / (heads.semantic - highest).exp().sum(1)
+        # most 0, so float16 does not overflow. Said with max and mean because the exporter widens
+        # amax and sum to float32, which costs TensorRT two copies of all logits.
+        highest = heads.semantic.max(1, keepdim=True).values
+        spread = (heads.semantic - highest).exp().mean(1)
+        confidence = 1 / (spread * heads.semantic.shape[1])
         score, index = find_peaks(heads.centre, self.peaks)
         # TensorRT makes uint8 outputs from floating point only, hence the detour.
         return (

@@ -54,5 +54,7 @@ def find_peaks(heatmap: Tensor, count: int, kernel: int = 5) -> tuple[Tensor, Te
     value 0.
     """
     local_max = F.max_pool2d(heatmap, kernel, stride=1, padding=kernel // 2)
-    peaks = torch.where(heatmap == local_max, heatmap, torch.zeros_like(heatmap))
+    # The sign is 0 at a peak and -1 elsewhere. A comparison would do, but the exporter widens its
+    # operands to float32.
+    peaks = heatmap * (1 + torch.sign(heatmap - local_max))
     return torch.topk(peaks.flatten(1), count)
