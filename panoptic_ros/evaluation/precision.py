@@ -148,7 +148,9 @@ def _best_first(class_id: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 
 def _match(iou: np.ndarray, is_crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find which detections are right and which do not count, bool [detections, thresholds].
+    """Find which detections are right, and which of the others do not count.
+
+    Both are bool [detections, thresholds]; what is right counts in any case.
 
     ``iou`` is float [instances, detections], the detections by falling score; for groups it is
     the share of the detection inside.
@@ -169,7 +171,7 @@ def _match(iou: np.ndarray, is_crowd: np.ndarray) -> tuple[np.ndarray, np.ndarra
         winners = candidates[first]
         right[winners] = best[winners, None] >= THRESHOLDS
     if is_crowd.any():
-        ignored = (iou[is_crowd].max(axis=0)[:, None] >= THRESHOLDS) & ~right
+        ignored = iou[is_crowd].max(axis=0)[:, None] >= THRESHOLDS
     return right, ignored
 
 

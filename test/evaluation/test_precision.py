@@ -73,11 +73,12 @@ def test_a_missed_instance_ends_the_curve() -> None:
 
 
 def test_two_halves_of_one_instance_the_better_score_has_it() -> None:
-    truth = cars([[1, 1, 1, 1]])
-    halves = cars([[5, 5, 6, 6]], {5: 0.4, 6: 0.8})
-    result = precision(halves, truth)
+    halves = cars([[5, 5, 6, 6, 0]], {5: 0.4, 6: 0.8})
+    result = precision(halves, cars([[1, 1, 1, 1, 0]]))
     assert result.AP50 == 100  # the right one comes first
     assert pytest.approx(10) == result.AP
+    # With another instance that is missed: one of two, although both halves reach one half.
+    assert pytest.approx(100 * 51 / 101) == precision(halves, cars([[1, 1, 1, 1, 2]])).AP50
 
 
 def test_a_detection_in_a_group_does_not_count() -> None:

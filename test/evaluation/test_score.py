@@ -134,7 +134,7 @@ def test_an_error_ends_the_command_with_one_sentence(
             [segment(1, 7), segment(1, 26)],
             r'image 5: the prediction lists segment ids \[1\]; each must be .* once',
         ),
-        ([[1] * 4] * 2, [segment(1, 7), segment(0, 26)], r'lists segment ids \[0\]'),
+        ([[1] * 4] * 2, [segment(1, 7), segment(0, 26)], r'ids \[0\]; each must be above 0'),
         ([[1] * 4] * 2, [segment(1, 7), segment(3, 26)], r'ids \[3\] that its picture lacks'),
     ],
 )
