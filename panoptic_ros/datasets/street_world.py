@@ -378,7 +378,7 @@ class World:
                 _Stream(
                     'ride',
                     sign * 4.4,
-                    sign * (style.road_half_m - 0.35),
+                    sign * (style.road_half_m - 0.15),
                     28.0,
                     0.12 + 0.3 * style.people,
                 )

@@ -148,7 +148,7 @@ class SyntheticStreet:
         faces = _paint(face, polygons, self._camera, self._ground)
         index_map = face.astype(np.intp)
         depth_m = faces.depth(index_map, self._camera)
-        shadow = _shadows(seen, self._world, self._camera)
+        shadow = _shadows(seen, self._world, self._camera, ego_s)
         image = self._look.image(index_map, faces, depth_m, shadow, self._ground, ego_s, index)
         truth = Panoptic.from_maps(
             faces.semantic.take(index_map), faces.instance.take(index_map), street_labels()
@@ -538,7 +538,7 @@ def _thing_polygons(world: World, camera: _Camera, seen: list[Seen], ego_s: floa
     part = np.concatenate([s.part for s in shapes])[kept]
     palettes = np.concatenate([t.palette for t in things])
     slots = np.cumsum([0] + [len(t.palette) for t in things[:-1]])[owner]
-    shade = _shade(normal, camera, style)
+    shade = _shade(normal, camera, style, _sun_bearing(world, ego_s))
     shade[billboard[owner]] = 0.92 + 0.12 * style.sun
     texels = np.repeat(textures.TEXELS_PER_M[tile][:, None], 2, 1).astype(np.float64)
     house = tile >= textures.HOUSE
@@ -593,14 +593,18 @@ def _table(rows: list[tuple[int, ...]]) -> np.ndarray:
     return np.array([(*row, 0, 0)[:3] for row in rows], np.int64)
 
 
-def _shade(normal: np.ndarray, camera: _Camera, style: Style) -> np.ndarray:
-    """How bright faces are by where they face."""
+def _sun_bearing(world: World, ego_s: float) -> float:
+    return world.style.sun_azimuth - world.style.curvature * ego_s
+
+
+def _shade(normal: np.ndarray, camera: _Camera, style: Style, sun_bearing: float) -> np.ndarray:
+    """How bright faces are by where they face, float64 [n]."""
     _, cos, sin = camera.down
     up = -(normal @ camera.down)
     ahead = normal[:, 2] * cos - normal[:, 1] * sin
     low = np.cos(style.sun_elevation)
     sun = up * np.sin(style.sun_elevation) + low * (
-        normal[:, 0] * np.sin(style.sun_azimuth) + ahead * np.cos(style.sun_azimuth)
+        normal[:, 0] * np.sin(sun_bearing) + ahead * np.cos(sun_bearing)
     )
     return 0.8 + 0.2 * up + style.sun * (0.5 * np.maximum(sun, 0) - 0.12)
 
@@ -789,7 +793,7 @@ def _cut(points: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
-def _shadows(seen: list[Seen], world: World, camera: _Camera) -> np.ndarray:
+def _shadows(seen: list[Seen], world: World, camera: _Camera, ego_s: float) -> np.ndarray:
     """How much light reaches the ground, float32 [H, W], 1 all of it."""
     style = world.style
     light = np.full(camera.size_wh[::-1], 255, np.uint8)
@@ -813,7 +817,8 @@ def _shadows(seen: list[Seen], world: World, camera: _Camera) -> np.ndarray:
     forward = np.stack([np.sin(yaw), np.cos(yaw)], 1) * size[:, 1:2]
     ring = [-right - forward, right - forward, right + forward, forward - right]
     foot = np.stack([x, ahead], 1)[:, None] + np.stack(ring, 1)  # [n, 4, 2]
-    shift = -np.array([np.sin(style.sun_azimuth), np.cos(style.sun_azimuth)])
+    bearing = _sun_bearing(world, ego_s)
+    shift = -np.array([np.sin(bearing), np.cos(bearing)])
     cast = foot + (shift / np.tan(style.sun_elevation) * size[:, 2:])[:, None]
     outline = np.concatenate([foot, cast], 1).reshape(-1, 2)
     points = camera.optical(outline[:, 0], np.zeros(len(outline)), outline[:, 1])
@@ -849,6 +854,7 @@ class _Look:
     def __init__(self, camera: _Camera, world: World) -> None:
         self._camera = camera
         self._world = world
+        self._atlas = textures.atlas()
         style = world.style
         self._sky = self._make_sky(generator(world.seed, 6))
         level = np.arange(256) / 255.0
@@ -923,7 +929,7 @@ class _Look:
         """The part of the panorama in view, float32 [3, rows, W]."""
         width, height = self._camera.size_wh
         heading = self._world.style.curvature * ego_s
-        start = int(heading * self._camera.focal) % (self._sky.shape[2] - width + 1)
+        start = int(heading * self._camera.focal) % max(1, self._sky.shape[2] - width)
         horizon = self._camera.matrix[1, 2] - self._camera.focal * np.tan(self._camera.pitch_rad)
         rows = int(np.clip(horizon + 2, 0, min(height, self._sky.shape[1])))
         return self._sky[:, self._sky.shape[1] - rows :, start : start + width]
@@ -938,7 +944,7 @@ class _Look:
         ego_s: float,
     ) -> np.ndarray:
         """The atlas at every pixel, uint16 [H, W]."""
-        atlas = textures.atlas()
+        atlas = self._atlas
         x, y = depth * self._camera.ray_x, depth * self._camera.ray_y
         coordinates = []
         for axis in (faces.along, faces.across):
