@@ -3,7 +3,9 @@
 import argparse
 import copy
 import datetime
+import logging
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -121,18 +123,7 @@ def export_model(
             half = precision == 'float16'
             deployed = DeployedNetwork(copy.deepcopy(network), peaks=peaks, half=half)
             path = Path(scratch) / f'{precision}.onnx'
-            torch.onnx.export(
-                deployed,
-                (batch,),
-                path,
-                input_names=['image'],
-                output_names=list(OUTPUTS),
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                optimize=True,
-                verbose=False,
-            )
+            _export_onnx(deployed, batch, path)
             model = onnx.load(path)
             if not half:
                 _store_weights_as_float16(model)
@@ -151,6 +142,30 @@ def export_model(
             provenance=provenance,
             data=data,
         )
+
+
+def _export_onnx(deployed: DeployedNetwork, batch: torch.Tensor, path: Path) -> None:
+    # The exporter reports at length that torchvision is not there and what it will deprecate.
+    exporter_log = logging.getLogger('torch.onnx')
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            torch.onnx.export(
+                deployed,
+                (batch,),
+                path,
+                input_names=['image'],
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+    finally:
+        exporter_log.setLevel(level)
 
 
 def fold_batch_norm(network: PanopticNetwork) -> PanopticNetwork:
