@@ -37,7 +37,7 @@ from panoptic_ros.sources import open_pictures
 from panoptic_ros.visualize import instance_color, panel, semantic_color
 
 if TYPE_CHECKING:
-    from panoptic_ros.ros.receiver import Receiver, Sample
+    from panoptic_ros.ros.receiver import FrameBook, Sample
 
 OK, FAILED, USER_ERROR = 0, 1, 2
 """Exit codes: all checks passed, some did not, what was asked for cannot be done."""
@@ -192,12 +192,13 @@ def _run_processes(args: argparse.Namespace, plan: Plan, label_set: LabelSet) ->
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    from panoptic_ros.ros.receiver import Receiver
+    from panoptic_ros.ros.receiver import FrameBook, Receiver
 
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     with ExitStack() as stack:
         stack.callback(rclpy.try_shutdown)
-        receiver = Receiver(label_set, sample_every=max(1, plan.frames // 5))
+        book = FrameBook(label_set, sample_every=max(1, plan.frames // 5))
+        receiver = Receiver(book)
         closing = stack.enter_context(ExitStack())
         closing.callback(receiver.close)
 
@@ -209,21 +210,21 @@ def _run_processes(args: argparse.Namespace, plan: Plan, label_set: LabelSet) ->
 
         print(f'starting the node with model {args.model} ...', flush=True)
         node = start('node', plan.node)
-        _wait(lambda: _state(receiver) == 'active', [node], START_TIMEOUT_S, 'the node to start')
+        _wait(lambda: _state(book) == 'active', [node], START_TIMEOUT_S, 'the node to start')
         print(f'starting the camera, {plan.frames} frames of {args.source} ...', flush=True)
         camera = start('camera', plan.camera)
-        _watch(receiver, camera, node, plan)
+        _watch(book, camera, node, plan)
         codes = {'camera': camera.interrupt()}
         # Two more reports of the node, so that the last one is about all frames.
-        newest = receiver.received['diagnostics']
-        _wait(lambda: receiver.received['diagnostics'] > newest + 1, [node], 10, 'diagnostics')
+        newest = book.received['diagnostics']
+        _wait(lambda: book.received['diagnostics'] > newest + 1, [node], 10, 'diagnostics')
         codes['node'] = node.interrupt()
         closing.close()
-        return Report(args, plan, receiver, codes, [camera, node])
+        return Report(args, plan, book, receiver.topics, codes, [camera, node])
 
 
-def _state(receiver: 'Receiver') -> str:
-    return next((v.value for v in receiver.status.values if v.key == 'state'), '')
+def _state(book: 'FrameBook') -> str:
+    return next((v.value for v in book.status.values if v.key == 'state'), '')
 
 
 def _wait(
@@ -243,12 +244,12 @@ def _wait(
         time.sleep(0.05)
 
 
-def _watch(receiver: 'Receiver', camera: Process, node: Process, plan: Plan) -> None:
+def _watch(book: 'FrameBook', camera: Process, node: Process, plan: Plan) -> None:
     """Show progress until the camera has sent everything."""
     with tqdm(total=plan.frames, unit='frame', disable=None) as progress:
 
         def ended() -> bool:
-            progress.update(receiver.received['frames sent'] - progress.n)
+            progress.update(book.frames_sent - progress.n)
             return camera.exit_code is not None
 
         _wait(ended, [node], START_TIMEOUT_S + 2 * plan.frames / plan.rate_hz, 'the camera')
@@ -261,8 +262,10 @@ class Report:
     ----------
     args, plan
         What was asked for.
-    receiver
-        Closed.
+    book
+        What was received and checked.
+    topics
+        Of the node.
     codes
         Exit codes by process.
     processes
@@ -273,54 +276,56 @@ class Report:
         self,
         args: argparse.Namespace,
         plan: Plan,
-        receiver: 'Receiver',
+        book: 'FrameBook',
+        topics: Sequence[str],
         codes: dict[str, int],
         processes: Sequence[Process],
     ) -> None:
         self.processes = processes
         self._args = args
         self._plan = plan
-        self._receiver = receiver
-        self._values = {v.key: v.value for v in receiver.status.values}
+        self._book = book
+        self._topics = topics
+        self._values = {v.key: v.value for v in book.status.values}
         self._add_final_checks(codes)
         self._pictures = [
-            _write_panel(args.out / f'panel_{number}.png', sample, receiver.label_set)
-            for number, sample in enumerate(receiver.samples, start=1)
+            _write_panel(args.out / f'panel_{number}.png', sample, book.label_set)
+            for number, sample in enumerate(book.samples, start=1)
         ]
 
     def _add_final_checks(self, codes: dict[str, int]) -> None:
         from panoptic_ros.ros.checks import diagnostics_fault
 
-        checks, received = self._receiver.checks, self._receiver.received
+        checks, received = self._book.checks, self._book.received
         sent, processed = self._count('sent'), self._count('processed')
         for what, came, whole in (
             ('camera: all frames are sent', sent, self._plan.frames),
             ('node: receives what is sent', self._count('received'), MIN_ARRIVING * sent),
             *(
                 (f'{topic}: arrives', received[topic], MIN_ARRIVING * processed)
-                for topic in self._receiver.topics
+                for topic in self._topics
             ),
         ):
             is_enough = came > 0 and came >= whole
             checks[what].add('' if is_enough else f'{came} of {whole:.0f} at least')
         checks['diagnostics: OK, all frames accounted for'].add(
-            diagnostics_fault(self._receiver.status)
+            diagnostics_fault(self._book.status)
         )
         for name, code in codes.items():
             checks[f'{name}: ends with exit code 0'].add(f'{code}' if code else '')
 
     def _count(self, what: str) -> int:
         if what == 'sent':
-            return self._receiver.received['frames sent']
+            return self._book.frames_sent
         return int(self._values.get(f'frames {what}', 0))
 
     @property
     def passed(self) -> bool:
         """Whether every check passed."""
-        return self._receiver.checks.passed
+        return self._book.checks.passed
 
     def _rate_hz(self) -> float:
-        times_ns = self._receiver.semantic_times_ns
+        times_ns = self._book.semantic_times_ns
         if len(times_ns) < 2:
             return 0.0
         return (len(times_ns) - 1) * 1e9 / (times_ns[-1] - times_ns[0])
@@ -331,13 +336,13 @@ class Report:
             stage: [float(self._values.get(f'{stage} p{p} (ms)', 'nan')) for p in PERCENTILES]
             for stage in STAGES
         }
-        latencies_ns = self._receiver.latencies_ns or [float('nan')]
+        latencies_ns = self._book.latencies_ns or [float('nan')]
         table[END_TO_END] = (np.percentile(latencies_ns, PERCENTILES) / 1e6).tolist()
         return table
 
     def text(self) -> str:
         """Return the tables that end the demo."""
-        width, height = self._receiver.size_wh
+        width, height = self._book.size_wh
         lines = [
             '',
             f'source     {self._args.source}, {width}x{height} at {self._plan.rate_hz:.4g} Hz',
@@ -354,11 +359,11 @@ class Report:
             'total: image in the node to last topic out; age: stamp to last topic out; '
             f'{END_TO_END}: stamp to ~/semantic received in another process'
         )
-        if self._receiver.quality.images:
-            quality = self._receiver.quality.result()
+        if self._book.quality.images:
+            quality = self._book.quality.result()
             lines += ['', f'quality on {quality.images} frames', summary_table(quality)]
         lines.append('')
-        for check in self._receiver.checks:
+        for check in self._book.checks:
             mark = 'skip' if check.skipped else 'ok' if check.passed else 'FAIL'
             detail = f': {check.skipped}' if check.skipped else ''
             lines.append(f'{mark:<5}{check.looked:>6}  {check.name}{detail}')
@@ -369,19 +374,19 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        receiver = self._receiver
+        book = self._book
         stages = {
             stage: {f'p{p}': value for p, value in zip(PERCENTILES, values, strict=True)}
             for stage, values in self._milliseconds().items()
             if np.isfinite(values).all()
         }
-        has_truth = receiver.quality.images > 0
+        has_truth = book.quality.images > 0
         return {
             'version': __version__,
             'platform': platform.platform(),
             'processors': os.cpu_count(),
             'source': self._args.source,
-            'size_wh': list(receiver.size_wh),
+            'size_wh': list(book.size_wh),
             'rate_hz': self._plan.rate_hz,
             'model': self._args.model,
             'engine': self._values.get('engine', ''),
@@ -389,10 +394,10 @@ class Report:
             'frames': {
                 what: self._count(what) for what in ('sent', 'received', 'processed', 'dropped')
             },
-            'received': {topic: receiver.received[topic] for topic in receiver.topics},
+            'received': {topic: book.received[topic] for topic in self._topics},
             'frames_per_second': self._rate_hz(),
             'milliseconds': stages,
-            'quality': as_json(receiver.quality.result(), receiver.overlap.result())
+            'quality': as_json(book.quality.result(), book.overlap.result())
             if has_truth
             else None,
             'passed': self.passed,
@@ -405,7 +410,7 @@ class Report:
                     'examples': check.examples,
                     'skipped': check.skipped,
                 }
-                for check in receiver.checks
+                for check in book.checks
             ],
             'pictures': [path.name for path in self._pictures],
         }

@@ -6,9 +6,8 @@ and checks it when enough later frames have come that nothing of it can still be
 
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from queue import SimpleQueue
 from threading import Thread
 from time import time_ns
@@ -28,6 +27,7 @@ from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.checks import (
+    IMAGE_ENCODINGS,
     Checks,
     FrameAudit,
     FrameKey,
@@ -37,22 +37,16 @@ from panoptic_ros.ros.checks import (
 )
 from panoptic_ros.ros.messages import vision_msgs
 
-FRAMES_UNDER_WAY = 16
-"""A frame is checked when so many later ones have begun to arrive."""
+OUTPUTS_UNDER_WAY = 8
+"""A frame is checked when outputs of so many later ones have begun to arrive."""
 
-_OUTPUT_QOS = QoSProfile(depth=30)
-_CAMERA_INFO_QOS = QoSProfile(depth=100)
-_TRUTH_QOS = QoSProfile(depth=30)
+IMAGES_KEPT = 48
+"""Images and truth of so many frames are kept until the node has answered them."""
 
 TRUTH_TOPICS = ('ground_truth/semantic', 'ground_truth/instance')
 
-
-@dataclass(eq=False)
-class Frame:
-    """The messages with one header, by topic."""
-
-    camera: dict[str, Any] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
+_OUTPUT_QOS = QoSProfile(depth=30)
+_CAMERA_INFO_QOS = QoSProfile(depth=100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +58,13 @@ class Sample:
     overlay_bgr: np.ndarray
 
 
-class Receiver:
-    """Subscribes to everything, from construction to :meth:`close`.
+class FrameBook:
+    """Puts together the messages with one header, has them checked, and keeps the figures.
 
     Parameters
     ----------
     label_set
         The node's.
-    node_name
-        Of the node that is listened to.
     sample_every
         One frame in so many is kept to look at.
     max_samples
@@ -81,160 +73,187 @@ class Receiver:
     Attributes
     ----------
     checks
-        What was checked so far; complete after :meth:`close`.
+        What was checked so far.
     received
-        Messages by topic.
-    latencies_ns
-        From the stamp of each image to the receipt of its semantic map.
-    status
-        The node's newest diagnostics.
-    label_set
-        As given.
-    topics
-        Of the node, those that are subscribed to and always published.
+        Messages of the node by topic, ``diagnostics`` among them.
     size_wh
         Of the newest camera image; (0, 0) before the first.
+    latencies_ns
+        From the stamp of each image to the receipt of its semantic map.
     semantic_times_ns
         When each semantic map was received, of the clock of the stamps.
+    status
+        The node's newest diagnostics.
     quality, overlap
         Against the ground truth, of the frames that have one.
     samples
         Frames to look at.
     """
 
-    def __init__(
-        self,
-        label_set: LabelSet,
-        node_name: str = 'segment',
-        sample_every: int = 50,
-        max_samples: int = 4,
-    ) -> None:
+    def __init__(self, label_set: LabelSet, sample_every: int = 50, max_samples: int = 4) -> None:
+        self.label_set = label_set
         self.checks = Checks()
         self.received: Counter[str] = Counter()
+        self.size_wh = (0, 0)
         self.latencies_ns: list[int] = []
         self.semantic_times_ns: list[int] = []
         self.status = DiagnosticStatus()
         self.quality = PanopticQuality(label_set)
         self.overlap = ClassOverlap(label_set)
         self.samples: list[Sample] = []
-        self.label_set = label_set
-        self.topics: list[str] = []
-        self.size_wh = (0, 0)
         self._sample_every = sample_every
         self._max_samples = max_samples
-        self._audited = count()
         self._audit = FrameAudit(label_set, self.checks)
-        self._frames: dict[FrameKey, Frame] = {}
-        self._arrivals: SimpleQueue[tuple[str, str, Any, int] | None] = SimpleQueue()
-        self._node = Node('receiver')
-        self._subscribe(node_name)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._threads = [Thread(target=self._spin), Thread(target=self._work)]
-        for thread in self._threads:
-            thread.start()
+        self._frames_checked = 0
+        self._sent: dict[FrameKey, CameraInfo] = {}
+        self._images: dict[FrameKey, dict[str, Image]] = {}
+        self._outputs: dict[FrameKey, dict[str, Any]] = {}
 
-    def _subscribe(self, node_name: str) -> None:
-        camera = [
-            ('camera_info', CameraInfo, _CAMERA_INFO_QOS),
-            ('image', Image, qos_profile_sensor_data),
-            *((topic, Image, _TRUTH_QOS) for topic in TRUTH_TOPICS),
-        ]
-        images = ('semantic', 'instance', 'confidence', 'overlay', 'panoptic')
-        outputs = [(topic, Image) for topic in images]
-        outputs += [('camera_info', CameraInfo), ('markers', MarkerArray)]
-        for topic, message_type, qos in camera:
-            self._listen('camera', topic, topic, message_type, qos)
-        if vision_msgs is None:
-            for topic in ('detections', 'label_info'):
-                self.checks[topic].skipped = 'vision_msgs is not installed'
-        else:
-            outputs.append(('detections', vision_msgs.Detection2DArray))
-            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            name = f'{node_name}/label_info'
-            self._listen('label_info', 'label_info', name, vision_msgs.LabelInfo, latched)
-        for topic, message_type in outputs:
-            name = f'{node_name}/{topic}'
-            self._listen('outputs', topic, name, message_type, _OUTPUT_QOS)
-            self.topics.append(topic)
-        self._listen('diagnostics', '', '/diagnostics', DiagnosticArray, _OUTPUT_QOS)
-        self._status_name = f'{node_name}: segmentation'
+    @property
+    def frames_sent(self) -> int:
+        """How many frames the camera said it sent."""
+        return len(self._sent)
 
-    def _listen(
-        self, group: str, topic: str, name: str, message_type: type, qos: QoSProfile
-    ) -> None:
-        callback = partial(self._arrive, group, topic)
-        self._node.create_subscription(message_type, name, callback, qos)
+    def take_camera_info(self, message: CameraInfo, received_ns: int) -> None:
+        """Note that the camera sent a frame."""
+        self._sent[frame_key(message.header)] = message
+        self.size_wh = (message.width, message.height)
 
-    def _arrive(self, group: str, topic: str, message: Any) -> None:
-        self._arrivals.put((group, topic, message, time_ns()))
+    def take_image(self, topic: str, message: Image, received_ns: int) -> None:
+        """Keep the camera's image, or the truth about it."""
+        self._images.setdefault(frame_key(message.header), {})[topic] = message
+        while len(self._images) > IMAGES_KEPT:
+            del self._images[min(self._images)]
 
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
+    def take_status(self, message: DiagnosticArray, received_ns: int, *, name: str) -> None:
+        """Keep the newest diagnostics of one name."""
+        for status in message.status:
+            if status.name == name:
+                self.received['diagnostics'] += 1
+                self.status = status
 
-    def close(self) -> None:
-        """Stop listening and check what is still waiting to be."""
-        self._executor.shutdown()
-        self._arrivals.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._node.destroy_node()
+    def take_label_info(self, message: Any, received_ns: int) -> None:
+        """Check what the node says its class ids mean."""
+        self.checks['label_info'].add(label_info_fault(message, self.label_set))
 
-    # On the thread that checks.
-
-    def _work(self) -> None:
-        while (arrival := self._arrivals.get()) is not None:
-            self._take(*arrival)
-        while self._frames:
-            self._finish_oldest()
-
-    def _take(self, group: str, topic: str, message: Any, received_ns: int) -> None:
-        if group == 'diagnostics':
-            self.received['diagnostics'] += 1
-            for status in message.status:
-                if status.name == self._status_name:
-                    self.status = status
-            return
-        if group == 'label_info':
-            self.checks['label_info'].add(label_info_fault(message, self.label_set))
-            return
-        if group == 'outputs':
-            self.received[topic] += 1
-        if topic == 'semantic':
-            stamp = message.header.stamp
-            self.latencies_ns.append(received_ns - stamp.sec * 10**9 - stamp.nanosec)
-            self.semantic_times_ns.append(received_ns)
+    def take_output(self, topic: str, message: Any, received_ns: int) -> None:
+        """Take a message of the node, and check the frames that are complete with it."""
+        self.received[topic] += 1
         if isinstance(message, MarkerArray):
             if not message.markers:
                 return  # without a marker there is no header
             header = message.markers[0].header
         else:
             header = message.header
-        frame = self._frames.setdefault(frame_key(header), Frame())
-        getattr(frame, group)[topic] = message
-        if group == 'camera' and topic == 'camera_info':
-            self.received['frames sent'] += 1
-            self.size_wh = (message.width, message.height)
-        while len(self._frames) > FRAMES_UNDER_WAY:
-            self._finish_oldest()
+        if topic == 'semantic':
+            stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+            self.latencies_ns.append(received_ns - stamp_ns)
+            self.semantic_times_ns.append(received_ns)
+        self._outputs.setdefault(frame_key(header), {})[topic] = message
+        while len(self._outputs) > OUTPUTS_UNDER_WAY:
+            self._check_oldest()
 
-    def _finish_oldest(self) -> None:
-        frame = self._frames.pop(min(self._frames))
-        panoptic = self._audit.audit(frame.camera.get('camera_info'), frame.outputs)
+    def close(self) -> None:
+        """Check the frames that are left."""
+        while self._outputs:
+            self._check_oldest()
+
+    def _check_oldest(self) -> None:
+        key = min(self._outputs)
+        outputs, images = self._outputs.pop(key), self._images.pop(key, {})
+        panoptic = self._audit.audit(self._sent.get(key), outputs)
         if panoptic is None:
             return
-        if set(TRUTH_TOPICS) <= frame.camera.keys():
-            semantic, instance = (pixels(frame.camera[topic]) for topic in TRUTH_TOPICS)
-            truth = Panoptic.from_maps(semantic, instance, self.label_set)
-            joint = JointAreas.of(panoptic, truth)
+        if set(TRUTH_TOPICS) <= images.keys():
+            semantic, instance = (pixels(images[topic]) for topic in TRUTH_TOPICS)
+            joint = JointAreas.of(panoptic, Panoptic.from_maps(semantic, instance, self.label_set))
             self.quality.add(joint)
             self.overlap.add(joint)
-        self._sample(frame, panoptic)
+        is_due = self._frames_checked >= len(self.samples) * self._sample_every
+        self._frames_checked += 1
+        is_complete = 'image' in images and 'overlay' in outputs
+        if is_due and is_complete and len(self.samples) < self._max_samples:
+            image_bgr, overlay_bgr = pixels(images['image']), pixels(outputs['overlay'])
+            self.samples.append(Sample(image_bgr, panoptic, overlay_bgr))
 
-    def _sample(self, frame: Frame, panoptic: Panoptic) -> None:
-        due = next(self._audited) >= len(self.samples) * self._sample_every
-        complete = 'image' in frame.camera and 'overlay' in frame.outputs
-        if due and complete and len(self.samples) < self._max_samples:
-            image, overlay = pixels(frame.camera['image']), pixels(frame.outputs['overlay'])
-            self.samples.append(Sample(image, panoptic, overlay))
+
+class Receiver:
+    """Subscribes to everything and writes it into a book, from construction to :meth:`close`.
+
+    Parameters
+    ----------
+    book
+        Is written by a thread of this object until :meth:`close` has returned.
+    node_name
+        Of the node that is listened to.
+
+    Attributes
+    ----------
+    topics
+        Of the node, those that are subscribed to and published for every frame.
+    """
+
+    def __init__(self, book: FrameBook, node_name: str = 'segment') -> None:
+        self.topics: list[str] = []
+        self._book = book
+        self._arrivals: SimpleQueue[tuple[Any, Any, int] | None] = SimpleQueue()
+        self._node = Node('receiver')
+        self._subscribe_camera()
+        self._subscribe_node(node_name)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._threads = [Thread(target=self._spin), Thread(target=self._write)]
+        for thread in self._threads:
+            thread.start()
+
+    def _subscribe_camera(self) -> None:
+        book = self._book
+        self._listen('camera_info', CameraInfo, _CAMERA_INFO_QOS, book.take_camera_info)
+        for topic, qos in [
+            ('image', qos_profile_sensor_data),
+            *((topic, _OUTPUT_QOS) for topic in TRUTH_TOPICS),
+        ]:
+            self._listen(topic, Image, qos, partial(book.take_image, topic))
+
+    def _subscribe_node(self, name: str) -> None:
+        book = self._book
+        outputs = [(topic, Image) for topic in IMAGE_ENCODINGS]
+        outputs += [('camera_info', CameraInfo), ('markers', MarkerArray)]
+        if vision_msgs is None:
+            for topic in ('detections', 'label_info'):
+                book.checks[topic].skipped = 'vision_msgs is not installed'
+        else:
+            outputs.append(('detections', vision_msgs.Detection2DArray))
+            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            take = book.take_label_info
+            self._listen(f'{name}/label_info', vision_msgs.LabelInfo, latched, take)
+        for topic, message_type in outputs:
+            take = partial(book.take_output, topic)
+            self._listen(f'{name}/{topic}', message_type, _OUTPUT_QOS, take)
+            self.topics.append(topic)
+        take = partial(book.take_status, name=f'{name}: segmentation')
+        self._listen('/diagnostics', DiagnosticArray, _OUTPUT_QOS, take)
+
+    def _listen(self, topic: str, message_type: type, qos: QoSProfile, take: Any) -> None:
+        def arrive(message: Any) -> None:
+            self._arrivals.put((take, message, time_ns()))
+
+        self._node.create_subscription(message_type, topic, arrive, qos)
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _write(self) -> None:
+        while (arrival := self._arrivals.get()) is not None:
+            take, message, received_ns = arrival
+            take(message, received_ns)
+        self._book.close()
+
+    def close(self) -> None:
+        """Stop listening, and check what is still waiting to be."""
+        self._executor.shutdown()
+        self._arrivals.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._node.destroy_node()
