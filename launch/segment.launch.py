@@ -45,7 +45,7 @@ ARGUMENTS = (
     (
         'fast_dds_profile',
         str(SHARE / 'config' / 'fastdds.xml'),
-        'Fast DDS profile that lets large images arrive, for the node; empty for none. The '
+        'Fast DDS profile that lets large images arrive, for the node; none for none. The '
         "camera's process needs it as well",
     ),
     ('rviz', 'false', 'true starts rviz with overlay, maps and markers'),
@@ -73,7 +73,8 @@ def generate_launch_description() -> LaunchDescription:
 
 def start(context: LaunchContext) -> list[Node]:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    return [segment_node(given), rviz_node(given)]
+    # rviz first: where it is not installed, launch stops here and leaves no process behind.
+    return [rviz_node(given), segment_node(given)]
 
 
 def segment_node(given: dict[str, str]) -> Node:
@@ -87,7 +88,7 @@ def segment_node(given: dict[str, str]) -> Node:
         parameters=[
             given['params_file'],
             {
-                name: ParameterValue(given[name], value_type=types[name])
+                name: ParameterValue(LaunchConfiguration(name), value_type=types[name])
                 for name in PARAMETERS
                 if given[name]
             },
@@ -118,7 +119,7 @@ def rviz_node(given: dict[str, str]) -> Node:
 
 
 def large_image_environment(profile: str) -> dict[str, str]:
-    if not profile:
+    if profile == 'none':
         return {}
     environment = {
         'FASTDDS_DEFAULT_PROFILES_FILE': profile,

@@ -1,0 +1,224 @@
+"""The files a user starts from: launch file, parameters, rviz view, Fast DDS profile."""
+
+import ast
+import os
+import shutil
+import signal
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+import rclpy
+from rclpy.context import Context
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from panoptic_ros.resources import resource
+from panoptic_ros.ros import messages
+from panoptic_ros.ros.parameters import NodeParameters, Structure, Tuning
+
+LAUNCH_FILE = resource('launch', 'segment.launch.py')
+PARAMETERS = resource('config', 'segment.yaml')
+RVIZ = resource('config', 'segment.rviz')
+PROFILE = resource('config', 'fastdds.xml')
+
+
+@pytest.fixture(scope='module')
+def context() -> Iterator[Context]:
+    context = Context()
+    rclpy.init(context=context)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+def test_parameter_file_names_every_parameter_with_its_default() -> None:
+    (parameters,) = (n['ros__parameters'] for n in yaml.safe_load(PARAMETERS.read_text()).values())
+    defaults = asdict(Structure()) | asdict(Tuning())
+    assert parameters == defaults
+    assert {k: type(v) for k, v in parameters.items()} == {k: type(v) for k, v in defaults.items()}
+
+
+def test_parameter_file_is_one_that_ros_reads(context: Context, tmp_path: Path) -> None:
+    changed = tmp_path / 'changed.yaml'
+    text = PARAMETERS.read_text()
+    changed.write_text(text.replace('camera_height_m: 1.5', 'camera_height_m: 0.25'))
+    for path, tuning in ((PARAMETERS, Tuning()), (changed, Tuning(camera_height_m=0.25))):
+        arguments = ['--ros-args', '--params-file', str(path)]
+        node = Node('segment', context=context, cli_args=arguments, enable_rosout=False)
+        settings = NodeParameters(node)
+        assert settings.structure == Structure()
+        assert settings.tuning == tuning
+        assert settings.unknown == []
+        node.destroy_node()
+
+
+def test_every_parameter_is_explained() -> None:
+    lines = PARAMETERS.read_text().splitlines()
+    for name in asdict(Structure()) | asdict(Tuning()):
+        (at,) = (i for i, line in enumerate(lines) if line.strip().startswith(f'{name}:'))
+        above = [line.strip() for line in lines[:at][::-1]]
+        # Neighbours may share their comment.
+        comment = next(line for line in above if not line.endswith(('-1.0',)))
+        assert comment.startswith('# '), name
+
+
+# What rviz 2 reads, by class; it passes over keys it does not know without a word.
+DISPLAY = {'Class', 'Name', 'Enabled', 'Value'}
+RVIZ_KEYS = {
+    'rviz_default_plugins/Image': DISPLAY
+    | {'Topic', 'Normalize Range', 'Min Value', 'Max Value', 'Median window'},
+    'rviz_default_plugins/MarkerArray': DISPLAY | {'Topic', 'Namespaces'},
+    'rviz_default_plugins/Axes': DISPLAY | {'Reference Frame', 'Length', 'Radius'},
+}
+TOPIC = {
+    'Value': {f'/segment/{name}' for name in ('overlay', 'semantic', 'instance', 'markers')},
+    'Depth': {1},
+    'History Policy': {'Keep Last'},
+    'Reliability Policy': {'Reliable'},
+    'Durability Policy': {'Volatile'},
+}
+
+
+@pytest.fixture
+def rviz() -> dict[str, Any]:
+    return yaml.safe_load(RVIZ.read_text())
+
+
+def test_rviz_displays_have_no_key_that_rviz_passes_over(rviz: dict[str, Any]) -> None:
+    displays = rviz['Visualization Manager']['Displays']
+    for display in displays:
+        assert display.keys() <= RVIZ_KEYS[display['Class']], display['Name']
+    topics = [display['Topic'] for display in displays if 'Topic' in display]
+    for topic in topics:
+        assert topic.keys() == TOPIC.keys()
+        assert all(value in TOPIC[key] for key, value in topic.items())
+    assert sorted(topic['Value'] for topic in topics) == sorted(TOPIC['Value'])
+
+
+def test_rviz_manager(rviz: dict[str, Any]) -> None:
+    assert rviz.keys() == {'Panels', 'Visualization Manager', 'Window Geometry'}
+    manager = rviz['Visualization Manager']
+    assert manager.keys() == {
+        *('Class', 'Displays', 'Enabled', 'Global Options', 'Name', 'Tools', 'Transformation'),
+        *('Value', 'Views'),
+    }
+    assert manager['Global Options']['Fixed Frame'] == 'camera_optical_frame'
+    assert manager['Views']['Current']['Class'] == 'rviz_default_plugins/Orbit'
+
+
+def test_fast_dds_profile() -> None:
+    root = ElementTree.parse(PROFILE).getroot()
+    space = root.tag.removesuffix('dds')
+    transports = {
+        transport.findtext(f'{space}transport_id'): transport
+        for transport in root.iter(f'{space}transport_descriptor')
+    }
+    (participant,) = root.iter(f'{space}participant')
+    assert participant.get('is_default_profile') == 'true'
+    used = [e.text for e in participant.find(f'{space}rtps/{space}userTransports')]
+    assert sorted(used) == sorted(transports)
+    assert participant.findtext(f'{space}rtps/{space}useBuiltinTransports') == 'false'
+    by_type = {t.findtext(f'{space}type'): t for t in transports.values()}
+    assert by_type.keys() == {'SHM', 'UDPv4'}
+    colour_1080p = 1920 * 1080 * 3
+    assert int(by_type['SHM'].findtext(f'{space}segment_size')) >= 10 * colour_1080p
+
+
+def launch_arguments() -> set[str]:
+    module = ast.parse(LAUNCH_FILE.read_text())
+    (names,) = (
+        [element.elts[0].value for element in statement.value.elts]
+        for statement in module.body
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == 'ARGUMENTS'
+    )
+    assert len(names) == len(set(names))
+    return set(names)
+
+
+def test_launch_file_has_the_arguments_it_is_known_for() -> None:
+    assert launch_arguments() >= {
+        *('image_topic', 'camera_info_topic', 'namespace', 'model', 'engine', 'image_transport'),
+        *('params_file', 'autostart', 'rviz', 'fast_dds_profile'),
+    }
+
+
+@pytest.fixture
+def ros2() -> str:
+    pytest.importorskip('launch_ros', reason='launch_ros is not installed')
+    pytest.importorskip('ros2launch', reason='ros2 launch is not installed')
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        prefix = Path(get_package_prefix('panoptic_ros'))
+    except PackageNotFoundError:
+        pytest.skip('panoptic_ros is not built in a sourced workspace')
+    if not (prefix / 'lib' / 'panoptic_ros' / 'segment').exists():
+        pytest.skip('panoptic_ros is not built in a sourced workspace')
+    command = shutil.which('ros2')
+    assert command
+    return command
+
+
+def test_ros2_launch_shows_its_arguments(ros2: str) -> None:
+    shown = subprocess.run(
+        [ros2, 'launch', str(LAUNCH_FILE), '--show-args'],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in launch_arguments():
+        assert f"'{name}':" in shown
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    text = Path(f'/proc/{pid}/environ').read_text()
+    return dict(entry.partition('=')[::2] for entry in text.split('\0') if entry)
+
+
+@pytest.mark.parametrize('profile', [True, False])
+def test_ros2_launch_runs_the_node(
+    ros2: str, peer, tiny_model, tiny_scene: Callable[..., np.ndarray], tmp_path, profile: bool
+) -> None:
+    parameters = tmp_path / 'mine.yaml'
+    parameters.write_text('/**: {ros__parameters: {engine: onnxruntime, overlay_opacity: 0.0}}')
+    environment = {k: v for k, v in os.environ.items() if 'PROFILES_FILE' not in k}
+    process = subprocess.Popen(
+        [
+            *(ros2, 'launch', str(LAUNCH_FILE), 'namespace:=launched', f'model:={tiny_model}'),
+            *('image_topic:=/eye/picture', f'params_file:={parameters}', 'autostart:=true'),
+            *([] if profile else ['fast_dds_profile:=none']),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        overlay = '/launched/segment/overlay'
+        peer.subscribe(Image, overlay)
+        picture = tiny_scene((64, 32))
+        image = messages.image_message(picture, peer.header())
+        (answer,) = peer.exchange('/eye/picture', image, overlay)
+        # Opacity 0 leaves the picture as it is but for the white edges: the file was read.
+        same = np.frombuffer(answer.data, np.uint8).reshape(picture.shape) == picture
+        assert same.mean() > 0.5
+        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        found = [environment_of(int(pid)) for pid in children]
+        assert [e.get('FASTDDS_DEFAULT_PROFILES_FILE') for e in found] == (
+            [str(PROFILE)] if profile else [None]
+        )
+    finally:
+        process.send_signal(signal.SIGINT)
+        log, _ = process.communicate(timeout=60)
+    assert 'process has finished cleanly' in log
+    assert 'Traceback' not in log
