@@ -36,6 +36,18 @@ COMMANDS = (
     Command('export', 'panoptic_ros.nn.export', 'export trained weights as a model', 'train'),
     Command('score', 'panoptic_ros.evaluation.score', 'score predictions on disk against truth'),
     Command('evaluate', 'panoptic_ros.evaluation.evaluate', 'measure a model on a data set'),
+    Command(
+        'build-engine',
+        'panoptic_ros.commands.build_engine',
+        'compile a model for this NVIDIA GPU with TensorRT',
+    ),
+    Command('verify-engine', 'panoptic_ros.commands.verify_engine', 'prove a TensorRT engine'),
+    Command(
+        'inspect-engine', 'panoptic_ros.commands.inspect_engine', 'list the layers of an engine'
+    ),
+    Command(
+        'benchmark-engine', 'panoptic_ros.commands.benchmark_engine', 'time a TensorRT engine'
+    ),
 )
 
 

@@ -1,0 +1,284 @@
+"""TensorRT on an NVIDIA GPU: builds a plan from the float16 ONNX, keeps it, proves it, runs it.
+
+The plan that runs is the one built last for the model on this machine (``panoptic build-engine``
+with whatever options), or, if there is none, one built with the default options. Each time it is
+opened the golden picture has to come out right.
+
+What each module does: ``installation`` finds TensorRT, CUDA and the GPU; ``build`` compiles;
+``cache`` keeps plans; ``runtime`` runs them over ``cuda``; ``verification`` judges them.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from panoptic_ros.engines.tensorrt.build import (
+    HARDWARE_COMPATIBILITY,
+    BuildOptions,
+    Progress,
+    build_plan,
+)
+from panoptic_ros.engines.tensorrt.cache import CACHE_VARIABLE, EngineCache, Entry, Identity
+from panoptic_ros.engines.tensorrt.installation import Installation
+from panoptic_ros.engines.tensorrt.runtime import Layer, PlanError, TensorRtEngine
+from panoptic_ros.engines.tensorrt.verification import Verification, verify
+from panoptic_ros.errors import EngineError
+from panoptic_ros.model import Model
+
+__all__ = (
+    'CACHE_VARIABLE',
+    'HARDWARE_COMPATIBILITY',
+    'BuildOptions',
+    'EngineCache',
+    'Entry',
+    'Installation',
+    'Layer',
+    'Opened',
+    'Progress',
+    'TensorRtEngine',
+    'Verification',
+    'accept',
+    'build_engine',
+    'open',
+    'open_cached',
+    'unavailable',
+)
+
+_log = logging.getLogger('panoptic_ros.tensorrt')
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine, its entry in the cache, and how it did on the golden picture just now."""
+
+    engine: TensorRtEngine
+    entry: Entry
+    verification: Verification
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with its results that nobody accepted; empty if nothing is."""
+        return '' if self.entry.accepted else self.verification.fault
+
+    def serve(self) -> TensorRtEngine:
+        """Return the engine; close it and raise EngineError if its results are wrong."""
+        if self.fault:
+            self.engine.close()
+            name = self.entry.identity.model
+            raise EngineError(
+                f'{self.engine.description} gives wrong results for the golden picture of model '
+                f'{name!r}: {self.fault} ({self.verification}); build it anew with "panoptic '
+                f'build-engine {name} --force", choose another engine, or serve it all the same '
+                f'after "panoptic verify-engine {name} --accept"'
+            )
+        return self.engine
+
+
+def unavailable() -> str:
+    """Say why TensorRT cannot run here, or nothing."""
+    try:
+        Installation.find()
+    except EngineError as error:
+        return str(error)
+    return ''
+
+
+def open(  # noqa: A001
+    model: Model,
+    *,
+    threads: int = 0,
+    precision: str = 'auto',
+    reason: str = '',
+    cache_folder: str | Path | None = None,
+    cancel: threading.Event | None = None,
+    on_progress: Progress | None = None,
+) -> TensorRtEngine:
+    """Load the model's plan, building it first if there is none that loads.
+
+    Parameters
+    ----------
+    model, threads, precision, reason
+        See :mod:`panoptic_ros.engines`; there are no CPU threads to set, and the precision is
+        always float16.
+    cache_folder
+        See :class:`EngineCache`.
+    cancel, on_progress
+        See :func:`build.build_plan`.
+    """
+    if precision not in ('auto', 'float16'):
+        raise EngineError(
+            f'engine tensorrt cannot compute in {precision}; expected auto, which is float16, or '
+            'take the engine openvino'
+        )
+    here = Installation.find()
+    cache = EngineCache(cache_folder)
+    wanted = Identity.of(model, BuildOptions(), here)
+    entry = cache.newest(wanted)
+    why_built = ''
+    if entry is not None:
+        try:
+            return _open_entry(here, cache, model, entry, reason).serve()
+        except PlanError as error:
+            why_built = str(error)
+            wanted = entry.identity
+            _log.warning('building the engine of %s anew: %s', model.card.name, why_built)
+    with cache.lock(wanted):
+        # Another process may have built it while this one waited for the lock.
+        built = cache.get(wanted)
+        if built is None or built == entry:
+            built = _build(here, cache, model, wanted, cancel=cancel, on_progress=on_progress)
+            why_built = why_built or 'there was none'
+    if why_built:
+        reason = f'{reason}; engine built now: {why_built}'
+    return _verified(cache, _open_entry(here, cache, model, built, reason)).serve()
+
+
+def open_cached(
+    model: Model, *, cache_folder: str | Path | None = None, use_graph: bool = True
+) -> Opened:
+    """Open the plan that :func:`open` would take, right or wrong; never build one.
+
+    Raises EngineError if there is none, naming those there are for other machines.
+    """
+    here = Installation.find()
+    cache = EngineCache(cache_folder)
+    wanted = Identity.of(model, BuildOptions(), here)
+    entry = cache.newest(wanted)
+    if entry is None:
+        raise EngineError(
+            f'model {wanted.model!r} has no engine in {cache.folder} for {here}'
+            f'{_others(cache, wanted)}; run: panoptic build-engine {wanted.model}'
+        )
+    return _open_entry(here, cache, model, entry, 'asked for', use_graph=use_graph)
+
+
+def build_engine(
+    model: Model,
+    options: BuildOptions,
+    *,
+    cache_folder: str | Path | None = None,
+    force: bool = False,
+    use_timing_cache: bool = True,
+    cancel: threading.Event | None = None,
+    on_progress: Progress | None = None,
+) -> Opened:
+    """Build a plan, or take the one that is there, and run the golden picture.
+
+    Parameters
+    ----------
+    model, options
+        What, and how.
+    cache_folder
+        See :class:`EngineCache`.
+    force
+        Build also if there is a plan with these options already.
+    use_timing_cache
+        Use and keep what earlier builds learned about this GPU.
+    cancel, on_progress
+        See :func:`build.build_plan`.
+
+    The engine may give wrong results: see :attr:`Opened.fault`.
+    """
+    here = Installation.find()
+    cache = EngineCache(cache_folder)
+    identity = Identity.of(model, options, here)
+    with cache.lock(identity):
+        entry = cache.get(identity)
+        if entry is not None and not force:
+            try:
+                opened = _open_entry(here, cache, model, entry, 'asked for')
+            except PlanError as error:
+                _log.warning('building the engine of %s anew: %s', model.card.name, error)
+            else:
+                # So that it is the newest, and the one that runs.
+                cache.update(replace(entry, built_unix_s=_newer_than_all(cache)))
+                return opened
+        entry = _build(
+            here,
+            cache,
+            model,
+            identity,
+            use_timing_cache=use_timing_cache,
+            cancel=cancel,
+            on_progress=on_progress,
+        )
+    return _verified(cache, _open_entry(here, cache, model, entry, 'asked for'))
+
+
+def accept(opened: Opened, *, cache_folder: str | Path | None = None) -> Opened:
+    """Record that an engine with these results is to be served; returns it as recorded."""
+    entry = replace(
+        opened.entry, verification=opened.verification, accepted=opened.verification.fault
+    )
+    EngineCache(cache_folder).update(entry)
+    return replace(opened, entry=entry)
+
+
+def _build(
+    here: Installation,
+    cache: EngineCache,
+    model: Model,
+    identity: Identity,
+    *,
+    use_timing_cache: bool = True,
+    cancel: threading.Event | None = None,
+    on_progress: Progress | None = None,
+) -> Entry:
+    _log.info('building an engine of %s for %s; this takes minutes', model.card.name, here)
+    built = build_plan(
+        here.trt,
+        model,
+        identity.options,
+        timing_cache=cache.timing_cache(identity) if use_timing_cache else b'',
+        on_progress=on_progress,
+        cancel=cancel,
+    )
+    if use_timing_cache and built.timing_cache:
+        cache.store_timing_cache(identity, built.timing_cache)
+    return cache.store(identity, built.plan, built.seconds)
+
+
+def _open_entry(
+    here: Installation,
+    cache: EngineCache,
+    model: Model,
+    entry: Entry,
+    reason: str,
+    *,
+    use_graph: bool = True,
+) -> Opened:
+    plan = cache.load(entry)
+    if entry.identity.options != BuildOptions():
+        reason = f'{reason}; built with {entry.identity.options}'
+    if entry.accepted:
+        reason = f'{reason}; wrong results accepted: {entry.accepted}'
+    engine = TensorRtEngine(here, plan, model, reason, use_graph=use_graph)
+    try:
+        verification = verify(engine, model)
+    except EngineError:
+        engine.close()
+        raise
+    return Opened(engine, entry, verification)
+
+
+def _verified(cache: EngineCache, opened: Opened) -> Opened:
+    """Record how a plan did that was built just now."""
+    entry = replace(opened.entry, verification=opened.verification)
+    cache.update(entry)
+    return replace(opened, entry=entry)
+
+
+def _newer_than_all(cache: EngineCache) -> float:
+    return max(entry.built_unix_s for entry in cache.entries()) + 1e-3
+
+
+def _others(cache: EngineCache, wanted: Identity) -> str:
+    kinds = {
+        f'TensorRT {e.identity.tensorrt}, {e.identity.gpu} '
+        f'({e.identity.compute_capability}), CUDA {e.identity.cuda}'
+        + ('' if e.identity.onnx_sha256 == wanted.onnx_sha256 else ', other weights')
+        for e in cache.entries()
+        if e.identity.model == wanted.model
+    }
+    return f', only for {"; ".join(sorted(kinds))}' if kinds else ''

@@ -1,0 +1,307 @@
+"""From a model's float16 ONNX to a plan, TensorRT's compiled network."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from time import monotonic
+from types import ModuleType
+from typing import Any
+
+from panoptic_ros.engines.tensorrt.installation import logger_of, take_errors
+from panoptic_ros.errors import EngineError, ModelError
+from panoptic_ros.model import Model, TensorSpec
+
+PRECISION = 'float16'
+"""Which of a model's ONNX files is built."""
+
+HARDWARE_COMPATIBILITY = {
+    'none': 'NONE',
+    'ampere+': 'AMPERE_PLUS',
+    'same-compute-capability': 'SAME_COMPUTE_CAPABILITY',
+}
+"""GPUs a plan shall run on besides the one it is built on, and TensorRT's names for that."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase of the build, the steps done and the steps there are."""
+
+_log = logging.getLogger('panoptic_ros.tensorrt')
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build a plan; every field is part of the cache key.
+
+    Parameters
+    ----------
+    workspace_mib
+        Most scratch memory a layer may use, MiB; None leaves it to TensorRT (all there is).
+    optimization_level
+        0 (fast build) to 5 (fast engine); None is TensorRT's default, 3.
+    hardware_compatibility
+        One of :data:`HARDWARE_COMPATIBILITY`.
+    dla_core
+        Run what can be on this deep-learning accelerator of a Jetson, the rest on the GPU.
+    weak_fp16
+        TensorRT 10 only: instead of computing each layer in the type the ONNX says, let TensorRT
+        choose float32 where that is faster. Needed for DLA on TensorRT 10.
+
+    Raises EngineError if a value is out of range.
+    """
+
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    hardware_compatibility: str = 'none'
+    dla_core: int | None = None
+    weak_fp16: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise EngineError(f'workspace is {self.workspace_mib} MiB; expected 1 or more')
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise EngineError(
+                f'optimization level is {self.optimization_level}; expected 0 (fast build) to 5 '
+                '(fast engine)'
+            )
+        if self.hardware_compatibility not in HARDWARE_COMPATIBILITY:
+            raise EngineError(
+                f'unknown hardware compatibility {self.hardware_compatibility!r}; expected one of '
+                f'{", ".join(HARDWARE_COMPATIBILITY)}'
+            )
+        if self.dla_core is not None and self.dla_core < 0:
+            raise EngineError(f'DLA core is {self.dla_core}; expected 0 or more')
+
+    def __str__(self) -> str:
+        default = asdict(BuildOptions())
+        changed = [f'{k}={v}' for k, v in asdict(self).items() if v != default[k]]
+        return ', '.join(changed) or 'default options'
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """A plan, the timing cache after building it (empty if there is none), and the seconds."""
+
+    plan: bytes
+    timing_cache: bytes
+    seconds: float
+
+
+def build_plan(
+    trt: ModuleType,
+    model: Model,
+    options: BuildOptions,
+    *,
+    timing_cache: bytes = b'',
+    on_progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> BuiltPlan:
+    """Parse and build; takes half a minute to many minutes.
+
+    Parameters
+    ----------
+    trt, model, options
+        With which TensorRT, what, and how.
+    timing_cache
+        What an earlier build learned about this GPU; empty for nothing.
+    on_progress
+        See :data:`Progress`; called on the thread of the build.
+    cancel
+        Set it to stop the build. Ctrl-C does too where this is the main thread.
+
+    Raises EngineError if TensorRT cannot parse or build, if it lacks an option or if the network
+    computes in float32; ModelError if the file is missing, damaged or not of its head kind;
+    KeyboardInterrupt if cancelled.
+    """
+    onnx = model.onnx_path(PRECISION).read_bytes()
+    logger = logger_of(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt, options))
+    _parser = _parse(trt, network, onnx, model)  # owns the weights until the plan is built
+    config = builder.create_builder_config()
+    _configure(trt, builder, config, options)
+    if not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
+        # It is of another GPU or version, which costs time and nothing else.
+        config.set_timing_cache(config.create_timing_cache(b''), False)
+    started = monotonic()
+    with _interrupt_sets(cancel or threading.Event()) as cancelled:
+        config.progress_monitor = _monitor(trt, cancelled, on_progress or _ignore)
+        plan = builder.build_serialized_network(network, config)
+        if cancelled.is_set():
+            raise KeyboardInterrupt
+    if plan is None:
+        raise EngineError(
+            f'TensorRT {trt.__version__} cannot build model {model.card.name!r} '
+            f'({options}): {take_errors(trt)}'
+        )
+    learned = config.get_timing_cache()
+    return BuiltPlan(
+        plan=bytes(plan),
+        timing_cache=bytes(learned.serialize()) if learned is not None else b'',
+        seconds=monotonic() - started,
+    )
+
+
+def _network_flags(trt: ModuleType, options: BuildOptions) -> int:
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED', None)
+    # Some day the flag will be gone, because there is nothing but strong typing since 11.
+    if options.weak_fp16 or strongly_typed is None:
+        return 0
+    return 1 << int(strongly_typed)
+
+
+def _parse(trt: ModuleType, network: Any, onnx: bytes, model: Model) -> Any:
+    parser = trt.OnnxParser(network, logger_of(trt))
+    parsed = parser.parse(onnx)
+    faults = [
+        f'node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}'
+        for error in map(parser.get_error, range(parser.num_errors))
+    ]
+    if not parsed or faults:
+        listed = '; '.join(' '.join(fault.split()) for fault in faults)
+        raise EngineError(
+            f'TensorRT {trt.__version__} cannot parse the {PRECISION} file of model '
+            f'{model.card.name!r}: {listed or take_errors(trt)}; export the model again'
+        )
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    model.check_io(PRECISION, _specs(trt, inputs), _specs(trt, outputs))
+    wide = _wide_layers(trt, network)
+    if wide:
+        raise EngineError(
+            f'the {PRECISION} file of model {model.card.name!r} computes in float32 in '
+            f'{len(wide)} layers, first {wide[0]}: its weights are not float16; export the model '
+            'again'
+        )
+    return parser
+
+
+def _wide_layers(trt: ModuleType, network: Any) -> list[str]:
+    """Name the layers with weights that compute in float32."""
+    kinds = (
+        trt.LayerType.CONVOLUTION,
+        trt.LayerType.DECONVOLUTION,
+        trt.LayerType.MATRIX_MULTIPLY,
+    )
+    layers = map(network.get_layer, range(network.num_layers))
+    return [
+        layer.name
+        for layer in layers
+        if layer.type in kinds and layer.get_output(0).dtype == trt.DataType.FLOAT
+    ]
+
+
+def _configure(trt: ModuleType, builder: Any, config: Any, options: BuildOptions) -> None:
+    # Costs nothing at run time and lets inspect-engine say what each layer is.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.hardware_compatibility != 'none':
+        config.hardware_compatibility_level = _member(
+            trt,
+            trt.HardwareCompatibilityLevel,
+            HARDWARE_COMPATIBILITY[options.hardware_compatibility],
+            f'hardware compatibility {options.hardware_compatibility}',
+        )
+    if options.weak_fp16:
+        config.set_flag(_member(trt, trt.BuilderFlag, 'FP16', 'weak FP16'))
+    if options.dla_core is not None:
+        _configure_dla(trt, builder, config, options)
+
+
+def _configure_dla(trt: ModuleType, builder: Any, config: Any, options: BuildOptions) -> None:
+    if options.dla_core >= builder.num_DLA_cores:
+        raise EngineError(
+            f'DLA core {options.dla_core} was asked for, TensorRT {trt.__version__} finds '
+            f'{builder.num_DLA_cores} on this machine; leave the option out'
+        )
+    if hasattr(trt.BuilderFlag, 'FP16') and not options.weak_fp16:
+        raise EngineError(
+            f'TensorRT {trt.__version__} runs on DLA only what is not strongly typed; add '
+            '--weak-fp16 or leave --dla-core out'
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = options.dla_core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+
+
+def _member(trt: ModuleType, enum: Any, name: str, what: str) -> Any:
+    # By name: the numbers behind the names differ between versions.
+    member = getattr(enum, name, None)
+    if member is None:
+        raise EngineError(
+            f'TensorRT {trt.__version__} has no {enum.__name__}.{name}, so {what} cannot be had; '
+            'leave the option out'
+        )
+    return member
+
+
+def _specs(trt: ModuleType, tensors: list[Any]) -> dict[str, TensorSpec]:
+    return {tensor.name: tensor_spec(trt, tensor.dtype, tensor.shape) for tensor in tensors}
+
+
+def tensor_spec(trt: ModuleType, dtype: Any, shape: Any) -> TensorSpec:
+    """Translate a TensorRT type and shape; a free size is ``'?'``.
+
+    Raises ModelError for a type that no head kind has.
+    """
+    names = {
+        trt.DataType.FLOAT: 'float32',
+        trt.DataType.HALF: 'float16',
+        trt.DataType.INT32: 'int32',
+        trt.DataType.INT64: 'int64',
+        trt.DataType.UINT8: 'uint8',
+    }
+    if dtype not in names:
+        raise ModelError(
+            f'a network input or output is of type {dtype}; expected one of '
+            f'{", ".join(names.values())}: export the model again'
+        )
+    return TensorSpec(names[dtype], tuple(int(size) if size >= 0 else '?' for size in shape))
+
+
+def _monitor(trt: ModuleType, cancelled: threading.Event, on_progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """Called from within TensorRT: nothing may escape from here as an exception."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            # The phases within a phase come and go in their hundreds.
+            if not parent_phase:
+                self.steps[phase_name] = num_steps
+                on_progress(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self.steps:
+                on_progress(phase_name, step + 1, self.steps[phase_name])
+            return not cancelled.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            steps = self.steps.pop(phase_name, None)
+            if steps is not None:
+                on_progress(phase_name, steps, steps)
+
+    return Monitor()
+
+
+def _ignore(phase: str, done: int, steps: int) -> None:
+    _log.debug('%s: %d of %d', phase, done, steps)
+
+
+@contextmanager
+def _interrupt_sets(event: threading.Event) -> Iterator[threading.Event]:
+    """Let Ctrl-C set the event: a KeyboardInterrupt inside TensorRT's callbacks would abort."""
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
