@@ -47,12 +47,22 @@ def find_runs(*maps: np.ndarray) -> np.ndarray:
         Arrays of one shape [H, W], any integer dtype.
     """
     flat = [np.ascontiguousarray(m).reshape(-1) for m in maps]
-    if not flat[0].size:
-        return np.zeros(0, np.intp)
-    changed = flat[0][1:] != flat[0][:-1]
+    begins = np.ones(flat[0].size, bool)
+    inner = begins[1:]
+    np.not_equal(flat[0][1:], flat[0][:-1], out=inner)
+    differs = np.empty_like(inner)
     for other in flat[1:]:
-        changed |= other[1:] != other[:-1]
-    return np.concatenate((np.zeros(1, np.intp), np.flatnonzero(changed) + 1))
+        np.not_equal(other[1:], other[:-1], out=differs)
+        inner |= differs
+    return np.flatnonzero(begins)
+
+
+def run_lengths(starts: np.ndarray, size: int) -> np.ndarray:
+    """Return the pixels of each run, intp [n], from where runs start and the map's size."""
+    lengths = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+    lengths[-1:] = size - starts[-1:]
+    return lengths
 
 
 def rows_of(ids: np.ndarray, table_ids: np.ndarray) -> np.ndarray:
@@ -359,7 +369,7 @@ def _unpack(
 
 def _expand(values: np.ndarray, starts: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Give every pixel of a run the value of the run."""
-    return np.repeat(values, np.diff(starts, append=int(np.prod(shape)))).reshape(shape)
+    return np.repeat(values, run_lengths(starts, int(np.prod(shape)))).reshape(shape)
 
 
 def _rank_within(group: np.ndarray) -> np.ndarray:

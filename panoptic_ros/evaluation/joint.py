@@ -7,10 +7,8 @@ import numpy as np
 
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import VOID
-from panoptic_ros.packing import COCO_VOID, find_runs, rows_of
-from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
-
-_THING_KEY = 256  # above the class ids, so one table serves stuff and things
+from panoptic_ros.packing import COCO_VOID, find_runs, rows_of, run_lengths
+from panoptic_ros.panoptic import Panoptic
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +75,13 @@ class JointAreas:
         starts = find_runs(
             prediction.semantic, prediction.instance, truth.semantic, truth.instance
         )
-        is_crowd = np.isin(truth.segments.id, np.asarray(crowd_ids, np.int64))
+        is_crowd = np.zeros(len(truth.segments), bool)
+        if len(crowd_ids):
+            is_crowd = np.isin(truth.segments.id, np.asarray(crowd_ids, np.int64))
         return cls._count(
             _rows_at(truth, starts),
             _rows_at(prediction, starts),
-            np.diff(starts, append=truth.semantic.size),
+            run_lengths(starts, truth.semantic.size),
             truth.segments.class_id,
             prediction.segments.class_id,
             is_crowd & truth.segments.is_thing,
@@ -109,7 +109,7 @@ class JointAreas:
         joint = cls._count(
             _listed_rows(truth_ids, starts, truth, 'truth'),
             _listed_rows(prediction_ids, starts, prediction, 'prediction'),
-            np.diff(starts, append=truth_ids.size),
+            run_lengths(starts, truth_ids.size),
             truth.class_id,
             prediction.class_id,
             truth.is_crowd,
@@ -138,9 +138,9 @@ class JointAreas:
         is_crowd: np.ndarray,
         stated_area: np.ndarray | None = None,
     ) -> 'JointAreas':
-        """Add up the runs; the rows are those of the tables, -1 for void."""
+        """Add up the runs; the rows are 1 + those of the tables, 0 for void."""
         shape = (len(truth_class) + 1, len(prediction_class) + 1)
-        cell = (truth_row + 1) * shape[1] + (prediction_row + 1)
+        cell = truth_row * shape[1] + prediction_row
         # The weights are summed in float64, which is exact up to 2**53 pixels.
         area = np.bincount(cell, weights=length, minlength=shape[0] * shape[1])
         area = area.astype(np.int64).reshape(shape)
@@ -166,24 +166,25 @@ def _check_sizes(prediction: np.ndarray, truth: np.ndarray) -> None:
 
 
 def _rows_at(panoptic: Panoptic, starts: np.ndarray) -> np.ndarray:
-    """Return the row in the segment table of the pixels at flat indices, -1 for void."""
+    """Return 1 + the row in the segment table of the pixels at flat indices, 0 for void."""
     segments = panoptic.segments
-    row_of_key = np.full(_THING_KEY + int(segments.id.max(initial=0)) + 1, -1, np.intp)
-    key_of_row = np.where(
-        segments.is_thing, _THING_KEY + segments.id.astype(np.intp), segments.class_id
+    row = np.arange(1, len(segments) + 1)
+    # A pixel has one of the two: things are found by instance, stuff by class.
+    row_of_instance = np.zeros(int(segments.id.max(initial=0)) + 1, np.intp)
+    row_of_class = np.zeros(VOID + 1, np.intp)
+    row_of_instance[segments.id[segments.is_thing]] = row[segments.is_thing]
+    row_of_class[segments.class_id[~segments.is_thing]] = row[~segments.is_thing]
+    return row_of_instance.take(panoptic.instance.take(starts)) + row_of_class.take(
+        panoptic.semantic.take(starts)
     )
-    row_of_key[key_of_row] = np.arange(len(segments))
-    instance = panoptic.instance.reshape(-1)[starts].astype(np.intp)
-    semantic = panoptic.semantic.reshape(-1)[starts]
-    return row_of_key[np.where(instance != NO_INSTANCE, _THING_KEY + instance, semantic)]
 
 
 def _listed_rows(
     ids: np.ndarray, starts: np.ndarray, table: SegmentTable, side: str
 ) -> np.ndarray:
     run_ids = ids.reshape(-1)[starts]
-    rows = rows_of(run_ids, table.id)
-    lost = (rows < 0) & (run_ids != COCO_VOID)
+    rows = rows_of(run_ids, table.id) + 1
+    lost = (rows == 0) & (run_ids != COCO_VOID)
     if lost.any():
         raise DatasetError(
             f'the picture of the {side} has segment ids {np.unique(run_ids[lost])[:5].tolist()} '
