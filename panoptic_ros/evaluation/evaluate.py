@@ -20,6 +20,7 @@ from panoptic_ros.engines import ENGINES, PRECISIONS, open_engine
 from panoptic_ros.errors import DatasetError, LabelSetError, PanopticRosError
 from panoptic_ros.evaluation.joint import JointAreas
 from panoptic_ros.evaluation.overlap import ClassOverlap, OverlapResult
+from panoptic_ros.evaluation.precision import MaskPrecision, PrecisionResult
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
 from panoptic_ros.evaluation.report import (
     ScoredImage,
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         _write_picture(sheet, worst_sheet(evaluation.worst, label_set))
         print(f'worst images: {sheet}')
     if args.json:
-        content = as_json(evaluation.quality, evaluation.overlap)
+        content = as_json(evaluation.quality, evaluation.overlap, evaluation.precision)
         content |= {
             'model': model.card.name,
             'dataset': args.dataset,
@@ -114,6 +115,7 @@ class Evaluation:
 
     quality: QualityResult
     overlap: OverlapResult
+    precision: PrecisionResult
     worst: tuple[ScoredImage, ...]
 
 
@@ -134,6 +136,7 @@ def evaluate_pairs(
     Raises DatasetError, naming the image, if the sizes of a pair differ.
     """
     quality, overlap = PanopticQuality(label_set), ClassOverlap(label_set)
+    precision = MaskPrecision(label_set)
     heap: list[tuple[float, int, ScoredImage]] = []
     for number, (prediction, sample) in enumerate(pairs):
         try:
@@ -144,6 +147,7 @@ def evaluate_pairs(
         of_image.add(joint)
         quality.merge(of_image)
         overlap.add(joint)
+        precision.add(joint, prediction.segments.score)
         scored = ScoredImage(of_image.result().PQ, sample, prediction)
         if np.isfinite(scored.PQ):
             # The heap's first is the best of the worst; the number settles ties.
@@ -151,7 +155,7 @@ def evaluate_pairs(
             if len(heap) > worst:
                 heapq.heappop(heap)
     kept = tuple(scored for _, _, scored in sorted(heap, reverse=True, key=lambda h: h[:2]))
-    return Evaluation(quality.result(), overlap.result(), kept)
+    return Evaluation(quality.result(), overlap.result(), precision.result(), kept)
 
 
 def predict(
@@ -289,7 +293,7 @@ def _tables(evaluation: Evaluation, label_set: LabelSet) -> str:
             '',
             summary_table(quality),
             f'mean IoU {overlap.mean_iou:.1f}, pixel accuracy {overlap.pixel_accuracy:.1f}, '
-            f'{quality.images} images',
+            f'mask AP {evaluation.precision.AP:.1f}, {quality.images} images',
         )
     )
 

@@ -74,14 +74,20 @@ class MaskPrecision:
 
         Raises DatasetError if the sizes differ.
         """
-        joint = JointAreas.of(prediction, truth, crowd_ids)
+        self.add(JointAreas.of(prediction, truth, crowd_ids), prediction.segments.score)
+
+    def add(self, joint: JointAreas, segment_score: np.ndarray) -> None:
+        """Count one image whose joint areas are known.
+
+        ``segment_score`` is float32 [P], the scores of the prediction's segment table.
+        """
         # Row and column 0 are void; the rest are in the order of the segment tables.
         is_thing = self.label_set.is_thing
         rows = np.flatnonzero(is_thing[joint.truth_class])
         columns = np.flatnonzero(is_thing[joint.prediction_class])
-        score = prediction.segments.score[columns - 1]
+        score = segment_score[columns - 1]
         columns = columns[_best_first(joint.prediction_class[columns], score)]
-        score = prediction.segments.score[columns - 1]
+        score = segment_score[columns - 1]
         class_id = joint.prediction_class[columns]
 
         shared = joint.area[np.ix_(rows, columns)].astype(float)

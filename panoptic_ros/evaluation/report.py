@@ -13,6 +13,7 @@ import numpy as np
 from panoptic_ros.datasets import Sample
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.overlap import OverlapResult
+from panoptic_ros.evaluation.precision import PrecisionResult
 from panoptic_ros.evaluation.quality import QualityResult
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic
@@ -82,8 +83,13 @@ def confusion_table(
     return '\n'.join(lines)
 
 
-def as_json(quality: QualityResult, overlap: OverlapResult) -> dict[str, Any]:
+def as_json(
+    quality: QualityResult, overlap: OverlapResult, precision: PrecisionResult | None = None
+) -> dict[str, Any]:
     """Return all figures as plain values for a JSON file, percentages; null where none exists."""
+    masks = {}
+    if precision is not None:
+        masks = {name: _finite(getattr(precision, name)) for name in ('AP', 'AP50', 'AP75')}
     summary = {
         name + suffix: _finite(getattr(quality, name + suffix))
         for suffix in _SUFFIXES.values()
@@ -106,6 +112,7 @@ def as_json(quality: QualityResult, overlap: OverlapResult) -> dict[str, Any]:
         **summary,
         'mIoU': _finite(overlap.mean_iou),
         'pixel_accuracy': _finite(overlap.pixel_accuracy),
+        **masks,
         'per_class': per_class,
         'images': quality.images,
     }

@@ -88,6 +88,8 @@ def test_the_command_writes_everything(
     assert [counts['bus'][k] for k in ('tp', 'fp', 'fn')] == [0, 0, 1]
     assert [counts['road'][k] for k in ('tp', 'fp', 'fn')] == [3, 0, 0]
     assert counts['person']['PQ'] is None
+    # The right masks are exact, so every threshold gives the same; there are wrong ones too.
+    assert 0 < figures['AP'] == figures['AP50'] == figures['AP75'] < 100
     assert figures['dataset'] == 'cityscapes'
     assert figures['engine'].startswith('onnxruntime')
     assert figures['median_ms']['inference'] > 0
