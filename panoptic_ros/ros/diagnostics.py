@@ -117,6 +117,7 @@ class FrameLog:
         self._last_trouble = ''
         self._trouble_ns: int | None = None
         self._engine_is_failing = False
+        self._is_unwatched = False
 
     def count_received(self, now_ns: int) -> None:
         """Count an image that arrived; ``now_ns`` is of a steady clock, as everywhere here."""
@@ -133,6 +134,7 @@ class FrameLog:
         """Count an image that nobody wanted results of."""
         with self._lock:
             self._counts.unwatched += 1
+            self._is_unwatched = True
 
     def count_bad(self, now_ns: int, why: str) -> None:
         """Count an image that could not be decoded."""
@@ -151,6 +153,7 @@ class FrameLog:
         """Count an image whose results were published."""
         with self._lock:
             self._counts.processed += 1
+            self._is_unwatched = False
             self._finishes_ns.append(now_ns)
             self._times.append(times)
             self._engine_is_failing = False
@@ -177,7 +180,6 @@ class FrameLog:
     def camera_state(self, now_ns: int, timeout_s: float) -> tuple[bytes, str]:
         """Return a diagnostics level and what is to be said about the frames."""
         with self._lock:
-            received = self._counts.received
             silent_s = (now_ns - self._arrivals_ns[-1]) / 1e9 if self._arrivals_ns else None
             recent = self._trouble_ns is not None and now_ns - self._trouble_ns < RATE_WINDOW_NS
             if self._engine_is_failing:
@@ -188,7 +190,7 @@ class FrameLog:
                 return DiagnosticStatus.WARN, f'no image for {silent_s:.1f} s'
             if recent:
                 return DiagnosticStatus.WARN, self._last_trouble
-            if received == self._counts.unwatched:
+            if self._is_unwatched:
                 return DiagnosticStatus.OK, 'nobody subscribes, nothing to do'
         return DiagnosticStatus.OK, 'segmenting'
 

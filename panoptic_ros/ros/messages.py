@@ -87,6 +87,10 @@ _LAYOUTS = {
 ENCODINGS = tuple(_LAYOUTS)
 """Encodings of ``sensor_msgs/Image`` that :func:`decode_image` accepts."""
 
+LARGEST_CALIBRATION = 1e9
+SMALLEST_FOCAL_LENGTH_PX = 0.01
+"""What no camera's calibration goes beyond; within these, no computation overflows."""
+
 _JPEG_PNG = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')
 
 # As stored: grey stays grey, 16 bits stay 16 bits (and are refused), and the picture is not
@@ -206,19 +210,21 @@ def image_message(array: np.ndarray, header: Header) -> Image:
 def check_camera_info(info: CameraInfo) -> None:
     """Raise FrameError unless the calibration can be used.
 
-    It cannot if a number in it is not finite, a focal length is not above 0, or it says of no
-    image size that it is for. (An uncalibrated camera has all zeros by REP 104.)
+    It cannot if a number in it is not finite or absurdly large, a focal length is not above 0,
+    or it does not say for which image size it is. (All zeros mean an uncalibrated camera.)
     """
     for name in ('k', 'd', 'r', 'p'):
         values = np.asarray(getattr(info, name), np.float64)
-        if not np.isfinite(values).all():
+        if not (abs(values) <= LARGEST_CALIBRATION).all():  # so written that NaN is refused
             raise FrameError(
-                f'camera_info.{name} is {values.tolist()}; accepted are finite numbers'
+                f'camera_info.{name} is {values.tolist()}; accepted are finite numbers up to '
+                f'{LARGEST_CALIBRATION:g}'
             )
     fx, fy = info.k[0], info.k[4]
-    if not (fx > 0 and fy > 0):
+    if not min(fx, fy) >= SMALLEST_FOCAL_LENGTH_PX:
         raise FrameError(
-            f'camera_info.k has focal lengths {fx} and {fy}; accepted are pixels above 0'
+            f'camera_info.k has focal lengths {fx} and {fy}; accepted are '
+            f'{SMALLEST_FOCAL_LENGTH_PX} pixels and more'
         )
     if not info.width or not info.height:
         raise FrameError(

@@ -21,6 +21,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -342,7 +343,12 @@ def run(node: SegmentNode) -> int:
     try:
         if node.autostart and not node.start():
             return USER_ERROR
-        executor.spin_until_future_complete(node.stopped)
+        while not node.stopped.done():
+            try:
+                executor.spin_until_future_complete(node.stopped)
+            except rclpy_implementation.RCLError as error:
+                # Up to Jazzy this is how rclpy takes a lifecycle transition that is not possible.
+                node.get_logger().error(str(error))
     except KeyboardInterrupt:
         pass  # stopped while loading
     finally:

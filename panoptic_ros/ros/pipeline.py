@@ -4,7 +4,6 @@ from functools import partial
 from time import monotonic_ns
 
 from rclpy.lifecycle import LifecycleNode
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -95,7 +94,8 @@ class Pipeline:
 
     def halt(self) -> None:
         """Let the frame in work finish, forget the one that waits, take the markers back."""
-        self._worker.drain()
+        if self._worker.drain():
+            self.log.count_dropped()
         if self._last_header is not None:
             self._outputs.clear_markers(self._last_header)
 
@@ -172,7 +172,8 @@ class Pipeline:
             back_s = (_stamp_ns(last) - _stamp_ns(header)) / 1e9
             self._node.get_logger().info(
                 f'{topic}: stamps jumped back by {back_s:.3f} s (a recording that starts over?); '
-                'markers are cleared'
+                'markers are cleared',
+                throttle_duration_sec=WARN_PERIOD_S,
             )
             self._outputs.clear_markers(header)
 
@@ -182,4 +183,5 @@ class Pipeline:
 
 
 def _stamp_ns(header: Header) -> int:
-    return Time.from_msg(header.stamp).nanoseconds
+    # By hand: rclpy's Time refuses what is before 1970, and a frame may claim that.
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec

@@ -40,11 +40,13 @@ class NewestWorker:
         """Run a function on the thread, after the tasks that were submitted before."""
         return self._pool.submit(function)
 
-    def drain(self) -> None:
-        """Forget the task that waits, if any, and return when the thread is idle."""
+    def drain(self) -> bool:
+        """Wait until the thread is idle; returns True if a task that waited is forgotten."""
         with self._lock:
+            forgets = self._waiting is not None
             self._waiting = None
         wait([self.call(int)])
+        return forgets
 
     def stop(self) -> None:
         """Forget the task that waits, if any, and end the thread."""

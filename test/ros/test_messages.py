@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from panoptic_ros.errors import FrameError
+from panoptic_ros.geometry import CameraModel, GroundPlane, place_boxes
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Segments
 from panoptic_ros.ros import messages
@@ -333,7 +334,8 @@ def test_camera_info_of_a_cropped_and_binned_image() -> None:
         ({'d': [math.inf]}, ['camera_info.d', 'inf']),
         ({'p': [math.nan] * 12}, ['camera_info.p']),
         ({'k': [0.0] * 9}, ['focal', '0.0']),
-        ({'k': [500.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]}, ['-1.0', 'above 0']),
+        ({'k': [500.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]}, ['-1.0', '0.01 pixels']),
+        ({'k': [1e300, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]}, ['1e+300', 'up to 1e+09']),
         ({'width': 0}, ['0x480']),
     ],
 )
@@ -343,6 +345,43 @@ def test_camera_info_that_cannot_be_used(changes: dict[str, object], words: list
         check_camera_info(camera_info(**changes))
     for word in words:
         assert word in str(caught.value)
+
+
+numbers = st.floats() | st.sampled_from([0.0, 0.01, 1.0, 500.0, -1e9, 1e9])
+sizes = st.integers(0, 2**32 - 1) | st.integers(0, 2000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    k=st.lists(numbers, min_size=9, max_size=9),
+    p=st.lists(numbers, min_size=12, max_size=12),
+    size_wh=st.tuples(sizes, sizes),
+    roi=st.tuples(sizes, sizes, sizes, sizes),
+    image_wh=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
+)
+def test_any_camera_info_is_refused_or_stays_finite(
+    k: list[float],
+    p: list[float],
+    size_wh: tuple[int, int],
+    roi: tuple[int, int, int, int],
+    image_wh: tuple[int, int],
+) -> None:
+    x, y, width, height = roi
+    info = camera_info(k=k, p=p, width=size_wh[0], height=size_wh[1])
+    info.roi = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+    try:
+        check_camera_info(info)
+    except FrameError:
+        return
+    fitted = fit_camera_info(info, HEADER, image_wh)
+    assert np.isfinite(fitted.k).all()
+    assert np.isfinite(fitted.p).all()
+    whole_image = np.array([[0, 0, *image_wh], [0, 0, 1, 1]])
+    camera = CameraModel.from_k(fitted.k, image_wh)
+    placed = place_boxes(whole_image, camera, GroundPlane(1.5, 0.3), np.array([1.7, np.nan]))
+    has_place = placed.method > 0
+    assert np.isfinite(placed.position_m[has_place]).all()
+    assert np.isfinite(placed.size_m[has_place]).all()
 
 
 def two_things() -> Segments:

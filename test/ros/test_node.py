@@ -22,6 +22,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros import packing, visualize
@@ -240,12 +241,19 @@ def test_bad_image_is_named_and_the_next_good_one_served(
 
 
 def test_another_size_every_frame(module_node, subscribed, segmenter) -> None:
+    names = ('semantic', 'instance', 'confidence', 'panoptic', 'overlay')
+    topics = [OUT + name for name in names]
+    for topic in topics[1:]:
+        subscribed.subscribe(Image, topic)
+    subscribed.subscribe(MarkerArray, OUT + 'markers')
+    calibration = (CAMERA_INFO, camera_info())
     for width, height in ((64, 32), (640, 480), (33, 17), (1, 1), (1280, 720), (31, 200)):
         picture = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
         image = messages.image_message(picture, subscribed.header())
-        (answer,) = subscribed.exchange(IMAGE, image, OUT + 'semantic')
+        answers = subscribed.exchange(IMAGE, image, *topics, before=calibration)
+        assert {(a.width, a.height) for a in answers} == {(width, height)}
         expected = segmenter.segment(picture).panoptic.semantic
-        assert np.array_equal(pixels(answer), expected)
+        assert np.array_equal(pixels(answers[0]), expected)
 
 
 def test_markers_go_with_their_objects_and_when_time_jumps_back(
@@ -281,9 +289,10 @@ def test_markers_go_with_their_objects_and_when_time_jumps_back(
     assert [m.action for m in answer.markers] == [Marker.DELETEALL]
     peer.wait_until(lambda: len(received) >= start + 2, 'markers after the jump')
     assert {m.action for m in received[start + 1].markers} == {Marker.ADD}
-    assert module_node.log.count(f'{IMAGE}: stamps jumped back by ') == 1
-    actions(both)  # forward again: no second word about it
-    assert module_node.log.count('stamps jumped back') == 1
+    assert f'{IMAGE}: stamps jumped back by 10' in module_node.log
+    deletions = len([m for m in received if m.markers[0].action == Marker.DELETEALL])
+    actions(both)  # forward again: nothing special
+    assert deletions == len([m for m in received if m.markers[0].action == Marker.DELETEALL])
 
 
 def test_camera_info_of_another_size_is_scaled(module_node, peer, scene_bgr) -> None:
@@ -423,6 +432,14 @@ def test_without_vision_msgs_the_log_says_what_is_off(module_node) -> None:
     if messages.vision_msgs is not None:
         pytest.skip('vision_msgs is installed')
     assert '~/detections and ~/label_info are off: vision_msgs is not installed' in module_node.log
+
+
+@pytest.mark.parametrize('sec', [0, -1, -(2**31), 2**31 - 1])
+def test_any_stamp_is_kept(module_node, subscribed, scene_bgr, sec: int) -> None:
+    image = messages.image_message(scene_bgr, Header(frame_id='camera'))
+    image.header.stamp.sec = sec
+    (answer,) = subscribed.exchange(IMAGE, image, OUT + 'semantic')
+    assert serialize_message(answer.header) == serialize_message(image.header)
 
 
 def test_lifecycle(module_node, subscribed, scene_bgr) -> None:
@@ -590,7 +607,13 @@ def test_without_autostart_it_waits_to_be_configured(start_node, peer, tiny_mode
     assert state(peer) == 'unconfigured'
     assert diagnostics(peer)['message'] == 'the node is unconfigured'
     assert change_state(peer, Transition.TRANSITION_CONFIGURE)
-    assert change_state(peer, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN) is False
+    # Not possible now; up to Jazzy rclpy then sends no answer.
+    impossible = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    client = peer.node.create_client(ChangeState, OUT + 'change_state')
+    peer.wait_until(client.service_is_ready, 'the service')
+    client.call_async(ChangeState.Request(transition=impossible))
+    assert state(peer) == 'inactive'
+    node.wait_for_log('ransition')
     assert change_state(peer, Transition.TRANSITION_INACTIVE_SHUTDOWN)
     assert state(peer) == 'finalized'
     assert node.interrupt() == 0

@@ -16,8 +16,9 @@ from panoptic_ros.ros.parameters import NodeParameters, ParameterError, Structur
 
 @pytest.fixture(scope='module', autouse=True)
 def context() -> Iterator[None]:
-    with rclpy.init():
-        yield
+    rclpy.init()
+    yield
+    rclpy.shutdown()
 
 
 @pytest.fixture

@@ -66,14 +66,16 @@ def test_drain_forgets_what_waits_and_finishes_what_runs(worker: NewestWorker) -
     worker.submit(work)
     assert gate.entered.wait(TIMEOUT_S)
     worker.submit(lambda: done.append('waiting'))
-    drainer = threading.Thread(target=worker.drain)
+    forgot = []
+    drainer = threading.Thread(target=lambda: forgot.append(worker.drain()))
     drainer.start()
     while worker._waiting is not None:  # until the drainer has forgotten it
         time.sleep(0.001)
     gate.open.set()
     drainer.join(TIMEOUT_S)
-    assert not drainer.is_alive()
+    assert forgot == [True]
     assert done == ['running']
+    assert worker.drain() is False
 
 
 def test_what_a_task_raises_is_reported_and_the_next_one_runs(
