@@ -69,7 +69,10 @@ def run(args: argparse.Namespace) -> int:
         label_set=config.label_set,
         peaks=args.peaks,
         provenance=provenance,
-        data=(_DATA_TERMS[config.dataset],),
+        data=(
+            _DATA_TERMS.get(config.dataset)
+            or TrainingData(config.dataset, "see the data set's own terms"),
+        ),
     )
     for precision, entry in model.card.files.items():
         print(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')

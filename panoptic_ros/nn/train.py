@@ -8,14 +8,11 @@ import torch
 from tqdm import tqdm
 
 from panoptic_ros.datasets import Sample
-from panoptic_ros.datasets.cityscapes import open_cityscapes
-from panoptic_ros.datasets.coco import CocoPanoptic
+from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.datasets.synthetic import synthetic_samples
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.labels import LabelSet
 from panoptic_ros.nn.training import CHECKPOINT, Trainer, TrainingConfig
 
-_SPLITS = {'cityscapes': ('train', 'val'), 'coco': ('train2017', 'val2017')}
 _MADE_SEED = 1000  # the demo and the tests use small seeds: it never shows a street trained on
 
 
@@ -26,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('config', help='YAML file, for example config/training/street-lite.yaml')
     parser.add_argument('--data', required=True, help='root folder of the data set')
+    parser.add_argument('--split', default='train', help='split to train on (default: train)')
     parser.add_argument(
         '--out', help='folder of the run (default: ~/.cache/panoptic_ros/training/NAME)'
     )
@@ -51,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
         raise PanopticRosError(f'the training configuration is not usable: {error}') from error
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise PanopticRosError('--device cuda needs an NVIDIA GPU and a CUDA build of torch')
-    train_split, validation_split = _SPLITS[config.dataset]
-    real = _open(config, args.data, train_split)
-    validation = Shuffled(_open(config, args.data, validation_split))
+    real, _ = open_dataset(config.dataset, args.data, args.split)
+    validation, _ = open_dataset(config.dataset, args.data)
+    validation = Shuffled(validation)
     made: Sequence[Sample] = ()
     if config.made_share > 0:
         made = synthetic_samples(_MADE_SEED, config.made_images)
@@ -87,9 +85,3 @@ class Shuffled(Sequence[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[self._order[index]]
-
-
-def _open(config: TrainingConfig, root: str, split: str) -> Sequence[Sample]:
-    if config.dataset == 'cityscapes':
-        return open_cityscapes(root, split)
-    return CocoPanoptic(root, split, LabelSet.load(config.label_set))

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets.opening import DEFAULT_SPLITS
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
 from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.labels import LabelSet
@@ -27,7 +28,6 @@ from panoptic_ros.nn.losses import Batch, Losses, LossWeights, panoptic_losses
 from panoptic_ros.nn.network import PanopticNetwork
 
 CHECKPOINT = 'checkpoint.pt'
-DATASETS = ('cityscapes', 'coco')
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,10 @@ class TrainingConfig:
         for name in ('images', 'batch', 'learning_rate', 'backbone_learning_rate'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected above 0')
-        if self.dataset not in DATASETS:
-            raise ValueError(f'dataset is {self.dataset!r}; expected one of {", ".join(DATASETS)}')
+        if self.dataset not in DEFAULT_SPLITS:
+            raise ValueError(
+                f'dataset is {self.dataset!r}; expected one of {", ".join(DEFAULT_SPLITS)}'
+            )
         for name in ('made_share', 'ema_decay'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected 0..1, not 1')
