@@ -317,7 +317,7 @@ def test_unusable_camera_info_counts_as_none(
 ) -> None:
     peer.subscribe(CameraInfo, OUT + 'camera_info')
     peer.subscribe(MarkerArray, OUT + 'markers')
-    peer.subscribe(Image, OUT + 'semantic')
+    peer.subscribe(Image, OUT + 'overlay')
     image = messages.image_message(scene_bgr, peer.header())
     topics = (OUT + 'camera_info', OUT + 'markers')
     peer.exchange(IMAGE, image, *topics, before=(CAMERA_INFO, camera_info()))
@@ -325,12 +325,13 @@ def test_unusable_camera_info_counts_as_none(
     setattr(bad, name, value)
 
     def answers_without() -> bool:
-        image = messages.image_message(scene_bgr, peer.header())
-        peer.exchange(IMAGE, image, OUT + 'semantic', before=(CAMERA_INFO, bad))
+        images = [messages.image_message(scene_bgr, peer.header()) for _ in range(4)]
+        for image in images:  # the overlay is published last
+            peer.exchange(IMAGE, image, OUT + 'overlay', before=(CAMERA_INFO, bad))
         with_markers = [m for m in peer.received[OUT + 'markers'] if m.markers]
         headers = [m.header for m in peer.received[OUT + 'camera_info']]
         headers += [m.markers[0].header for m in with_markers if m.markers[0].action == Marker.ADD]
-        return image.header not in headers
+        return not any(image.header in headers for image in images)
 
     peer.wait_until(answers_without, 'the calibration to be dropped')
     assert f'{CAMERA_INFO}: camera_info.k' in module_node.log
