@@ -298,17 +298,18 @@ class Graph:
 
 def _capture(cuda: CudaRuntime, stream: Stream, enqueue: Callable[[], None]) -> int:
     cuda.call('cudaStreamBeginCapture', stream.handle, _CAPTURE_THREAD_LOCAL)
+    graph = c_void_p()
     try:
         enqueue()
     except EngineError:
         # The capture must end for the stream to be usable; that it fails is no news.
-        graph = c_void_p()
         with _errors_cleared(cuda):
             cuda.call('cudaStreamEndCapture', stream.handle, byref(graph))
         if graph.value is not None:
             cuda.release('cudaGraphDestroy', graph)
         raise
-    return cuda.new_handle('cudaStreamEndCapture', stream.handle)
+    cuda.call('cudaStreamEndCapture', stream.handle, byref(graph))
+    return graph.value
 
 
 @contextmanager
