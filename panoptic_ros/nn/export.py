@@ -6,6 +6,7 @@ import datetime
 import logging
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--size', default='640x320', metavar='WxH', help='input size (default: %(default)s)'
     )
+    parser.add_argument(
+        '--fusion',
+        nargs='*',
+        default=[],
+        metavar='NAME=VALUE',
+        help='thresholds for the card, for example min_stuff_area_fraction=0.002',
+    )
     parser.add_argument('--peaks', type=int, default=128, help='most objects in a picture')
 
 
 def run(args: argparse.Namespace) -> int:
     """Export; returns the exit code."""
     size_wh = parse_size(args.size)
+    fusion = parse_fusion(args.fusion)
     checkpoint = Path(args.run) / CHECKPOINT
     if not checkpoint.is_file():
         raise PanopticRosError(f'{args.run} has no {CHECKPOINT}; expected a training run')
@@ -68,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         size_wh=size_wh,
         label_set=config.label_set,
         peaks=args.peaks,
+        fusion=fusion,
         provenance=provenance,
         data=(
             _DATA_TERMS.get(config.dataset)
@@ -87,6 +97,18 @@ def parse_size(text: str) -> tuple[int, int]:
             f'size {text!r} is not usable; expected WIDTHxHEIGHT in multiples of 32, like 640x320'
         )
     return int(parts[0]), int(parts[1])
+
+
+def parse_fusion(texts: Sequence[str]) -> CentreFusion:
+    """Read ``NAME=VALUE`` texts; raises PanopticRosError for an unknown or unusable one."""
+    try:
+        pairs = (text.split('=', 1) for text in texts)
+        return CentreFusion(**{name: float(value) for name, value in pairs})
+    except (TypeError, ValueError) as error:
+        raise PanopticRosError(
+            f'--fusion {" ".join(texts)} is not usable ({error}); expected NAME=VALUE of '
+            f'{", ".join(vars(CentreFusion()))}'
+        ) from error
 
 
 def export_model(
