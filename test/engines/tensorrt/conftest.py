@@ -114,7 +114,7 @@ def cudart(stub_library, monkeypatch):
 
 @pytest.fixture
 def live(cudart):
-    """Return a function: the device blocks, host blocks, streams, graphs, executables made here."""
+    """Return a function: how many device and host blocks, streams, graphs, executables live."""
     before = [cudart.stub_live(kind) for kind in range(5)]
     return lambda: [cudart.stub_live(kind) - before[kind] for kind in range(5)]
 
