@@ -1,6 +1,7 @@
 """The ROS 2 side: the only part of the package that imports ``rclpy`` and message types.
 
 ``messages``, ``markers`` and ``diagnostics`` turn arrays into messages and back, without a node;
-``parameters`` declares what can be set; ``worker`` is the one thread that owns the network;
-``node`` puts them together.
+``parameters`` declares what can be set; ``outputs`` are the topics of a segmented frame;
+``worker`` is the one thread that owns the network, ``pipeline`` what runs on it, ``node`` the
+lifecycle around it.
 """
