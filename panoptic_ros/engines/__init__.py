@@ -86,7 +86,11 @@ class Engine(Protocol):
 
 
 def open_engine(
-    model: Model, name: str = 'auto', threads: int = 0, precision: str = 'auto'
+    model: Model,
+    name: str = 'auto',
+    threads: int = 0,
+    precision: str = 'auto',
+    cache_folder: str = '',
 ) -> Engine:
     """Load a model into an engine.
 
@@ -100,6 +104,9 @@ def open_engine(
         CPU threads, 0 for one a core.
     precision
         One of :data:`PRECISIONS`.
+    cache_folder
+        Where an engine that compiles for this machine (TensorRT) keeps what it compiled; empty
+        for its default. The others keep nothing.
 
     Raises EngineError for unknown names, or if no engine can run here; ModelError if the model's
     file is missing, changed, or not of its head kind.
@@ -119,7 +126,8 @@ def open_engine(
     if missing:
         raise EngineError(f'engine {name} cannot run here: {missing}')
     module = importlib.import_module(f'panoptic_ros.engines.{name}')
-    return module.open(model, threads=threads, precision=precision, reason=reason)
+    options = {'cache_folder': cache_folder} if cache_folder and name == 'tensorrt' else {}
+    return module.open(model, threads=threads, precision=precision, reason=reason, **options)
 
 
 def choose_engine() -> tuple[str, str]:

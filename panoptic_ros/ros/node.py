@@ -54,7 +54,11 @@ def load_segmenter(structure: Structure) -> Segmenter:
     model = Model.load(structure.model)
     fusion = card_fusion(model)
     engine = open_engine(
-        model, structure.engine, structure.engine_threads, structure.engine_precision
+        model,
+        structure.engine,
+        structure.engine_threads,
+        structure.engine_precision,
+        structure.engine_cache,
     )
     return Segmenter(model, engine, fusion)
 

@@ -93,6 +93,11 @@ class Structure:
     engine_threads: int = _parameter(
         0, 'CPU threads of the engine, 0 for one a core', unit='threads', low=0, high=256
     )
+    engine_cache: str = _parameter(
+        '',
+        'Folder for engines compiled on this machine (TensorRT), for robots whose home is '
+        'read-only; empty for ~/.cache/panoptic_ros/tensorrt',
+    )
     image_transport: str = _parameter(
         'raw',
         'Type of the topic image: raw for sensor_msgs/Image, compressed for '

@@ -507,3 +507,10 @@ def test_ten_thousand_cycles_leave_nothing(install, model, live):
     assert live() == NOTHING
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
     assert grown_kib < 4096  # 9,000 objects of half a kilobyte
+
+
+def test_the_plan_lies_in_the_folder_that_was_asked_for(install, version, model, tmp_path):
+    install(version)
+    folder = tmp_path / 'engines'
+    open_engine(model, 'tensorrt', cache_folder=str(folder)).close()
+    assert [path for path in folder.rglob('*') if path.is_file()]
