@@ -10,7 +10,6 @@ timer gives them their stamp and publishes them.
 """
 
 import queue
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -24,11 +23,11 @@ import rclpy
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -37,6 +36,7 @@ from panoptic_ros.datasets.synthetic import StreetFrame, SyntheticStreet
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.ros.messages import image_message
 from panoptic_ros.ros.parameters import ParameterError
+from panoptic_ros.ros.signals import StopSignal
 from panoptic_ros.sources import open_pictures
 
 OK, USER_ERROR = 0, 2
@@ -355,6 +355,11 @@ class CameraNode(Node):
         self.get_logger().info(f'published {self._published} frames in {seconds:.1f} s')
         self.done.set_result(None)
 
+    def stop(self) -> None:
+        """Ask the node to end; from any thread."""
+        if not self.done.done():
+            self.done.set_result(None)
+
     def destroy_node(self) -> None:
         """Stop making frames, then destroy the node."""
         if self._prefetch is not None:
@@ -364,30 +369,28 @@ class CameraNode(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Publish until the source ends, SIGINT or SIGTERM; returns the process's exit code."""
-    # Ctrl-C may send SIGINT twice, and KeyboardInterrupt may strike anywhere. The handlers that
-    # rclpy installs over these wake the executor, and that alone ends the node.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
     cv2.setNumThreads(1)  # leaves the cores to whoever segments the frames
-    try:
-        rclpy.init(args=None if args is None else list(args))
-        node = CameraNode()
-    except (PanopticRosError, RuntimeError) as error:  # RuntimeError: ROS arguments are not valid
-        print(f'camera: {error}', file=sys.stderr)
-        rclpy.try_shutdown()
-        return USER_ERROR
-    try:
-        rclpy.spin_until_future_complete(node, node.done)
-        if node.done.done():
+    with StopSignal() as stop:
+        try:
+            rclpy.init(
+                args=None if args is None else list(args),
+                signal_handler_options=SignalHandlerOptions.NO,
+            )
+            node = CameraNode()
+        except (PanopticRosError, RuntimeError) as error:  # RuntimeError: unusable ROS arguments
+            print(f'camera: {error}', file=sys.stderr)
+            rclpy.try_shutdown()
+            return USER_ERROR
+        stop.came.add_done_callback(lambda _: node.stop())
+        try:
+            rclpy.spin_until_future_complete(node, node.done)
             node.done.result()
-    except ExternalShutdownException:
-        pass  # the usual end
-    except (PanopticRosError, cv2.error) as error:
-        print(f'camera: {error}', file=sys.stderr)
-        return USER_ERROR
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        except (PanopticRosError, cv2.error) as error:
+            print(f'camera: {error}', file=sys.stderr)
+            return USER_ERROR
+        finally:
+            node.destroy_node()
+            rclpy.try_shutdown()
     return OK
 
 

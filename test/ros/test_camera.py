@@ -1,4 +1,5 @@
 import queue
+import time
 from itertools import count
 
 import cv2
@@ -142,7 +143,8 @@ def test_street_over_dds_is_bit_for_bit_what_was_rendered(peer, start_node):
 def test_nothing_is_published_before_somebody_subscribes(peer, start_node):
     camera = start_node('-p', 'frames:=3', '-p', 'rate_hz:=50.0', *SMALL, program=CAMERA)
     camera.wait_for_log('waiting for 1 subscriber')
-    peer.spin(1.0)
+    until = time.monotonic() + 1.0
+    peer.wait_until(lambda: time.monotonic() > until, 'a second')
     assert camera.process.poll() is None
     peer.subscribe(Image, 'image', **BEST_EFFORT)
     peer.wait_until(lambda: camera.process.poll() is not None, 'the camera to end')
