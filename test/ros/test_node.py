@@ -713,6 +713,38 @@ def test_engine_that_fails_once_does_not_end_the_node(
     assert 'on purpose; this image is skipped' in node.log
 
 
+LOST_LOAD = """
+    segmenter = node.load_segmenter(structure)
+    loads.append(1)
+    if len(loads) == 1:
+        def lost(*arguments):
+            raise EngineError('the GPU is gone')
+        segmenter.segment = lost
+    return segmenter
+loads = []
+"""
+
+
+def test_engine_that_is_lost_is_an_error_until_configured_again(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    start_node(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(LOST_LOAD),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+
+    def is_reported() -> bool:
+        peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+        return diagnostics(peer)['message'] == 'the GPU is gone'
+
+    peer.wait_until(is_reported, 'the error in the diagnostics')
+    for transition in ('DEACTIVATE', 'CLEANUP', 'CONFIGURE', 'ACTIVATE'):
+        assert change_state(peer, getattr(Transition, f'TRANSITION_{transition}')), transition
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
+    assert diagnostics(peer)['message'] != 'the GPU is gone'
+
+
 def test_programming_error_ends_the_process_with_a_traceback(
     start_node, peer, tiny_model, scene_bgr
 ) -> None:
