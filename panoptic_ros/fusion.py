@@ -397,9 +397,14 @@ def _claim(mask: np.ndarray, order: np.ndarray, min_kept_fraction: float) -> np.
     """
     owner = np.zeros(mask.shape[1:], np.uint16)
     for number, index in enumerate(order, start=1):
-        x, y, width, height = cv2.boundingRect(mask[index].view(np.uint8))
-        own = mask[index, y : y + height, x : x + width]
-        box = owner[y : y + height, x : x + width]
+        # Not cv2.boundingRect: OpenCV 4.6, Ubuntu 24.04's, misses parts of masks below 8 columns.
+        rows = np.flatnonzero(mask[index].any(axis=1))
+        if not len(rows):
+            continue
+        columns = np.flatnonzero(mask[index].any(axis=0))
+        inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        own = mask[index][inside]
+        box = owner[inside]
         claimed = own & (box == 0)
         if np.count_nonzero(claimed) >= min_kept_fraction * np.count_nonzero(own):
             box[claimed] = number
