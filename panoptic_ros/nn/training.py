@@ -180,8 +180,8 @@ class Trainer:
     config
         What to do.
     folder
-        Where ``checkpoint.pt``, ``losses.csv``, ``validation.csv``, ``curve.png`` and
-        ``weights.safetensors`` go; a checkpoint found there is resumed.
+        Where ``checkpoint.pt``, ``losses.csv``, ``validation.csv`` and ``curve.png`` go; a
+        checkpoint found there is resumed.
     device
         ``cpu`` or ``cuda``.
     """
