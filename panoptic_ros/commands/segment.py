@@ -25,7 +25,7 @@ from tqdm import tqdm
 from panoptic_ros.engines import ENGINES, PRECISIONS, open_engine
 from panoptic_ros.errors import PanopticRosError, SourceError
 from panoptic_ros.model import Model
-from panoptic_ros.packing import to_coco
+from panoptic_ros.packing import coco_categories, to_coco
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.segmenter import Segmenter
 from panoptic_ros.sources import IMAGE_SUFFIXES, open_pictures
@@ -207,21 +207,11 @@ class _Results:
         """Finish the video and write the JSON, also of a run that was interrupted."""
         if self._video is not None:
             self._video.release()
-        label_set = self._model.label_set
         content = {
             'info': {'description': f'panoptic_ros, model {self._model.card.name}'},
             'images': self._images,
             'annotations': self._annotations,
-            'categories': [
-                {
-                    'id': c.category_id,
-                    'name': c.name,
-                    'supercategory': c.name,
-                    'isthing': int(c.is_thing),
-                    'color': list(c.color_rgb),
-                }
-                for c in label_set.classes
-            ],
+            'categories': coco_categories(self._model.label_set),
         }
         (self._out / 'panoptic.json').write_text(json.dumps(content), encoding='utf-8')
 

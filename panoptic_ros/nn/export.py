@@ -103,7 +103,10 @@ def parse_fusion(texts: Sequence[str]) -> CentreFusion:
     """Read ``NAME=VALUE`` texts; raises PanopticRosError for an unknown or unusable one."""
     try:
         pairs = (text.split('=', 1) for text in texts)
-        return CentreFusion(**{name: float(value) for name, value in pairs})
+        values = {name: float(value) for name, value in pairs}
+        if 'max_instances' in values:
+            values['max_instances'] = int(values['max_instances'])
+        return CentreFusion(**values)
     except (TypeError, ValueError) as error:
         raise PanopticRosError(
             f'--fusion {" ".join(texts)} is not usable ({error}); expected NAME=VALUE of '

@@ -8,7 +8,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
 from panoptic_ros.nn.backbones import EfficientNetLite
 from panoptic_ros.nn.deployed import DeployedNetwork, infer_heads
-from panoptic_ros.nn.export import export_model, fold_batch_norm, parse_size
+from panoptic_ros.nn.export import export_model, fold_batch_norm, parse_fusion, parse_size
 from panoptic_ros.nn.network import PanopticNetwork
 
 SIZE_WH = (128, 64)
@@ -108,3 +108,15 @@ def test_heads_come_in_the_shapes_fusion_takes() -> None:
 def test_unusable_sizes_are_named(text: str) -> None:
     with pytest.raises(PanopticRosError, match=f"size '{text}' is not usable"):
         parse_size(text)
+
+
+def test_thresholds_are_read_as_they_are_written() -> None:
+    fusion = parse_fusion(['centre_threshold=0.2', 'max_instances=50'])
+    assert (fusion.centre_threshold, fusion.max_instances) == (0.2, 50)
+    assert isinstance(fusion.max_instances, int)
+
+
+@pytest.mark.parametrize('text', ['threshold=1', 'centre_threshold', 'centre_threshold=2'])
+def test_unusable_thresholds_are_named(text: str) -> None:
+    with pytest.raises(PanopticRosError, match=f'--fusion {text} is not usable'):
+        parse_fusion([text])
