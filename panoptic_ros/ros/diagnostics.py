@@ -10,6 +10,8 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
+from panoptic_ros.ros.depth_sync import DepthCounts
+
 WINDOW = 512
 """Percentiles are over this many of the latest frames."""
 
@@ -87,6 +89,8 @@ class Situation:
         What the engine runs on, for example ``CPU``.
     problem
         Why the last configure failed, else empty.
+    depth
+        What became of the depth images; None where none are wanted.
     """
 
     state: str
@@ -96,6 +100,7 @@ class Situation:
     engine: str = ''
     device: str = ''
     problem: str = ''
+    depth: DepthCounts | None = None
 
 
 def percentiles_ms(durations_ns: np.ndarray) -> tuple[float, ...]:
@@ -148,6 +153,11 @@ class FrameLog:
             self._counts.failed += 1
             self._last_trouble, self._trouble_ns = why, now_ns
             self._engine_is_failing = True
+
+    def note_trouble(self, now_ns: int, why: str) -> None:
+        """Remember what an image had to do without, though its masks went out."""
+        with self._lock:
+            self._last_trouble, self._trouble_ns = why, now_ns
 
     def count_processed(self, now_ns: int, times: FrameTimes) -> None:
         """Count an image whose results were published."""
@@ -227,6 +237,9 @@ def diagnostics_message(
         'engine': situation.engine,
         'device': situation.device,
     } | log.values(now_ns)
+    if situation.depth is not None:
+        counts = asdict(situation.depth)
+        values |= {f'depth {name}': str(count) for name, count in counts.items()}
     status = DiagnosticStatus(
         level=level,
         name=f'{node_name.removeprefix("/")}: segmentation',

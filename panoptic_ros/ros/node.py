@@ -240,10 +240,19 @@ class SegmentNode(LifecycleNode):
     def _subscribe(self) -> None:
         image_topic, image_type = self._image_topic()
         camera_info_topic = self.resolve_topic_name('camera_info')
-        for topic, message_type, take in (
+        inputs = [
             (camera_info_topic, CameraInfo, self._pipeline.take_camera_info),
             (image_topic, image_type, self._pipeline.take_image),
-        ):
+        ]
+        depth = self._pipeline.depth
+        if depth is not None:
+            depth_topic = self.resolve_topic_name('depth')
+            depth_info_topic = self.resolve_topic_name('depth/camera_info')
+            inputs[:0] = [
+                (depth_info_topic, CameraInfo, depth.take_camera_info),
+                (depth_topic, Image, depth.take),
+            ]
+        for topic, message_type, take in inputs:
             qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
             with qos_faults(topic):
                 self._subscribed.append(
@@ -272,6 +281,7 @@ class SegmentNode(LifecycleNode):
             engine=str(engine) if engine else '',
             device=engine.device if engine else '',
             problem=self._problem,
+            depth=pipeline.depth.counts if pipeline and pipeline.depth else None,
         )
         log = pipeline.log if pipeline else FrameLog()
         stamp = self.get_clock().now().to_msg()

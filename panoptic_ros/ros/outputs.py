@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import (
@@ -43,6 +44,10 @@ QOS_OVERRIDES = QoSOverridingOptions(
 Build = Callable[['Result'], Any]
 
 
+def no_depth() -> None:
+    """Find no depth: for frames that have none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """One segmented frame and what its messages are made from.
@@ -61,6 +66,9 @@ class Result:
         The camera's, as it came; None where there is none that can be used.
     tuning
         The parameters this frame is published with.
+    find_depth
+        Returns what :attr:`depth_m` is. It may wait for depth that is on its way, so what does
+        not need depth is published before.
     """
 
     header: Header
@@ -69,6 +77,7 @@ class Result:
     label_set: LabelSet
     calibration: CameraInfo | None
     tuning: Tuning
+    find_depth: Callable[[], np.ndarray | None] = no_depth
 
     @property
     def panoptic(self) -> Panoptic:
@@ -86,6 +95,14 @@ class Result:
         if self.calibration is None:
             return None
         return messages.fit_camera_info(self.calibration, self.header, self.panoptic.size_wh)
+
+    @cached_property
+    def depth_m(self) -> np.ndarray | None:
+        """Depth of the maps' pixels, float32 [H, W], metres along the optical axis.
+
+        NaN where it is not known; None if this frame has no depth.
+        """
+        return self.find_depth()
 
     @property
     def ground(self) -> GroundPlane:

@@ -104,6 +104,11 @@ class Structure:
         'sensor_msgs/CompressedImage (JPEG or PNG)',
         choices=('raw', 'compressed'),
     )
+    depth: bool = _parameter(
+        False,
+        'Take depth images that are aligned to the image from the topic depth (32FC1 metres, or '
+        '16UC1 millimetres), for objects and points in space',
+    )
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,20 @@ class Tuning:
         unit='s',
         low=0.0,
         high=60.0,
+    )
+    depth_tolerance_s: float = _parameter(
+        0.02,
+        'How far the stamps of image and depth may differ; 0 for equal stamps only',
+        unit='s',
+        low=0.0,
+        high=1.0,
+    )
+    depth_wait_s: float = _parameter(
+        0.02,
+        'How long a segmented image waits for its depth at most; its masks are out by then',
+        unit='s',
+        low=0.0,
+        high=1.0,
     )
     image_timeout_s: float = _parameter(
         2.0, 'Diagnostics warn after so long without an image', unit='s', low=0.1, high=3600.0

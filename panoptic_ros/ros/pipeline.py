@@ -9,8 +9,10 @@ from std_msgs.msg import Header
 
 from panoptic_ros.errors import EngineError, FrameError
 from panoptic_ros.ros import messages
+from panoptic_ros.ros.depth_input import DepthInput
 from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
-from panoptic_ros.ros.outputs import Outputs, Result
+from panoptic_ros.ros.messages import stamp_ns
+from panoptic_ros.ros.outputs import Outputs, Result, no_depth
 from panoptic_ros.ros.parameters import NodeParameters, Tuning
 from panoptic_ros.ros.worker import NewestWorker
 from panoptic_ros.segmenter import Segmenter
@@ -41,6 +43,8 @@ class Pipeline:
         As given.
     log
         What became of the frames.
+    depth
+        Where depth images go; None where the parameters want none.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Pipeline:
     ) -> None:
         self.segmenter = segmenter
         self.log = FrameLog()
+        self.depth = DepthInput(node, self.log) if parameters.structure.depth else None
         self._node = node
         self._worker = worker
         self._outputs = outputs
@@ -112,6 +117,8 @@ class Pipeline:
     def _process(self, topic: str, message: Image | CompressedImage, received_ns: int) -> None:
         taken_ns = monotonic_ns()
         logger = self._node.get_logger()
+        if self.depth is not None:
+            self.depth.begin(message.header)
         try:
             if isinstance(message, Image):
                 picture = messages.decode_image(message)
@@ -133,14 +140,19 @@ class Pipeline:
         header = message.header
         segmented_ns = monotonic_ns()
         self._compare_stamps(topic, header)
+        calibration = self._calibration
+        find_depth = no_depth
+        if self.depth is not None:
+            find_depth = partial(self.depth.find, picture.size_wh, calibration, tuning)
         self._outputs.publish(
             Result(
                 header=header,
                 picture=picture,
                 segmentation=segmentation,
                 label_set=self.segmenter.model.label_set,
-                calibration=self._calibration,
+                calibration=calibration,
                 tuning=tuning,
+                find_depth=find_depth,
             )
         )
         done_ns = monotonic_ns()
@@ -168,8 +180,8 @@ class Pipeline:
 
     def _compare_stamps(self, topic: str, header: Header) -> None:
         last, self._last_header = self._last_header, header
-        if last is not None and _stamp_ns(header) < _stamp_ns(last):
-            back_s = (_stamp_ns(last) - _stamp_ns(header)) / 1e9
+        if last is not None and stamp_ns(header) < stamp_ns(last):
+            back_s = (stamp_ns(last) - stamp_ns(header)) / 1e9
             self._node.get_logger().info(
                 f'{topic}: stamps jumped back by {back_s:.3f} s (a recording that starts over?); '
                 'markers are cleared',
@@ -178,10 +190,5 @@ class Pipeline:
             self._outputs.clear_markers(header)
 
     def _age_ns(self, header: Header) -> int | None:
-        age_ns = self._node.get_clock().now().nanoseconds - _stamp_ns(header)
+        age_ns = self._node.get_clock().now().nanoseconds - stamp_ns(header)
         return age_ns if 0 <= age_ns < MAX_AGE_NS else None
-
-
-def _stamp_ns(header: Header) -> int:
-    # By hand: rclpy's Time refuses what is before 1970, and a frame may claim that.
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
