@@ -7,12 +7,9 @@ pictures and ``report.json``.
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
-import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +29,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import as_json, summary_table, write_json
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
-from panoptic_ros.resources import resource
+from panoptic_ros.ros.processes import Process, process_environment
 from panoptic_ros.sources import open_pictures
 from panoptic_ros.visualize import instance_color, panel, semantic_color
 
@@ -59,68 +56,6 @@ END_TO_END = 'end to end'
 
 class DemoError(PanopticRosError):
     """The demo could not be carried out."""
-
-
-def process_environment() -> dict[str, str]:
-    """Return the environment of a ROS process of this machine that nobody else hears.
-
-    Large images need the DDS profile (see ``config/fastdds.xml``); buffers as large as images are
-    kept by malloc instead of being mapped anew for each.
-    """
-    # Jazzy and older know only the old name, later ones complain of it.
-    prefix = 'FASTRTPS' if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy') else 'FASTDDS'
-    return {
-        'AMENT_PREFIX_PATH': sys.prefix,
-        **os.environ,
-        'ROS_DOMAIN_ID': str(random.SystemRandom().randint(1, 101)),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        f'{prefix}_DEFAULT_PROFILES_FILE': str(resource('config', 'fastdds.xml')),
-        'MALLOC_MMAP_THRESHOLD_': str(32 << 20),
-        'MALLOC_TRIM_THRESHOLD_': str(256 << 20),
-        'RCUTILS_COLORIZED_OUTPUT': '0',
-        'PYTHONUNBUFFERED': '1',
-    }
-
-
-class Process:
-    """A Python module that runs as a process of its own, its output in a file."""
-
-    def __init__(
-        self, module: str, parameters: dict[str, Any], environment: dict[str, str], log: Path
-    ) -> None:
-        # A string between quotes stays one in YAML, whatever it looks like.
-        values = [f'{name}:={json.dumps(value)}' for name, value in parameters.items()]
-        arguments = [part for value in values for part in ('-p', value)]
-        self.log = log
-        with log.open('wb') as output:
-            self._process = subprocess.Popen(
-                [sys.executable, '-m', module, '--ros-args', *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the demo, which ends its processes itself
-            )
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-        return self._process.poll()
-
-    def interrupt(self, timeout_s: float = 20.0) -> int:
-        """Send SIGINT, wait, and return the exit code; kill it if it does not end in time."""
-        if self.exit_code is None:
-            self._process.send_signal(signal.SIGINT)
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
-
-    def tail(self, lines: int = 20) -> str:
-        """Return the end of what it wrote."""
-        text = self.log.read_text(encoding='utf-8', errors='replace')
-        return '\n'.join(text.splitlines()[-lines:])
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """How the node is doing: percentiles of the stages, counts of frames, one DiagnosticArray."""
 
+import math
+import os
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -22,6 +25,11 @@ MAX_AGE_NS = 60_000_000_000
 """An image older than this when its results leave was not stamped by this machine's clock."""
 
 PERCENTILES = (50, 95, 99)
+
+CPU_KEY, MEMORY_KEY = 'cpu time (s)', 'resident memory (MB)'
+
+TIMING_UNIT = ' (ms)'
+"""Ends the keys of ``~/timing``: the stage's name stands before it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,10 @@ class Situation:
         Why the last configure failed, else empty.
     depth
         What became of the depth images; None where none are wanted.
+    cpu_s
+        Seconds the process has computed so far, all threads and cores together.
+    resident_bytes
+        Memory the process holds; None where the system does not tell.
     """
 
     state: str
@@ -101,6 +113,17 @@ class Situation:
     device: str = ''
     problem: str = ''
     depth: DepthCounts | None = None
+    cpu_s: float = 0.0
+    resident_bytes: int | None = None
+
+
+def resident_bytes() -> int | None:
+    """Return how much memory this process holds now; None where there is no ``/proc``."""
+    try:
+        pages = Path('/proc/self/statm').read_text().split()[1]
+    except OSError:
+        return None
+    return int(pages) * os.sysconf('SC_PAGE_SIZE')
 
 
 def percentiles_ms(durations_ns: np.ndarray) -> tuple[float, ...]:
@@ -236,6 +259,8 @@ def diagnostics_message(
         'model': situation.model,
         'engine': situation.engine,
         'device': situation.device,
+        CPU_KEY: f'{situation.cpu_s:.3f}',
+        MEMORY_KEY: f'{(situation.resident_bytes or math.nan) / 1e6:.1f}',
     } | log.values(now_ns)
     if situation.depth is not None:
         counts = asdict(situation.depth)
@@ -248,6 +273,34 @@ def diagnostics_message(
         values=_key_values(values),
     )
     return DiagnosticArray(header=Header(stamp=stamp), status=[status])
+
+
+def timing_message(node_name: str, header: Header, times: FrameTimes) -> DiagnosticArray:
+    """Return what one frame took: a value in milliseconds for every field of the times.
+
+    ``header`` is the image's; what is not known (None) is left out.
+    """
+    values = {
+        f'{field.name.removesuffix("_ns")}{TIMING_UNIT}': f'{duration_ns / 1e6:.6f}'
+        for field in fields(times)
+        if (duration_ns := getattr(times, field.name)) is not None
+    }
+    status = DiagnosticStatus(
+        level=DiagnosticStatus.OK,
+        name=f'{node_name.removeprefix("/")}: timing',
+        values=_key_values(values),
+    )
+    return DiagnosticArray(header=header, status=[status])
+
+
+def stage_times_ms(message: DiagnosticArray) -> dict[str, float]:
+    """Return milliseconds by stage, in order, from what :func:`timing_message` made."""
+    return {
+        item.key.removesuffix(TIMING_UNIT): float(item.value)
+        for status in message.status
+        for item in status.values
+        if item.key.endswith(TIMING_UNIT)
+    }
 
 
 def _key_values(values: Mapping[str, str]) -> list[KeyValue]:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial, wraps
-from time import monotonic_ns
+from time import monotonic_ns, process_time
 from typing import Any
 
 import cv2
@@ -31,7 +31,12 @@ from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
 from panoptic_ros.ros import messages
-from panoptic_ros.ros.diagnostics import FrameLog, Situation, diagnostics_message
+from panoptic_ros.ros.diagnostics import (
+    FrameLog,
+    Situation,
+    diagnostics_message,
+    resident_bytes,
+)
 from panoptic_ros.ros.outputs import QOS_OVERRIDES, Outputs, qos_faults
 from panoptic_ros.ros.parameters import NodeParameters, ParameterError, Structure
 from panoptic_ros.ros.pipeline import Pipeline
@@ -282,6 +287,8 @@ class SegmentNode(LifecycleNode):
             device=engine.device if engine else '',
             problem=self._problem,
             depth=pipeline.depth.counts if pipeline and pipeline.depth else None,
+            cpu_s=process_time(),
+            resident_bytes=resident_bytes(),
         )
         log = pipeline.log if pipeline else FrameLog()
         stamp = self.get_clock().now().to_msg()

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import (
@@ -26,6 +27,7 @@ from panoptic_ros.geometry import CameraModel, GroundPlane, place_boxes
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.ros import messages
+from panoptic_ros.ros.diagnostics import FrameTimes, timing_message
 from panoptic_ros.ros.markers import MarkerBoard, object_markers
 from panoptic_ros.ros.messages import Picture
 from panoptic_ros.ros.parameters import ParameterError, Tuning
@@ -40,6 +42,9 @@ QOS_OVERRIDES = QoSOverridingOptions(
     ]
 )
 """What ``qos_overrides.<topic>.<publisher or subscription>`` in a parameter file can set."""
+
+TIMING_DEPTH = 100
+"""Who measures wants the times of all frames, and they are small."""
 
 Build = Callable[['Result'], Any]
 
@@ -127,6 +132,7 @@ class Outputs:
         self._node = node
         self._board = MarkerBoard()
         self._label_info: LifecyclePublisher | None = None
+        self._timing: LifecyclePublisher | None = None
         self._publishers: dict[LifecyclePublisher, Build] = {}
         try:
             self._create()
@@ -150,6 +156,8 @@ class Outputs:
             )
         self._markers = self._add('~/markers', MarkerArray, self._build_markers)
         self._add('~/overlay', Image, _overlay)
+        # Not one of those that make a frame wanted: a measurement does not change what is done.
+        self._timing = self._publisher('~/timing', DiagnosticArray, depth=TIMING_DEPTH)
 
     def _add(self, topic: str, message_type: type, build: Build) -> LifecyclePublisher:
         publisher = self._publisher(topic, message_type)
@@ -157,7 +165,8 @@ class Outputs:
         return publisher
 
     def _publisher(self, topic: str, message_type: type, **policies: Any) -> LifecyclePublisher:
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, **policies)
+        policies = {'depth': 1, 'reliability': ReliabilityPolicy.RELIABLE} | policies
+        qos = QoSProfile(**policies)
         with qos_faults(self._node.resolve_topic_name(topic)):
             return self._node.create_lifecycle_publisher(
                 message_type, topic, qos, qos_overriding_options=QOS_OVERRIDES
@@ -181,13 +190,19 @@ class Outputs:
                 if message is not None:
                     publisher.publish(message)
 
+    def publish_timing(self, header: Header, times: FrameTimes) -> None:
+        """Say what a frame took, once it is published, if somebody subscribed to that."""
+        if self._timing.get_subscription_count():
+            name = self._node.get_fully_qualified_name()
+            self._timing.publish(timing_message(name, header, times))
+
     def clear_markers(self, header: Header) -> None:
         """Delete all markers, because what they showed is over."""
         self._markers.publish(self._board.clear(header))
 
     def destroy(self) -> None:
         """Destroy the publishers."""
-        for publisher in [*self._publishers, *filter(None, [self._label_info])]:
+        for publisher in [*self._publishers, *filter(None, [self._label_info, self._timing])]:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _build_markers(self, result: Result) -> MarkerArray:

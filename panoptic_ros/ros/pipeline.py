@@ -157,19 +157,18 @@ class Pipeline:
         )
         done_ns = monotonic_ns()
         stages = segmentation.stages_ns
-        self.log.count_processed(
-            done_ns,
-            FrameTimes(
-                wait_ns=taken_ns - received_ns,
-                decode_ns=decoded_ns - taken_ns,
-                preprocess_ns=stages.preprocess_ns,
-                inference_ns=stages.inference_ns,
-                fusion_ns=stages.fusion_ns,
-                publish_ns=done_ns - segmented_ns,
-                total_ns=done_ns - received_ns,
-                age_ns=self._age_ns(header),
-            ),
+        times = FrameTimes(
+            wait_ns=taken_ns - received_ns,
+            decode_ns=decoded_ns - taken_ns,
+            preprocess_ns=stages.preprocess_ns,
+            inference_ns=stages.inference_ns,
+            fusion_ns=stages.fusion_ns,
+            publish_ns=done_ns - segmented_ns,
+            total_ns=done_ns - received_ns,
+            age_ns=self._age_ns(header),
         )
+        self.log.count_processed(done_ns, times)
+        self._outputs.publish_timing(header, times)
 
     def _tune(self) -> Tuning:
         tuning = self._parameters.tuning

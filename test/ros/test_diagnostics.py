@@ -1,4 +1,6 @@
 import math
+import sys
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
+from std_msgs.msg import Header
 
 from panoptic_ros.ros.diagnostics import (
     RATE_WINDOW_NS,
@@ -16,6 +19,9 @@ from panoptic_ros.ros.diagnostics import (
     Situation,
     diagnostics_message,
     percentiles_ms,
+    resident_bytes,
+    stage_times_ms,
+    timing_message,
 )
 
 MS = 1_000_000
@@ -150,3 +156,37 @@ def test_node_that_is_not_active() -> None:
     problem = Situation('unconfigured', '/image', 2.0, problem='configure failed: no model')
     found = status(FrameLog(), 0, problem)
     assert (found.level, found.message) == (DiagnosticStatus.ERROR, 'configure failed: no model')
+
+
+def test_timing_has_the_header_and_a_value_for_every_field_that_is_known() -> None:
+    header = Header(stamp=Time(sec=7, nanosec=1), frame_id='eye')
+    every = {field.name: number * MS for number, field in enumerate(fields(FrameTimes), start=1)}
+    message = timing_message('/robot/segment', header, FrameTimes(**every))
+    assert message.header == header
+    assert message.status[0].name == 'robot/segment: timing'
+    assert stage_times_ms(message) == {
+        name.removesuffix('_ns'): value / MS for name, value in every.items()
+    }
+    unknown_age = timing_message('/segment', header, FrameTimes(**every | {'age_ns': None}))
+    assert stage_times_ms(unknown_age).keys() == stage_times_ms(message).keys() - {'age'}
+
+
+def test_timing_is_in_the_order_of_the_fields_to_the_nanosecond() -> None:
+    message = timing_message('/segment', Header(), replace(times(0), total_ns=1_000_001))
+    stages = stage_times_ms(message)
+    assert list(stages)[:2] == ['wait', 'decode']
+    assert stages['total'] == 1.000001
+
+
+def test_what_the_process_uses() -> None:
+    situation = replace(ACTIVE, cpu_s=2.5, resident_bytes=150_000_000)
+    found = {entry.key: entry.value for entry in status(FrameLog(), 0, situation).values}
+    assert (found['cpu time (s)'], found['resident memory (MB)']) == ('2.500', '150.0')
+    assert values(FrameLog())['resident memory (MB)'] == 'nan'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux has /proc/self/statm')
+def test_resident_memory_grows_with_what_is_held() -> None:
+    before = resident_bytes()
+    held = np.ones(20_000_000, np.uint8)
+    assert resident_bytes() - before > held.nbytes // 2

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import cv2
@@ -29,6 +30,7 @@ from panoptic_ros import packing, visualize
 from panoptic_ros.engines import open_engine
 from panoptic_ros.model import Model
 from panoptic_ros.ros import messages
+from panoptic_ros.ros.diagnostics import FrameTimes, stage_times_ms
 from panoptic_ros.segmenter import Segmentation, Segmenter
 
 IMAGE, CAMERA_INFO = '/robot/image', '/robot/camera_info'
@@ -412,6 +414,29 @@ def test_diagnostics_name_model_engine_and_times(module_node, subscribed, scene_
         low, middle, high = (float(found[f'{stage} p{p} (ms)']) for p in (50, 95, 99))
         assert 0 <= low <= middle <= high
     assert float(found['total p50 (ms)']) > float(found['inference p50 (ms)']) > 0
+
+
+def test_timing_of_each_frame(module_node, subscribed, scene_bgr) -> None:
+    timings = subscribed.subscribe(DiagnosticArray, OUT + 'timing')
+    for _ in range(3):
+        image = messages.image_message(scene_bgr, subscribed.header())
+        _, timing = subscribed.exchange(IMAGE, image, OUT + 'semantic', OUT + 'timing')
+        stages = stage_times_ms(timing)
+        assert list(stages) == [field.name.removesuffix('_ns') for field in fields(FrameTimes)]
+        assert 0 < stages['inference'] < stages['total']
+        assert stages['age'] > 0  # the stamp is this machine's
+    assert len(timings) >= 3
+
+
+def test_timing_alone_makes_no_frame_wanted(module_node, peer, scene_bgr) -> None:
+    peer.subscribe(DiagnosticArray, OUT + 'timing')
+    before = diagnostics(peer)
+    peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+    peer.wait_until(
+        lambda: int(diagnostics(peer)['frames unwatched']) > int(before['frames unwatched']),
+        'the image to be passed over',
+    )
+    assert diagnostics(peer)['frames processed'] == before['frames processed']
 
 
 def test_label_info_and_detections(module_node, peer, segmenter, scene_bgr) -> None:
