@@ -14,7 +14,7 @@ table, so a map whose ids are already 1..n survives the round trip bit for bit; 
 object had in the file is kept as its ``track_id``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -264,6 +264,36 @@ def from_class_instance(packed: np.ndarray, label_set: LabelSet) -> Panoptic:
     return Panoptic.from_maps(class_id.astype(np.uint8), instance, label_set)
 
 
+def to_thing_instance(panoptic: Panoptic) -> np.ndarray:
+    """Pack the objects alone into ``class << 16 | instance``, int32 [H, W]; 0 everywhere else.
+
+    What the instance segmentation node of MIT-SPARK's ``semantic_inference`` publishes.
+    """
+    packed = to_class_instance(panoptic)
+    packed[panoptic.instance == NO_INSTANCE] = 0
+    return packed
+
+
+def to_segment_ids(panoptic: Panoptic) -> np.ndarray:
+    """Pack into one id a segment, int32 [H, W]: ``(class + 1) << 16 | instance``, 0 where void.
+
+    For mappers that want a map of ids in which 0 is nothing, and a fixed table that says what
+    each id is (``panoptic_mapping``): an id does not change from frame to frame unless the
+    instance does.
+    """
+    # One more in a byte makes void, 255, a 0.
+    packed = (panoptic.semantic + np.uint8(1)).astype(np.int32)
+    packed <<= 16
+    packed |= panoptic.instance
+    return packed
+
+
+def from_segment_ids(ids: np.ndarray, label_set: LabelSet) -> Panoptic:
+    """Unpack what :func:`to_segment_ids` gives; raises ValueError as from_class_instance does."""
+    ids = np.asarray(ids)
+    return from_class_instance(np.where(ids == 0, VOID << 16, ids - (1 << 16)), label_set)
+
+
 def to_id_map(panoptic: Panoptic) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Pack into a map of segment ids and a table, in the manner of detectron2.
 
@@ -308,6 +338,14 @@ def from_id_map(
         id_map, ids, class_id.astype(np.uint8), np.zeros(len(ids), bool), label_set, score
     )
     return panoptic
+
+
+PANOPTIC_PACKINGS: Mapping[str, Callable[[Panoptic], np.ndarray]] = {
+    'class_instance': to_class_instance,
+    'thing_instance': to_thing_instance,
+    'segment_id': to_segment_ids,
+}
+"""The packings into one integer a pixel that the node's ``~/panoptic`` has, by name."""
 
 
 def _paint(panoptic: Panoptic, value_of_segment: np.ndarray, void_value: int) -> np.ndarray:

@@ -210,6 +210,39 @@ def test_from_class_instance_refuses_a_class_beyond_a_byte(value: int, stated: s
         packing.from_class_instance(np.array([[value, 0]], np.int32), LABELS)
 
 
+def test_thing_instance_literal() -> None:
+    car, person = 3 << 16, 2 << 16
+    packed = packing.to_thing_instance(toy())
+    assert packed.dtype == np.int32
+    np.testing.assert_array_equal(
+        packed,
+        [
+            [0, 0, car + 1, car + 1],
+            [0, person + 2, person + 2, car + 3],
+            [0, 0, 0, car + 3],
+        ],
+    )
+
+
+def test_segment_ids_literal() -> None:
+    road, sky, person, car = (k << 16 for k in (1, 2, 3, 4))
+    ids = packing.to_segment_ids(toy())
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(
+        ids,
+        [
+            [road, road, car + 1, car + 1],
+            [road, person + 2, person + 2, car + 3],
+            [0, 0, sky, car + 3],
+        ],
+    )
+
+
+def test_from_segment_ids_refuses_a_class_beyond_a_byte() -> None:
+    with pytest.raises(ValueError, match=r'class ids 0\.\.256'):
+        packing.from_segment_ids(np.array([[1 << 16, 257 << 16]], np.int32), LABELS)
+
+
 def test_id_map_literal() -> None:
     id_map, table = packing.to_id_map(toy())
     np.testing.assert_array_equal(id_map, [[1, 1, 3, 3], [1, 4, 4, 5], [0, 0, 2, 5]])
@@ -256,6 +289,19 @@ def test_cityscapes_round_trip(panoptic: Panoptic) -> None:
 @given(panoptic_maps(consecutive=False))
 def test_class_instance_round_trip(panoptic: Panoptic) -> None:
     assert_same(packing.from_class_instance(packing.to_class_instance(panoptic), LABELS), panoptic)
+
+
+@given(panoptic_maps(consecutive=False))
+def test_segment_ids_round_trip(panoptic: Panoptic) -> None:
+    assert_same(packing.from_segment_ids(packing.to_segment_ids(panoptic), LABELS), panoptic)
+
+
+@given(panoptic_maps(consecutive=False))
+def test_thing_instance_is_class_instance_of_the_things(panoptic: Panoptic) -> None:
+    packed = packing.to_thing_instance(panoptic)
+    is_thing = panoptic.instance != 0
+    np.testing.assert_array_equal(packed[is_thing], packing.to_class_instance(panoptic)[is_thing])
+    assert not packed[~is_thing].any()
 
 
 @given(panoptic_maps())

@@ -25,6 +25,7 @@ IMAGE_ENCODINGS = {
     'confidence': 'mono8',
     'overlay': 'bgr8',
     'panoptic': '32SC1',
+    'mask': 'mono8',
 }
 """Image topics of the node and how they are encoded."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.exceptions import ParameterException
@@ -24,7 +25,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros import packing, visualize
 from panoptic_ros.geometry import CameraModel, GroundPlane, place_boxes
-from panoptic_ros.labels import LabelSet
+from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.diagnostics import FrameTimes, timing_message
@@ -146,6 +147,7 @@ class Outputs:
         self._add('~/instance', Image, _instance)
         self._add('~/confidence', Image, _confidence)
         self._add('~/panoptic', Image, _panoptic)
+        self._add('~/mask', Image, _mask)
         self._add('~/camera_info', CameraInfo, _camera_info)
         if messages.vision_msgs is not None:
             self._add('~/detections', messages.vision_msgs.Detection2DArray, _detections)
@@ -236,11 +238,21 @@ def _instance(result: Result) -> Image:
 
 
 def _confidence(result: Result) -> Image:
-    return messages.image_message(result.segmentation.confidence, result.header)
+    # However sure the network was there, nobody is to prefer a pixel without a class.
+    has_class = cv2.compare(result.panoptic.semantic, VOID, cv2.CMP_NE)
+    confidence = cv2.bitwise_and(result.segmentation.confidence, has_class)
+    return messages.image_message(confidence, result.header)
 
 
 def _panoptic(result: Result) -> Image:
-    return messages.image_message(packing.to_class_instance(result.panoptic), result.header)
+    pack = packing.PANOPTIC_PACKINGS[result.tuning.panoptic_packing]
+    return messages.image_message(pack(result.panoptic), result.header)
+
+
+def _mask(result: Result) -> Image:
+    value_of_class = result.label_set.with_role(result.tuning.mask_role) * np.uint8(255)
+    mask = cv2.LUT(result.panoptic.semantic, value_of_class)
+    return messages.image_message(mask, result.header)
 
 
 def _camera_info(result: Result) -> CameraInfo | None:

@@ -22,6 +22,8 @@ from rclpy.parameter import Parameter
 from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.labels import ROLES
+from panoptic_ros.packing import PANOPTIC_PACKINGS
 
 OF_MODEL = -1.0
 """A fusion threshold below 0 is taken from the model's card; this is the usual way to say so."""
@@ -131,6 +133,18 @@ class Tuning:
     )
     min_stuff_area_fraction: float = _fusion_fraction(
         'Stuff classes smaller than this become void', 'fraction of the image'
+    )
+    panoptic_packing: str = _parameter(
+        'class_instance',
+        'What the values of ~/panoptic are: class_instance is class << 16 | instance, '
+        'thing_instance the same for objects and 0 elsewhere, segment_id is '
+        '(class + 1) << 16 | instance and 0 where void',
+        choices=tuple(PANOPTIC_PACKINGS),
+    )
+    mask_role: str = _parameter(
+        'dynamic_agent',
+        'What ~/mask shows: the classes that have this role in the label set',
+        choices=tuple(sorted(ROLES)),
     )
     overlay_opacity: float = _parameter(
         0.5, 'How much of the overlay is class colour, the rest is picture', low=0.0, high=1.0
@@ -265,7 +279,7 @@ def _declare(node: Node, group: type[Group]) -> Group:
 
 
 def _choice_fault(parameter: Parameter) -> str:
-    declared = _FIELDS[Structure].get(parameter.name)
+    declared = _FIELDS[Structure].get(parameter.name) or _FIELDS[Tuning].get(parameter.name)
     choices = declared.metadata['choices'] if declared else ()
     if not choices or parameter.value in choices:
         return ''

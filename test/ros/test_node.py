@@ -35,7 +35,13 @@ from panoptic_ros.segmenter import Segmentation, Segmenter
 
 IMAGE, CAMERA_INFO = '/robot/image', '/robot/camera_info'
 OUT = '/robot/segment/'
-MAPS = {'semantic': 'mono8', 'instance': '16UC1', 'confidence': 'mono8', 'panoptic': '32SC1'}
+MAPS = {
+    'semantic': 'mono8',
+    'instance': '16UC1',
+    'confidence': 'mono8',
+    'panoptic': '32SC1',
+    'mask': 'mono8',
+}
 DTYPE = {'mono8': np.uint8, '16UC1': np.uint16, '32SC1': np.int32, 'bgr8': np.uint8}
 SIZE_WH = (128, 64)
 
@@ -131,6 +137,8 @@ def test_every_topic_of_one_frame(module_node, peer, segmenter, scene_bgr) -> No
     assert np.array_equal(pixels(answers['instance']), panoptic.instance)
     assert np.array_equal(pixels(answers['confidence']), expected.confidence)
     assert np.array_equal(pixels(answers['panoptic']), packing.to_class_instance(panoptic))
+    cars = panoptic.semantic == segmenter.model.label_set.class_id('car')
+    assert np.array_equal(pixels(answers['mask']), np.where(cars, 255, 0))
 
     overlay = answers['overlay']
     assert overlay.encoding == 'bgr8'

@@ -85,6 +85,8 @@ def test_values_given_at_start(make_node: callable) -> None:
         ('camera_height_m', 2, 'a number with a decimal point'),
         ('camera_pitch_rad', float('nan'), '-1.5 to 1.5 rad'),
         ('centre_threshold', 1.5, '-1.0 to 1.0'),
+        ('panoptic_packing', 'coco', 'one of class_instance, thing_instance, segment_id'),
+        ('mask_role', 'people', 'one of drivable, dynamic_agent'),
     ],
 )
 def test_unusable_values_given_at_start(
@@ -159,6 +161,11 @@ def test_unknown_choices_are_refused_while_running(make_node: callable) -> None:
     result = set_one(node, 'engine', 'fast')
     assert result.reason.startswith("parameter engine is 'fast'; expected one of auto, ")
     assert settings.structure.engine == 'auto'
+    result = set_one(node, 'mask_role', 'fast')
+    assert result.reason.startswith("parameter mask_role is 'fast'; expected one of drivable, ")
+    assert settings.tuning.mask_role == 'dynamic_agent'
+    assert set_one(node, 'mask_role', 'drivable').successful
+    assert settings.tuning.mask_role == 'drivable'
 
 
 def test_a_set_of_changes_counts_as_a_whole_or_not(make_node: callable) -> None:
