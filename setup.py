@@ -43,7 +43,8 @@ EXTRAS = {
             'lifecycle-msgs',
             'rcl-interfaces',
         )
-    ],
+    ]
+    + ['rosbags>=0.11'],
     'train': [
         'torch>=2.6',
         'onnx>=1.16',

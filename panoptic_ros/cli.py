@@ -35,6 +35,12 @@ COMMANDS = (
     Command('train', 'panoptic_ros.nn.train', 'train a network', extra='train'),
     Command('export', 'panoptic_ros.nn.export', 'export trained weights as a model', 'train'),
     Command('score', 'panoptic_ros.evaluation.score', 'score predictions on disk against truth'),
+    Command(
+        'make-bag',
+        'panoptic_ros.ros.recording',
+        'record the synthetic street, a video or a data set as a rosbag2',
+        'ros',
+    ),
     Command('evaluate', 'panoptic_ros.evaluation.evaluate', 'measure a model on a data set'),
     Command(
         'build-engine',

@@ -30,3 +30,7 @@ class DatasetError(PanopticRosError):
 
 class SourceError(PanopticRosError):
     """A camera, video, picture or folder of pictures is missing or cannot be read."""
+
+
+class BagError(PanopticRosError):
+    """A recording is missing, empty, damaged or of an unknown kind, or cannot be written."""

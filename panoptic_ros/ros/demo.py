@@ -362,14 +362,16 @@ def _write_panel(path: Path, sample: 'Sample', label_set: LabelSet) -> Path:
     return path
 
 
-def _size(text: str) -> tuple[int, int]:
+def size_wh(text: str) -> tuple[int, int]:
+    """Return width and height of an argument such as ``640x480``."""
     width, _, height = text.partition('x')
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 640x480')
     return int(width), int(height)
 
 
-def _positive(text: str) -> float:
+def positive_number(text: str) -> float:
+    """Return an argument that is a number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -394,10 +396,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, default=Path('out', 'demo'), help='(%(default)s)')
     parser.add_argument('--model', default='street-lite', help='name or folder (%(default)s)')
     parser.add_argument('--engine', default='auto', choices=('auto', *ENGINES))
-    parser.add_argument('--seconds', type=_positive, default=20.0, help='(%(default)s)')
+    parser.add_argument('--seconds', type=positive_number, default=20.0, help='(%(default)s)')
     parser.add_argument('--frames', type=int, help='instead of seconds')
-    parser.add_argument('--rate', type=_positive, help="Hz (a video's own, else 15)")
-    parser.add_argument('--size', type=_size, help="WIDTHxHEIGHT (the source's own)")
+    parser.add_argument('--rate', type=positive_number, help="Hz (a video's own, else 15)")
+    parser.add_argument('--size', type=size_wh, help="WIDTHxHEIGHT (the source's own)")
     parser.add_argument('--seed', type=int, default=0, help='which street (%(default)s)')
     parser.add_argument(
         '--fov',

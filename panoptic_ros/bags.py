@@ -1,0 +1,432 @@
+"""Recordings in the format of rosbag2, mcap or sqlite3, read and written without ROS.
+
+Messages stay the bytes they are, CDR with its four bytes of encapsulation (OMG DDS-XTypes 1.3,
+7.4.3): what has to be known of them, stamp and encoding, is read and written in place.
+"""
+
+import hashlib
+import shutil
+import struct
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import apsw
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer, WriterError
+from rosbags.typesys import Stores, get_typestore
+
+from panoptic_ros.errors import BagError
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdError
+else:
+    from backports.zstd import ZstdError
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+
+STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
+"""Names as ``ros2 bag record --storage`` has them."""
+
+TRUTH_TOPICS = ('/ground_truth/semantic', '/ground_truth/instance')
+"""Where our own recordings have the truth, mono8 and 16UC1, with the headers of the images."""
+
+# Humble to Kilted read it; 9 came with Jazzy.
+_FORMAT_VERSION = 8
+
+# What the reader lets escape from files that are cut off or overwritten.
+_DAMAGE = (
+    *(ReaderError, OSError, apsw.Error, ZstdError, struct.error, EOFError),
+    *(AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError),
+)
+
+_INFINITE = QosTime(9223372036, 854775807)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of a recording: its name, ``package/msg/Type``, and how many messages it has."""
+
+    name: str
+    type: str
+    count: int
+
+    def __str__(self) -> str:
+        return f'{self.name} ({self.type}, {self.count} messages)'
+
+
+class Message(NamedTuple):
+    """One recorded message: its topic, when it was recorded, nanoseconds, and its CDR."""
+
+    topic: str
+    time_ns: int
+    data: bytes
+
+
+class BagReader:
+    """A recording that is open for reading: a folder with ``metadata.yaml``, an .mcap or a .db3.
+
+    Use it as a context manager.
+
+    Attributes
+    ----------
+    path
+        As given.
+    topics
+        Those that have messages, by name.
+    start_ns, end_ns
+        When the first message and the last one were recorded.
+    notes
+        What the writer noted in ``custom_data``, key and value.
+
+    Raises BagError if there is no recording, it is empty, or it is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self._check_kind()
+        with self._damage():
+            self._reader = Reader(self.path)
+            self._reader.open()
+        try:
+            with self._damage():
+                found = self._reader.topics.items()
+                self.topics = tuple(
+                    Topic(name, info.msgtype or 'several types', info.msgcount)
+                    for name, info in found
+                    if info.msgcount
+                )
+                self.start_ns = self._reader.start_time
+                self.end_ns = self._reader.end_time - 1
+                self.notes = tuple((self._reader.storage.metadata.custom or {}).items())
+            if not self.topics:
+                raise BagError(f'recording {str(self.path)!r} is empty; record it again')
+        except BagError:
+            self.close()
+            raise
+
+    def _check_kind(self) -> None:
+        text, path = str(self.path), self.path
+        if not path.exists():
+            raise BagError(
+                f'recording {text!r} does not exist; expected a folder that ros2 bag record made, '
+                'an .mcap file or a .db3 file'
+            )
+        if path.suffix == '.bag':
+            raise BagError(
+                f'{text!r} is a recording of ROS 1; convert it: rosbags-convert --src '
+                f'{text} --dst {path.with_suffix("")}'
+            )
+        if path.is_dir() and not (path / 'metadata.yaml').is_file():
+            raise BagError(
+                f'folder {text!r} has no metadata.yaml, so it is no recording, or one that was '
+                'not ended; name its .mcap or .db3 file, or run ros2 bag reindex'
+            )
+        if path.is_file() and path.suffix not in ('.mcap', '.db3'):
+            raise BagError(
+                f'{text!r} is no recording; expected a folder that ros2 bag record made, an .mcap '
+                'file or a .db3 file'
+            )
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGE as error:
+            why = ' '.join(str(error).split()) or type(error).__name__
+            raise BagError(
+                f'recording {str(self.path)!r} cannot be read, it is damaged or was not ended '
+                f'({why}); try ros2 bag reindex, or record it again'
+            ) from error
+
+    def __enter__(self) -> 'BagReader':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._reader.close()
+
+    def note(self, key: str) -> str:
+        """Return what the writer noted under a key; empty if nothing."""
+        return dict(self.notes).get(key, '')
+
+    def read(
+        self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[Message]:
+        """Read the messages of some topics in the order of their recording.
+
+        Parameters
+        ----------
+        start_ns, stop_ns
+            Only messages that were recorded at or after the one, and before the other.
+
+        Raises BagError where the recording is damaged, which may be in its middle.
+        """
+        connections = [c for c in self._reader.connections if c.topic in topics]
+        if not connections:
+            return
+        with self._damage():
+            for connection, time_ns, data in self._reader.messages(connections, start_ns, stop_ns):
+                yield Message(connection.topic, time_ns, data)
+
+    def first(self, topic: str) -> Message:
+        """Return the first message of a topic; raises BagError if it cannot be read."""
+        message = next(self.read([topic]), None)
+        if message is None:
+            raise BagError(f'recording {str(self.path)!r} has lost the messages of {topic}')
+        return message
+
+    def sha256(self) -> dict[str, str]:
+        """Return the SHA-256 of each file of the recording by its name."""
+        files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
+        digests = {}
+        for path in filter(Path.is_file, files):
+            with path.open('rb') as file:
+                digests[path.name] = hashlib.file_digest(file, 'sha256').hexdigest()
+        return digests
+
+
+def image_topic(bag: BagReader, encodings: Collection[str], name: str | None = None) -> Topic:
+    """Return the topic with the camera's images.
+
+    Parameters
+    ----------
+    encodings
+        Those of a camera's sensor_msgs/Image; others are depth, say.
+    name
+        What the user called it; None if the recording has to have just one.
+
+    Raises BagError, with what there is, if there is none of that name, or none or several at all.
+    """
+    listed = '; '.join(map(str, bag.topics))
+    if name is not None:
+        topic = next((t for t in bag.topics if t.name == name), None)
+        if topic is None:
+            raise BagError(f'recording {str(bag.path)!r} has no topic {name}; it has {listed}')
+        if topic.type not in (IMAGE, COMPRESSED_IMAGE):
+            raise BagError(
+                f'topic {name} of recording {str(bag.path)!r} is {topic.type}; expected {IMAGE} '
+                f'or {COMPRESSED_IMAGE}; it has {listed}'
+            )
+        return topic
+    found = [t for t in bag.topics if _is_camera(bag, t, encodings)]
+    if len(found) != 1:
+        what = 'several camera image topics' if found else 'no camera image topic'
+        raise BagError(
+            f'recording {str(bag.path)!r} has {what}; name one with --topic; it has {listed}'
+        )
+    return found[0]
+
+
+def _is_camera(bag: BagReader, topic: Topic, encodings: Collection[str]) -> bool:
+    if topic.type == COMPRESSED_IMAGE:
+        return not topic.name.endswith('compressedDepth')
+    if topic.type != IMAGE or topic.name in TRUTH_TOPICS:
+        return False
+    return image_encoding(bag.first(topic.name).data) in encodings
+
+
+def camera_info_topic(topics: Iterable[Topic], image: str) -> Topic | None:
+    """Return the calibration that belongs to a topic of images; None if there is none.
+
+    It is the one beside it, as image_transport has it (``/eye/image_raw`` and
+    ``/eye/camera_info``), or else the only one.
+    """
+    found = [t for t in topics if t.type == CAMERA_INFO]
+    beside = camera_info_name(image)
+    return next((t for t in found if t.name == beside), found[0] if len(found) == 1 else None)
+
+
+def camera_info_name(image: str) -> str:
+    """Return where image_transport expects the calibration of a topic of images."""
+    return f'{image.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
+
+
+def header_stamp_ns(data: bytes) -> int:
+    """Return the stamp of a message that begins with a std_msgs/Header, nanoseconds.
+
+    Raises BagError for less data than that.
+    """
+    seconds, nanoseconds = _unpack('iI', data, 4)
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def with_header_stamp(data: bytes, stamp_ns: int) -> bytes:
+    """Return a message that begins with a std_msgs/Header with another stamp in it.
+
+    Raises BagError for a stamp that the header does not hold.
+    """
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    if not -(2**31) <= seconds < 2**31:
+        raise BagError(f'stamp {seconds} s does not fit into a header; expected less than 2**31 s')
+    return b''.join(
+        (data[:4], struct.pack(_byte_order(data) + 'iI', seconds, nanoseconds), data[12:])
+    )
+
+
+def image_encoding(data: bytes) -> str:
+    """Return the encoding of a serialised sensor_msgs/Image.
+
+    Raises BagError for less data than that.
+    """
+    (frame_id_size,) = _unpack('I', data, 12)
+    # Numbers of four bytes lie at multiples of four, counted after the encapsulation.
+    at = 16 + frame_id_size + -frame_id_size % 4 + 8
+    (size,) = _unpack('I', data, at)
+    return data[at + 4 : at + 4 + size].rstrip(b'\0').decode('ascii', 'replace')
+
+
+def _byte_order(data: bytes) -> str:
+    return '<' if data[1] & 1 else '>'
+
+
+def _unpack(layout: str, data: bytes, at: int) -> tuple[int, ...]:
+    try:
+        return struct.unpack_from(_byte_order(data) + layout, data, at)
+    except (struct.error, IndexError) as error:
+        raise BagError(
+            f'a message of {len(data)} bytes is cut off; expected a header at its beginning'
+        ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """An image, and the messages that have to be there with it (calibration, depth, truth)."""
+
+    image: Message
+    companions: tuple[Message, ...]
+
+    @property
+    def stamp_ns(self) -> int:
+        """The image's stamp."""
+        return header_stamp_ns(self.image.data)
+
+
+def frames(
+    messages: Iterable[Message], image: str, stamped: Collection[str] = ()
+) -> Iterator[Frame]:
+    """Put recorded messages together, one frame for each image.
+
+    A message goes with the image recorded after it; one that begins with a header (``stamped``
+    are their topics) and is not younger than the image before it goes with that one: depth often
+    is recorded after the image it belongs to. What follows the last image is left out.
+    """
+    current: Message | None = None
+    companions: list[Message] = []
+    waiting: list[Message] = []
+    for message in messages:
+        if message.topic == image:
+            if current is not None:
+                yield Frame(current, tuple(companions))
+            current, companions, waiting = message, waiting, []
+        elif (
+            current is not None
+            and message.topic in stamped
+            and header_stamp_ns(message.data) <= header_stamp_ns(current.data)
+        ):
+            companions.append(message)
+        else:
+            waiting.append(message)
+    if current is not None:
+        yield Frame(current, tuple(companions))
+
+
+class BagWriter:
+    """A recording that is written: a new folder that ``ros2 bag play`` takes.
+
+    Use it as a context manager: left in order it is complete, left by an error it is removed.
+
+    Parameters
+    ----------
+    path
+        Of the folder, which must not exist.
+    storage
+        One of :data:`STORAGES`.
+    notes
+        Go into ``custom_data``, key and value.
+
+    Raises BagError if the folder exists or cannot be written.
+    """
+
+    def __init__(
+        self, path: str | Path, storage: str, notes: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        self.path = Path(path)
+        if self.path.exists():
+            raise BagError(f'{str(self.path)!r} exists; remove it, or choose another with --out')
+        self._typestore = get_typestore(Stores.LATEST)
+        self._writer = Writer(self.path, version=_FORMAT_VERSION, storage_plugin=STORAGES[storage])
+        for key, value in notes:
+            self._writer.set_custom_data(key, value)
+        self._connections = {}
+        with self._faults():
+            self._writer.open()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, WriterError, apsw.Error) as error:
+            raise BagError(
+                f'cannot write {str(self.path)!r} ({error}); choose another folder with --out'
+            ) from error
+
+    def __enter__(self) -> 'BagWriter':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._writer.abort()
+            shutil.rmtree(self.path, ignore_errors=True)
+            return
+        with self._faults():
+            self._writer.close()
+
+    def add(self, topic: str, message_type: str, *, reliable: bool, depth: int) -> None:
+        """Announce a topic, with the quality of service that ``ros2 bag play`` gives it."""
+        qos = Qos(
+            QosHistory.KEEP_LAST,
+            depth,
+            QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
+            QosDurability.VOLATILE,
+            _INFINITE,
+            _INFINITE,
+            QosLiveliness.AUTOMATIC,
+            _INFINITE,
+            False,
+        )
+        with self._faults():
+            self._connections[topic] = self._writer.add_connection(
+                topic, message_type, typestore=self._typestore, offered_qos_profiles=[qos]
+            )
+
+    def write(self, message: Message) -> None:
+        """Append a message of a topic that was announced; in the order of their times."""
+        with self._faults():
+            self._writer.write(self._connections[message.topic], message.time_ns, message.data)
