@@ -24,6 +24,9 @@ RATE_WINDOW_NS = 5_000_000_000
 MAX_AGE_NS = 60_000_000_000
 """An image older than this when its results leave was not stamped by this machine's clock."""
 
+STUCK_NS = 8_000_000_000
+"""A frame in work for longer than this is an error: its engine hangs."""
+
 PERCENTILES = (50, 95, 99)
 
 CPU_KEY, MEMORY_KEY = 'cpu time (s)', 'resident memory (MB)'
@@ -146,6 +149,7 @@ class FrameLog:
         self._trouble_ns: int | None = None
         self._engine_is_failing = False
         self._is_unwatched = False
+        self._begun_ns: int | None = None
 
     def count_received(self, now_ns: int) -> None:
         """Count an image that arrived; ``now_ns`` is of a steady clock, as everywhere here."""
@@ -164,16 +168,23 @@ class FrameLog:
             self._counts.unwatched += 1
             self._is_unwatched = True
 
+    def count_begun(self, now_ns: int) -> None:
+        """Note that an image is in work, until one of the three below counts it."""
+        with self._lock:
+            self._begun_ns = now_ns
+
     def count_bad(self, now_ns: int, why: str) -> None:
         """Count an image that could not be decoded."""
         with self._lock:
             self._counts.bad += 1
+            self._begun_ns = None
             self._last_trouble, self._trouble_ns = why, now_ns
 
     def count_failed(self, now_ns: int, why: str) -> None:
         """Count an image on which the engine failed."""
         with self._lock:
             self._counts.failed += 1
+            self._begun_ns = None
             self._last_trouble, self._trouble_ns = why, now_ns
             self._engine_is_failing = True
 
@@ -186,6 +197,7 @@ class FrameLog:
         """Count an image whose results were published."""
         with self._lock:
             self._counts.processed += 1
+            self._begun_ns = None
             self._is_unwatched = False
             self._finishes_ns.append(now_ns)
             self._times.append(times)
@@ -215,6 +227,9 @@ class FrameLog:
         with self._lock:
             silent_s = (now_ns - self._arrivals_ns[-1]) / 1e9 if self._arrivals_ns else None
             recent = self._trouble_ns is not None and now_ns - self._trouble_ns < RATE_WINDOW_NS
+            if self._begun_ns is not None and now_ns - self._begun_ns > STUCK_NS:
+                stuck_s = (now_ns - self._begun_ns) / 1e9
+                return DiagnosticStatus.ERROR, f'the engine has not answered for {stuck_s:.1f} s'
             if self._engine_is_failing:
                 return DiagnosticStatus.ERROR, self._last_trouble
             if silent_s is None:

@@ -10,8 +10,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import ExitStack, suppress
 from functools import partial, wraps
-from time import monotonic_ns, process_time
+from time import monotonic, monotonic_ns, process_time
 from typing import Any
 
 import cv2
@@ -44,8 +45,14 @@ from panoptic_ros.ros.signals import StopSignal
 from panoptic_ros.ros.worker import NewestWorker
 from panoptic_ros.segmenter import Segmenter, card_fusion
 
-OK, USER_ERROR = 0, 2
-"""Exit codes of :func:`main`."""
+OK, USER_ERROR, ENGINE_HANGS = 0, 2, 3
+"""Exit codes of :func:`main`; 1, with a traceback, is a programming error."""
+
+PATIENCE_S = 8.0
+"""Once the node is to stop, the frame in work is waited for so long; ``ros2 launch`` kills 10 s
+after its Ctrl-C."""
+
+DIAGNOSTICS_PERIOD_S = 1.0
 
 _Transition = Callable[['SegmentNode', LifecycleState], TransitionCallbackReturn]
 
@@ -95,8 +102,9 @@ class SegmentNode(LifecycleNode):
     ----------
     stopped
         Completed by :meth:`stop`.
-    is_loading
-        Whether the inference thread loads the model, perhaps for minutes.
+    abandoned
+        Exit code of a process that has to end without waiting for the inference thread; None
+        while there is no such need.
     failure
         The programming error that ended the inference thread's work, if one did.
 
@@ -108,18 +116,21 @@ class SegmentNode(LifecycleNode):
     ) -> None:
         super().__init__('segment', **node_arguments)
         self.stopped = RosFuture()
-        self.is_loading = False
+        self.abandoned: int | None = None
         self.failure: BaseException | None = None
         self._load = load
         self._settings = NodeParameters(self)
         self._pipeline: Pipeline | None = None
         self._subscribed: list[Subscription] = []
         self._present_state = 'unconfigured'
+        self._stopped_s = 0.0
         self._problem = ''
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         # A steady clock: a paused simulation does not silence the diagnostics.
         self.create_timer(
-            1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            DIAGNOSTICS_PERIOD_S,
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         for name in self._settings.unknown:
             self.get_logger().warning(f'parameter {name} is not known and has no effect')
@@ -136,6 +147,7 @@ class SegmentNode(LifecycleNode):
 
     def stop(self) -> None:
         """Ask the node to end; whoever spins it waits for :attr:`stopped`. From any thread."""
+        self._stopped_s = monotonic()
         self.stopped.set_result(None)
 
     def finish(self) -> None:
@@ -146,18 +158,19 @@ class SegmentNode(LifecycleNode):
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Advertise the outputs and load the model into its engine."""
-        try:
-            outputs = Outputs(self)
-        except ParameterError as error:
-            return self._refuse('configure', error)
-        worker = NewestWorker(self._give_up)
-        loading = worker.call(partial(self._load, self._settings.structure))
-        try:
-            segmenter = self._wait_for(loading)
-        except PanopticRosError as error:
-            worker.stop()
-            outputs.destroy()
-            return self._refuse('configure', error)
+        self._present_state, self._problem = 'configuring', ''
+        with ExitStack() as undo:
+            try:
+                outputs = Outputs(self)
+                undo.callback(outputs.destroy)
+                worker = NewestWorker(self._give_up, self._wait_for)
+                undo.callback(worker.stop)
+                loading = worker.call(partial(self._load, self._settings.structure))
+                self._wait_for(loading)
+                segmenter = loading.result()
+            except PanopticRosError as error:
+                return self._refuse('configure', error)
+            undo.pop_all()
         self._pipeline = Pipeline(self, segmenter, worker, outputs, self._settings)
         self._settings.is_structure_fixed = True
         self.get_logger().info(
@@ -223,18 +236,37 @@ class SegmentNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _refuse(self, transition: str, error: PanopticRosError) -> TransitionCallbackReturn:
+        self._present_state = {'configure': 'unconfigured', 'activate': 'inactive'}[transition]
         self._problem = f'{transition} failed: {error}'
         self.get_logger().error(self._problem)
         return TransitionCallbackReturn.FAILURE
 
-    def _wait_for(self, loading: Future[Segmenter]) -> Segmenter:
-        self.is_loading = True
-        while not wait([loading], timeout=0.1).done:
-            if self.stopped.done():
-                # Not an Exception: rclpy takes those for a failed transition and goes on.
+    def _wait_for(self, future: Future[Any]) -> None:
+        """Wait for the inference thread and tell how it goes, meanwhile nobody else can.
+
+        Raises KeyboardInterrupt, and sets :attr:`abandoned`, if the node is to stop and the
+        thread does not come to an end. (Not an Exception: rclpy takes those for a failed
+        transition and goes on.)
+        """
+        next_report_s = monotonic()
+        while not wait([future], timeout=0.1).done:
+            if monotonic() >= next_report_s:
+                self._publish_diagnostics()
+                next_report_s += DIAGNOSTICS_PERIOD_S
+            if not self.stopped.done():
+                continue
+            if self._present_state == 'configuring':
+                # A runtime that compiles a network cannot be interrupted. Nothing is lost by
+                # leaving now: what it keeps on disk is written whole or not at all.
+                self.abandoned = OK
+            elif monotonic() - self._stopped_s > PATIENCE_S:
+                self.get_logger().fatal(
+                    f'the engine has not answered for {PATIENCE_S:.0f} s; the process ends '
+                    f'without it, with exit code {ENGINE_HANGS}'
+                )
+                self.abandoned = ENGINE_HANGS
+            if self.abandoned is not None:
                 raise KeyboardInterrupt
-        self.is_loading = False
-        return loading.result()
 
     def _image_topic(self) -> tuple[str, type]:
         topic = self.resolve_topic_name('image')
@@ -338,17 +370,17 @@ def run(node: SegmentNode) -> int:
                 # Up to Jazzy this is how rclpy takes a lifecycle transition that is not possible.
                 node.get_logger().error(str(error))
     except KeyboardInterrupt:
-        pass  # stopped while loading
+        pass  # the inference thread is not waited for
     finally:
-        if not node.is_loading:
-            node.finish()
+        if node.abandoned is None:
+            with suppress(KeyboardInterrupt):
+                node.finish()
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown(context=node.context)
-    if node.is_loading:
-        # A runtime that compiles a network cannot be interrupted, and its thread would keep the
-        # process alive until it is done. Nothing is lost by leaving now.
-        os._exit(OK)
+    if node.abandoned is not None:
+        # The interpreter's own end would wait for the inference thread.
+        os._exit(node.abandoned)
     if node.failure is not None:
         raise node.failure
     return OK

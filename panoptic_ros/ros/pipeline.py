@@ -106,16 +106,14 @@ class Pipeline:
 
     def close(self) -> None:
         """Close the engine, end the thread, destroy the publishers."""
-        self._worker.drain()
-        closing = self._worker.call(self.segmenter.engine.close)
-        self._worker.stop()
-        closing.result()
+        self._worker.stop(last=self.segmenter.engine.close)
         self._outputs.destroy()
 
     # On the worker's thread.
 
     def _process(self, topic: str, message: Image | CompressedImage, received_ns: int) -> None:
         taken_ns = monotonic_ns()
+        self.log.count_begun(taken_ns)
         logger = self._node.get_logger()
         if self.depth is not None:
             self.depth.begin(message.header)

@@ -3,10 +3,19 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar('T')
 Task = Callable[[], None]
+
+
+def wait_for_ever(future: Future[Any]) -> None:
+    """Wait until a future is done, however long that takes."""
+    wait([future])
+
+
+def _nothing() -> None:
+    pass
 
 
 class NewestWorker:
@@ -19,10 +28,18 @@ class NewestWorker:
     ----------
     on_failure
         Called on the thread with the exception that a submitted task let escape.
+    wait_for
+        How others wait until the thread has done something: returns when it has, or raises what
+        ends the waiting.
     """
 
-    def __init__(self, on_failure: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        on_failure: Callable[[BaseException], None],
+        wait_for: Callable[[Future[Any]], None] = wait_for_ever,
+    ) -> None:
         self._on_failure = on_failure
+        self._wait_for = wait_for
         self._pool = ThreadPoolExecutor(1, thread_name_prefix='inference')
         self._lock = Lock()
         self._waiting: Task | None = None
@@ -45,14 +62,16 @@ class NewestWorker:
         with self._lock:
             forgets = self._waiting is not None
             self._waiting = None
-        wait([self.call(int)])
+        self._wait_for(self.call(int))
         return forgets
 
-    def stop(self) -> None:
-        """Forget the task that waits, if any, and end the thread."""
-        with self._lock:
-            self._waiting = None
+    def stop(self, last: Callable[[], None] = _nothing) -> None:
+        """Forget the task that waits, if any, run a last function, and end the thread."""
+        self.drain()
+        closing = self.call(last)
+        self._wait_for(closing)
         self._pool.shutdown()
+        closing.result()
 
     def _run_waiting(self) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 
 from panoptic_ros.ros.diagnostics import (
     RATE_WINDOW_NS,
+    STUCK_NS,
     WINDOW,
     FrameLog,
     FrameTimes,
@@ -100,6 +101,26 @@ def test_camera_that_never_sent() -> None:
     assert (found.level, found.message) == (DiagnosticStatus.WARN, 'waiting for the first image')
     assert found.name == 'robot/segment: segmentation'
     assert found.hardware_id == 'CPU'
+
+
+def test_frame_that_is_in_work_for_too_long() -> None:
+    log = FrameLog()
+    log.count_received(0)
+    log.count_begun(0)
+    assert status(log, STUCK_NS).level != DiagnosticStatus.ERROR
+    found = status(log, STUCK_NS + S)
+    assert (found.level, found.message) == (
+        DiagnosticStatus.ERROR,
+        'the engine has not answered for 9.0 s',
+    )
+    for end in (
+        lambda now: log.count_processed(now, times(1)),
+        lambda now: log.count_bad(now, 'bad'),
+        lambda now: log.count_failed(now, 'failed'),
+    ):
+        log.count_begun(0)
+        end(0)
+        assert 'not answered' not in status(log, 2 * STUCK_NS).message
 
 
 def test_camera_that_stopped() -> None:

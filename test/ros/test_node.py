@@ -573,6 +573,117 @@ def test_signal_while_the_engine_loads(start_node, number: int) -> None:
     assert 'Traceback' not in node.log
 
 
+SLOW_LOAD = """
+    print('loading', file=sys.stderr, flush=True)
+    while not os.path.exists({path!r}):
+        time.sleep(0.05)
+    return node.load_segmenter(structure)
+import os
+"""
+
+
+def test_diagnostics_while_the_engine_loads(start_node, peer, tiny_model, tmp_path) -> None:
+    go = tmp_path / 'go'
+    start_node(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}'),
+        program=program(SLOW_LOAD.format(path=str(go))),
+    )
+    assert diagnostics(peer)['message'] == 'the node is configuring'
+    assert diagnostics(peer)['state'] == 'configuring'  # again and again
+    go.touch()
+    peer.wait_until(lambda: diagnostics(peer)['state'] == 'active', 'the node to be active')
+
+
+HANGING_LOAD = """
+    segmenter = node.load_segmenter(structure)
+    def hang(*arguments):
+        print('hangs', file=sys.stderr, flush=True)
+        time.sleep(600)
+    segmenter.engine.infer = hang
+    return segmenter
+node.PATIENCE_S = 2.0
+from panoptic_ros.ros import diagnostics
+diagnostics.STUCK_NS = 1_000_000_000
+"""
+
+
+def hung_node(start_node, peer, tiny_model, scene_bgr):
+    # In a namespace of its own: what dies without a word is known to others for some seconds yet.
+    node = start_node(
+        *('-r', '__ns:=/hung', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(HANGING_LOAD),
+    )
+    peer.subscribe(Image, '/hung/segment/semantic')
+
+    def hangs() -> bool:
+        peer.publish('/hung/image', messages.image_message(scene_bgr, peer.header()))
+        return 'hangs' in node.log
+
+    peer.wait_until(hangs, 'the engine to hang')
+    return node
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_engine_that_hangs_is_said_and_left_behind(
+    start_node, peer, tiny_model, scene_bgr, number: int
+) -> None:
+    node = hung_node(start_node, peer, tiny_model, scene_bgr)
+
+    def is_reported() -> bool:
+        found = diagnostics(peer)
+        return (found['level'], found['message'][:31]) == (
+            b'\x02',
+            'the engine has not answered for',
+        )
+
+    peer.wait_until(is_reported, 'the error in the diagnostics')
+    assert node.interrupt(number, number) == 3
+    assert 'the engine has not answered for 2 s; the process ends' in node.log
+    assert 'Traceback' not in node.log
+
+
+def test_deactivating_with_an_engine_that_hangs_can_be_interrupted(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    node = hung_node(start_node, peer, tiny_model, scene_bgr)
+    client = peer.node.create_client(ChangeState, '/hung/segment/change_state')
+    peer.wait_until(client.service_is_ready, 'the service')
+    deactivate = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    client.call_async(ChangeState.Request(transition=deactivate))
+    peer.wait_until(
+        lambda: 'not answered' in diagnostics(peer)['message'], 'diagnostics while it waits'
+    )
+    assert node.interrupt() == 3
+    assert 'Traceback' not in node.log
+
+
+def test_a_programming_error_in_a_transition_leaves_nothing_behind(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    load = """
+    loads.append(1)
+    if len(loads) == 1:
+        raise ZeroDivisionError('on purpose')
+    return node.load_segmenter(structure)
+loads = []
+"""
+    node = start_node(
+        *('-r', '__ns:=/robot', '-p', 'autostart:=false', '-p', f'model:={tiny_model}'),
+        program=program(load),
+    )
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
+    node.wait_for_log('ZeroDivisionError: on purpose')
+    peer.wait_until(
+        lambda: peer.node.count_publishers(OUT + 'semantic') == 0, 'the publisher to go'
+    )
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    peer.subscribe(Image, OUT + 'semantic')
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
+    assert peer.node.count_publishers(OUT + 'semantic') == 1
+    assert node.interrupt() == 0
+
+
 def test_signals_while_the_node_works(start_node, peer, tiny_model, scene_bgr) -> None:
     node = start_node('-r', '__ns:=/robot', '-p', f'model:={tiny_model}')
     peer.subscribe(Image, OUT + 'overlay')

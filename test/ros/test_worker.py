@@ -1,5 +1,6 @@
 import threading
 import time
+from concurrent.futures import Future, wait
 
 import pytest
 
@@ -109,3 +110,33 @@ def test_stop_ends_the_thread(failures: list[BaseException]) -> None:
     assert not thread.is_alive()
     with pytest.raises(RuntimeError):
         worker.submit(lambda: None)
+
+
+def test_the_last_function_runs_on_the_thread_and_what_it_raises_is_the_callers(
+    failures: list[BaseException],
+) -> None:
+    worker = NewestWorker(failures.append)
+    thread, ran = worker.call(threading.current_thread).result(TIMEOUT_S), []
+    worker.stop(last=lambda: ran.append(threading.current_thread()))
+    assert ran == [thread]
+    worker = NewestWorker(failures.append)
+    thread = worker.call(threading.current_thread).result(TIMEOUT_S)
+    with pytest.raises(ZeroDivisionError):
+        worker.stop(last=lambda: 1 / 0)
+    assert not thread.is_alive()
+
+
+def test_who_waits_decides_for_how_long(failures: list[BaseException]) -> None:
+    def impatient(future: Future) -> None:
+        if not wait([future], 0.01).done:
+            raise TimeoutError
+
+    worker = NewestWorker(failures.append, impatient)
+    gate = Gate()
+    worker.submit(gate)
+    assert gate.entered.wait(TIMEOUT_S)
+    with pytest.raises(TimeoutError):
+        worker.drain()
+    with pytest.raises(TimeoutError):
+        worker.stop()
+    gate.open.set()
