@@ -15,6 +15,7 @@ import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from panoptic_ros.compressed import check_compressed
 from panoptic_ros.errors import FrameError
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Segments
@@ -91,8 +92,6 @@ LARGEST_CALIBRATION = 1e9
 SMALLEST_FOCAL_LENGTH_PX = 0.01
 """What no camera's calibration goes beyond; within these, no computation overflows."""
 
-_JPEG_PNG = (b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n')
-
 # As stored: grey stays grey, 16 bits stay 16 bits (and are refused), and the picture is not
 # turned by a tag, because camera_info speaks of the sensor's own rows and columns.
 _AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -146,21 +145,23 @@ def decode_image(message: Image) -> Picture:
 def decode_compressed_image(message: CompressedImage) -> Picture:
     """Decode a JPEG or PNG picture, colour to bgr8 and grey to mono8.
 
-    Raises FrameError for no data, another or damaged format, and 16 bits a channel.
+    Raises FrameError for no data, another or damaged format, more pixels than
+    :func:`~panoptic_ros.compressed.check_compressed` lets pass, and 16 bits a channel.
     """
     what = f'compressed image with format {message.format!r}'
     if not message.data:
         raise FrameError(f'{what} has no data; accepted is JPEG or PNG')
-    data = np.frombuffer(message.data, np.uint8)
-    # OpenCV knows many more formats; what a camera does not send need not reach their decoders.
-    if not data[:8].tobytes().startswith(_JPEG_PNG):
-        raise FrameError(f'{what} holds {len(data)} bytes of something else than JPEG or PNG')
+    # OpenCV knows many more formats, and believes whatever a picture says of its size.
     try:
-        pixels = cv2.imdecode(data, _AS_STORED)
-    except cv2.error as error:  # larger than OpenCV decodes
+        size_wh = check_compressed(bytes(message.data))
+    except FrameError as error:
+        raise FrameError(f'{what} holds {error}') from error
+    try:
+        pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), _AS_STORED)
+    except cv2.error as error:
         raise FrameError(f'{what} cannot be decoded: {" ".join(str(error).split())}') from error
-    if pixels is None:
-        raise FrameError(f'{what} holds {len(data)} bytes that are damaged JPEG or PNG')
+    if pixels is None or pixels.shape[1::-1] != size_wh:
+        raise FrameError(f'{what} holds {len(message.data)} bytes that are damaged JPEG or PNG')
     if pixels.dtype != np.uint8:
         raise FrameError(f'{what} has {pixels.dtype} pixels; accepted are 8 bits a channel')
     return Picture(pixels, 'mono8' if pixels.ndim == 2 else 'bgr8')
