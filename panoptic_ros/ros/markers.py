@@ -4,31 +4,27 @@ import math
 
 import numpy as np
 from builtin_interfaces.msg import Duration
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
-from std_msgs.msg import ColorRGBA, Header
+from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.geometry import GroundPlane, PlacedBy, Placement
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Segments
+from panoptic_ros.ros.cdr import NOT_TURNED_XYZW, MarkerRow, marker_array_cdr
 
 TEXT_NAMESPACE = 'text'
 """Namespace of the lines of text; boxes have their class's name."""
 
 TEXT_HEIGHT_M = 0.4
 BOX_OPACITY = 0.5
+WHITE_RGBA = (1.0, 1.0, 1.0, 1.0)
 
 _HOW = {PlacedBy.GROUND: 'on the ground', PlacedBy.KNOWN_HEIGHT: 'by its height'}
 
 
 def object_markers(
-    things: Segments,
-    placement: Placement,
-    ground: GroundPlane,
-    label_set: LabelSet,
-    header: Header,
-    lifetime_s: float,
-) -> list[Marker]:
+    things: Segments, placement: Placement, ground: GroundPlane, label_set: LabelSet
+) -> list[MarkerRow]:
     """Return a box and a line of text for every object that has a place.
 
     The text says what the object is, how far away (along the optical axis), and what that is
@@ -39,52 +35,43 @@ def object_markers(
     things
         The objects; ``track_id`` is the markers' id.
     placement
-        Where they are, row by row.
+        Where they are, row by row, in an optical frame.
     ground
         Its direction is the boxes' vertical.
-    header
-        Goes into the markers as it is: they are in the image's frame, an optical one.
-    lifetime_s
-        Seconds after which a viewer lets go of a marker, 0 for never.
     """
-    whole_s = int(lifetime_s)
-    lifetime = Duration(sec=whole_s, nanosec=int((lifetime_s - whole_s) * 1e9))
+    placed = np.flatnonzero(placement.method != PlacedBy.NOTHING)
+    class_id = things.class_id[placed]
+    color_rgba = np.full((len(placed), 4), BOX_OPACITY)
+    color_rgba[:, :3] = label_set.colors_rgb[class_id] / 255
+    position_m, size_m = placement.position_m[placed], placement.size_m[placed]
+    above_m = position_m - ground.down * (size_m[:, 1:2] / 2 + TEXT_HEIGHT_M)
     # The optical frame, turned about x by the camera's pitch, has y along the vertical.
-    upright = Quaternion(x=math.sin(ground.pitch_rad / 2), w=math.cos(ground.pitch_rad / 2))
+    upright_xyzw = math.sin(ground.pitch_rad / 2), 0.0, 0.0, math.cos(ground.pitch_rad / 2)
     markers = []
-    for row in np.flatnonzero(placement.method != PlacedBy.NOTHING).tolist():
-        class_id, track_id = int(things.class_id[row]), int(things.track_id[row])
-        name = label_set.names[class_id]
-        position_m, size_m = placement.position_m[row], placement.size_m[row]
-        red, green, blue = (label_set.colors_rgb[class_id] / 255).tolist()
-        markers.append(
-            Marker(
-                header=header,
-                ns=name,
-                id=track_id,
-                type=Marker.CUBE,
-                action=Marker.ADD,
-                pose=Pose(position=_fill(Point(), position_m), orientation=upright),
-                scale=_fill(Vector3(), size_m),
-                color=ColorRGBA(r=red, g=green, b=blue, a=BOX_OPACITY),
-                lifetime=lifetime,
-            )
-        )
-        how = _HOW[PlacedBy(int(placement.method[row]))]
-        above_m = position_m - ground.down * (size_m[1] / 2 + TEXT_HEIGHT_M)
-        markers.append(
-            Marker(
-                header=header,
-                ns=TEXT_NAMESPACE,
-                id=track_id,
-                type=Marker.TEXT_VIEW_FACING,
-                action=Marker.ADD,
-                pose=Pose(position=_fill(Point(), above_m)),
-                scale=Vector3(z=TEXT_HEIGHT_M),
-                color=ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0),
-                lifetime=lifetime,
-                text=f'{name} {track_id}: {position_m[2]:.1f} m, {how}',
-            )
+    for class_number, track_id, color, position, size, above, method in zip(
+        class_id.tolist(),
+        things.track_id[placed].tolist(),
+        color_rgba.tolist(),
+        position_m.tolist(),
+        size_m.tolist(),
+        above_m.tolist(),
+        placement.method[placed].tolist(),
+        strict=True,
+    ):
+        name = label_set.names[class_number]
+        text = f'{name} {track_id}: {position[2]:.1f} m, {_HOW[method]}'
+        markers += (
+            MarkerRow(name, track_id, Marker.CUBE, position, upright_xyzw, size, color),
+            MarkerRow(
+                TEXT_NAMESPACE,
+                track_id,
+                Marker.TEXT_VIEW_FACING,
+                above,
+                NOT_TURNED_XYZW,
+                (0.0, 0.0, TEXT_HEIGHT_M),
+                WHITE_RGBA,
+                text,
+            ),
         )
     return markers
 
@@ -95,22 +82,30 @@ class MarkerBoard:
     def __init__(self) -> None:
         self._shown: set[tuple[str, int]] = set()
 
-    def show(self, markers: list[Marker], header: Header) -> MarkerArray:
-        """Return the markers of a frame, and deletions of the last frame's that it lacks."""
-        shown = {(marker.ns, marker.id) for marker in markers}
-        gone = [
-            Marker(header=header, ns=namespace, id=marker_id, action=Marker.DELETE)
-            for namespace, marker_id in sorted(self._shown - shown)
-        ]
+    def show(self, markers: list[MarkerRow], header: bytes, lifetime_s: float) -> bytes:
+        """Return the markers of a frame, and deletions of the last frame's that it lacks.
+
+        Parameters
+        ----------
+        markers
+            In the frame of the header.
+        header
+            Of all markers, from :func:`cdr.header_cdr`.
+        lifetime_s
+            Seconds after which a viewer lets go of a marker, 0 for never.
+
+        Returns
+        -------
+        A MarkerArray, serialised.
+        """
+        shown = {(marker.namespace, marker.number) for marker in markers}
+        gone = sorted(self._shown - shown)
         self._shown = shown
-        return MarkerArray(markers=markers + gone)
+        whole_s = int(lifetime_s)
+        lifetime = Duration(sec=whole_s, nanosec=int((lifetime_s - whole_s) * 1e9))
+        return marker_array_cdr(header, lifetime, markers, gone)
 
     def clear(self, header: Header) -> MarkerArray:
         """Return a message that deletes all markers of the topic, whoever made them."""
         self._shown = set()
         return MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
-
-
-def _fill(message: Point | Vector3, xyz: np.ndarray) -> Point | Vector3:
-    message.x, message.y, message.z = xyz.tolist()
-    return message

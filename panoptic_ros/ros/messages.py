@@ -304,16 +304,23 @@ _ENCODING_OF_ARRAY = {
 }
 
 
-def image_message(array: np.ndarray, header: Header) -> Image:
-    """Wrap an array in an Image message, with one copy of the pixels.
+class ImageLayout(NamedTuple):
+    """The fields of a ``sensor_msgs/Image`` that describe its data."""
+
+    height: int
+    width: int
+    encoding: str
+    step: int
+
+
+def image_layout(array: np.ndarray) -> ImageLayout:
+    """Return how an array is described as an Image.
 
     Parameters
     ----------
     array
         uint8 [H, W] (becomes mono8), uint16 [H, W] (16UC1), int32 [H, W] (32SC1) or
         uint8 [H, W, 3] (bgr8).
-    header
-        Goes into the message as it is.
 
     Raises ValueError for another dtype or shape.
     """
@@ -324,14 +331,21 @@ def image_message(array: np.ndarray, header: Header) -> Image:
             '[H, W] or uint8 [H, W, 3]'
         )
     height, width = array.shape[:2]
-    message = Image(
-        header=header,
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=int(sys.byteorder == 'big'),
-        step=array.nbytes // height,
-    )
+    return ImageLayout(height, width, encoding, array.nbytes // height)
+
+
+def image_message(array: np.ndarray, header: Header) -> Image:
+    """Wrap an array in an Image message, with one copy of the pixels.
+
+    Parameters
+    ----------
+    array
+        As in :func:`image_layout`, which says what is raised for another.
+    header
+        Goes into the message as it is.
+    """
+    layout = image_layout(array)
+    message = Image(header=header, is_bigendian=int(sys.byteorder == 'big'), **layout._asdict())
     # Assigning to `data` checks it value by value (70 ms for VGA); this is a plain copy.
     message.data.frombytes(np.ascontiguousarray(array).data.cast('B'))
     return message

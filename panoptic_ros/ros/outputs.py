@@ -21,13 +21,14 @@ from rclpy.qos import (
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
-from visualization_msgs.msg import Marker, MarkerArray
+from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import packing, visualize
 from panoptic_ros.geometry import CameraModel, GroundPlane, place_boxes
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.ros import messages
+from panoptic_ros.ros.cdr import MarkerRow, header_cdr, image_cdr
 from panoptic_ros.ros.diagnostics import FrameTimes, timing_message
 from panoptic_ros.ros.markers import MarkerBoard, object_markers
 from panoptic_ros.ros.messages import Picture
@@ -85,6 +86,11 @@ class Result:
     tuning: Tuning
     find_depth: Callable[[], np.ndarray | None] = no_depth
 
+    @cached_property
+    def header_cdr(self) -> bytes:
+        """The header, serialised, as messages that are written directly begin with it."""
+        return header_cdr(self.header)
+
     @property
     def panoptic(self) -> Panoptic:
         """The panoptic map."""
@@ -109,6 +115,10 @@ class Result:
         NaN where it is not known; None if this frame has no depth.
         """
         return self.find_depth()
+
+    def image(self, array: np.ndarray) -> bytes:
+        """Return a map or a picture as an Image message, serialised; see :func:`image_cdr`."""
+        return image_cdr(self.header_cdr, array)
 
     @property
     def ground(self) -> GroundPlane:
@@ -207,8 +217,9 @@ class Outputs:
         for publisher in [*self._publishers, *filter(None, [self._label_info, self._timing])]:
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def _build_markers(self, result: Result) -> MarkerArray:
-        return self._board.show(_object_markers(result), result.header)
+    def _build_markers(self, result: Result) -> bytes:
+        lifetime_s = result.tuning.marker_lifetime_s
+        return self._board.show(_object_markers(result), result.header_cdr, lifetime_s)
 
 
 @contextmanager
@@ -229,30 +240,30 @@ def qos_faults(topic: str) -> Iterator[None]:
         ) from error
 
 
-def _semantic(result: Result) -> Image:
-    return messages.image_message(result.panoptic.semantic, result.header)
+def _semantic(result: Result) -> bytes:
+    return result.image(result.panoptic.semantic)
 
 
-def _instance(result: Result) -> Image:
-    return messages.image_message(result.panoptic.instance, result.header)
+def _instance(result: Result) -> bytes:
+    return result.image(result.panoptic.instance)
 
 
-def _confidence(result: Result) -> Image:
+def _confidence(result: Result) -> bytes:
     # However sure the network was there, nobody is to prefer a pixel without a class.
     has_class = cv2.compare(result.panoptic.semantic, VOID, cv2.CMP_NE)
     confidence = cv2.bitwise_and(result.segmentation.confidence, has_class)
-    return messages.image_message(confidence, result.header)
+    return result.image(confidence)
 
 
-def _panoptic(result: Result) -> Image:
+def _panoptic(result: Result) -> bytes:
     pack = packing.PANOPTIC_PACKINGS[result.tuning.panoptic_packing]
-    return messages.image_message(pack(result.panoptic), result.header)
+    return result.image(pack(result.panoptic))
 
 
-def _mask(result: Result) -> Image:
+def _mask(result: Result) -> bytes:
     value_of_class = result.label_set.with_role(result.tuning.mask_role) * np.uint8(255)
     mask = cv2.LUT(result.panoptic.semantic, value_of_class)
-    return messages.image_message(mask, result.header)
+    return result.image(mask)
 
 
 def _camera_info(result: Result) -> CameraInfo | None:
@@ -263,7 +274,7 @@ def _detections(result: Result) -> Any:
     return messages.detections_message(result.things, result.label_set.names, result.header)
 
 
-def _object_markers(result: Result) -> list[Marker]:
+def _object_markers(result: Result) -> list[MarkerRow]:
     info = result.camera_info
     if info is None:
         return []
@@ -273,18 +284,11 @@ def _object_markers(result: Result) -> list[Marker]:
         result.ground,
         result.label_set.heights_m[result.things.class_id],
     )
-    return object_markers(
-        result.things,
-        placement,
-        result.ground,
-        result.label_set,
-        result.header,
-        result.tuning.marker_lifetime_s,
-    )
+    return object_markers(result.things, placement, result.ground, result.label_set)
 
 
-def _overlay(result: Result) -> Image:
+def _overlay(result: Result) -> bytes:
     picture = visualize.overlay(
         result.picture.bgr(), result.panoptic, result.label_set, result.tuning.overlay_opacity
     )
-    return messages.image_message(picture, result.header)
+    return result.image(picture)

@@ -5,12 +5,14 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
+from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
-from visualization_msgs.msg import Marker
+from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.geometry import GroundPlane, PlacedBy, Placement
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Segments
+from panoptic_ros.ros.cdr import MarkerRow, header_cdr
 from panoptic_ros.ros.markers import TEXT_HEIGHT_M, MarkerBoard, object_markers
 
 LABELS = LabelSet.load('cityscapes')
@@ -44,17 +46,25 @@ def placement(*methods: PlacedBy) -> Placement:
     )
 
 
+def rows(objects: Segments, places: Placement, pitch_rad: float = 0.0) -> list[MarkerRow]:
+    return object_markers(objects, places, GroundPlane(1.5, pitch_rad), LABELS)
+
+
+def shown(board: MarkerBoard, markers: list[MarkerRow], lifetime_s: float = 0.0) -> list[Marker]:
+    data = board.show(markers, header_cdr(HEADER), lifetime_s)
+    return deserialize_message(data, MarkerArray).markers
+
+
 def markers(
     objects: Segments, places: Placement, pitch_rad: float = 0.0, lifetime_s: float = 0.0
 ) -> list[Marker]:
-    ground = GroundPlane(1.5, pitch_rad)
-    return object_markers(objects, places, ground, LABELS, HEADER, lifetime_s)
+    return shown(MarkerBoard(), rows(objects, places, pitch_rad), lifetime_s)
 
 
 def test_box_and_text_of_an_object() -> None:
     box, text = markers(things((CAR, 41)), placement(PlacedBy.GROUND), lifetime_s=1.25)
     assert (box.ns, box.id, box.type, box.action) == ('car', 41, Marker.CUBE, Marker.ADD)
-    assert box.header is HEADER
+    assert box.header == text.header == HEADER
     position = box.pose.position
     assert (position.x, position.y, position.z) == (1.0, 0.5, 10.0)
     assert (box.scale.x, box.scale.y, box.scale.z) == (2.0, 1.5, 2.0)
@@ -93,16 +103,16 @@ def test_objects_without_a_place_have_no_marker() -> None:
     assert markers(things(), placement()) == []
 
 
-def actions(board: MarkerBoard, shown: list[Marker]) -> list[tuple[str, int, int]]:
-    message = board.show(shown, HEADER)
-    assert all(marker.header is HEADER for marker in message.markers)
-    return [(marker.ns, marker.id, marker.action) for marker in message.markers]
+def actions(board: MarkerBoard, markers: list[MarkerRow]) -> list[tuple[str, int, int]]:
+    found = shown(board, markers)
+    assert all(marker.header == HEADER for marker in found)
+    return [(marker.ns, marker.id, marker.action) for marker in found]
 
 
 def test_markers_are_deleted_once_when_their_object_is_gone() -> None:
     board = MarkerBoard()
-    two = markers(things((CAR, 1), (PERSON, 2)), placement(*[PlacedBy.GROUND] * 2))
-    one = markers(things((PERSON, 2)), placement(PlacedBy.GROUND))
+    two = rows(things((CAR, 1), (PERSON, 2)), placement(*[PlacedBy.GROUND] * 2))
+    one = rows(things((PERSON, 2)), placement(PlacedBy.GROUND))
     person = [('person', 2, Marker.ADD), ('text', 2, Marker.ADD)]
     assert len(actions(board, two)) == 4
     assert actions(board, one) == [
@@ -117,8 +127,8 @@ def test_markers_are_deleted_once_when_their_object_is_gone() -> None:
 
 def test_a_changed_class_moves_the_box_to_another_namespace() -> None:
     board = MarkerBoard()
-    board.show(markers(things((CAR, 1)), placement(PlacedBy.GROUND)), HEADER)
-    found = actions(board, markers(things((PERSON, 1)), placement(PlacedBy.GROUND)))
+    shown(board, rows(things((CAR, 1)), placement(PlacedBy.GROUND)))
+    found = actions(board, rows(things((PERSON, 1)), placement(PlacedBy.GROUND)))
     assert found == [
         ('person', 1, Marker.ADD),
         ('text', 1, Marker.ADD),
@@ -128,7 +138,7 @@ def test_a_changed_class_moves_the_box_to_another_namespace() -> None:
 
 def test_clear_deletes_everything() -> None:
     board = MarkerBoard()
-    board.show(markers(things((CAR, 1)), placement(PlacedBy.GROUND)), HEADER)
+    shown(board, rows(things((CAR, 1)), placement(PlacedBy.GROUND)))
     (only,) = board.clear(HEADER).markers
     assert only.action == Marker.DELETEALL
     assert only.header is HEADER
