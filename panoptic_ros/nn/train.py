@@ -11,6 +11,7 @@ from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.datasets.synthetic import synthetic_samples
 from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.model import Model
 from panoptic_ros.nn.training import CHECKPOINT, Trainer, TrainingConfig
 
 _MADE_SEED = 1000  # the demo and the tests use small seeds: it never shows a street trained on
@@ -31,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--made-share', type=float, help='share of synthetic images')
     parser.add_argument('--validate-every', type=int, help='images between validations, 0 never')
     parser.add_argument(
-        '--init', help='folder of a run whose weights are the start of this new one'
+        '--init',
+        help='where the weights of a new run come from: the folder of another run, or a model '
+        'that was exported (a name like street-lite, or a folder with a card.yaml)',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default) or cuda')
 
@@ -58,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.out or Path.home() / '.cache/panoptic_ros/training' / config.name)
     trainer = Trainer(config, folder, args.device)
     if args.init and trainer.images_seen == 0:
-        trainer.load_weights(Path(args.init) / CHECKPOINT)
+        if (Path(args.init) / CHECKPOINT).is_file():
+            trainer.load_weights(Path(args.init) / CHECKPOINT)
+        else:
+            trainer.load_model(Model.load(args.init), real)
     print(
         f'{folder}: {trainer.images_seen} of {config.images} images seen, '
         f'{len(real)} training images, {len(made)} synthetic ones at {config.made_share:.0%}'

@@ -21,11 +21,13 @@ from panoptic_ros.datasets.opening import DEFAULT_SPLITS
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
 from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.labels import LabelSet
+from panoptic_ros.model import Model
 from panoptic_ros.nn.backbones import EfficientNetLite
 from panoptic_ros.nn.data import Augmentation, TrainingExamples
 from panoptic_ros.nn.deployed import DeployedNetwork, infer_heads
 from panoptic_ros.nn.losses import Batch, Losses, LossWeights, panoptic_losses
 from panoptic_ros.nn.network import PanopticNetwork
+from panoptic_ros.nn.restart import load_exported, renormalise
 
 CHECKPOINT = 'checkpoint.pt'
 
@@ -58,6 +60,8 @@ class TrainingConfig:
         Compute in bfloat16 where that is safe; weights stay float32.
     made_share, made_images
         Share 0..1 of synthetic images mixed in, and how many different ones there are.
+    repeat_rare, paste_share
+        See :class:`~panoptic_ros.nn.data.TrainingExamples`.
     validate_every, validate_on
         Images between validations (0: never), and validation images.
     seed
@@ -84,6 +88,8 @@ class TrainingConfig:
     bfloat16: bool = True
     made_share: float = 0.0
     made_images: int = 0
+    repeat_rare: float = 0.0
+    paste_share: float = 0.0
     validate_every: int = 6000
     validate_on: int = 100
     seed: int = 0
@@ -101,6 +107,9 @@ class TrainingConfig:
         for name in ('made_share', 'ema_decay'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected 0..1, not 1')
+        for name in ('repeat_rare', 'paste_share'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'{name} is {getattr(self, name)}; expected 0..1')
         if not self.backbone.startswith('efficientnet-lite') or self.backbone[-1] not in '01234':
             raise ValueError(
                 f'backbone is {self.backbone!r}; expected efficientnet-lite0 .. efficientnet-lite4'
@@ -221,15 +230,7 @@ class Trainer:
     ) -> None:
         """Train to the end of the schedule; safe to interrupt and to call again."""
         config = self.config
-        examples = TrainingExamples(
-            real,
-            self.label_set,
-            config.augmentation,
-            config.losses,
-            made=made,
-            made_share=config.made_share,
-            seed=config.seed,
-        )
+        examples = self._examples(real, made)
         workers = 1 if self.device.type == 'cpu' else max(2, (os.cpu_count() or 2) - 1)
         loader = DataLoader(
             examples,
@@ -274,10 +275,43 @@ class Trainer:
         self.save()
         self._validate(validation, len(validation), report)
 
+    def _examples(self, real: Sequence[Sample], made: Sequence[Sample] = ()) -> TrainingExamples:
+        config = self.config
+        return TrainingExamples(
+            real,
+            self.label_set,
+            config.augmentation,
+            config.losses,
+            made=made,
+            made_share=config.made_share,
+            repeat_rare=config.repeat_rare,
+            paste_share=config.paste_share,
+            seed=config.seed,
+        )
+
     def load_weights(self, checkpoint: str | Path) -> None:
         """Start from the averaged weights of another run's checkpoint."""
         state = torch.load(checkpoint, weights_only=True, map_location=self.device)
         self.network.load_state_dict(state['average'])
+        self.average = MovingAverage(self.network, self.config.ema_decay)
+
+    def load_model(self, model: Model, samples: Sequence[Sample], batches: int = 12) -> None:
+        """Start from an exported model; ``samples`` tell how its activations are distributed.
+
+        Raises ModelError if the model is not an export of the configured network.
+        """
+        load_exported(self.network, model)
+        examples = self._examples(samples)
+        count = self.config.batch
+        renormalise(
+            self.network,
+            (
+                torch.stack([examples[step * count + i][0] for i in range(count)]).to(
+                    self.device, torch.float32, memory_format=torch.channels_last
+                )
+                for step in range(batches)
+            ),
+        )
         self.average = MovingAverage(self.network, self.config.ema_decay)
 
     def averaged_network(self) -> PanopticNetwork:
