@@ -152,11 +152,14 @@ class ModelCard:
         return {'image': TensorSpec('uint8', (1, height, width, 3))}
 
     def outputs(self, precision: str) -> dict[str, TensorSpec]:
-        """Return what the network must give: the fields of :class:`fusion.CentreHeads`."""
+        """Return what the network must give: the fields of :class:`fusion.CentreHeads`.
+
+        The class map has a grid of its own, as fine as the exporter chose it.
+        """
         width, height = self.size_wh
         grid = (height // 4, width // 4)
         return {
-            'semantic': TensorSpec('uint8', (1, height // 2, width // 2)),
+            'semantic': TensorSpec('uint8', (1, 'rows', 'columns')),
             'confidence': TensorSpec('uint8', (1, *grid)),
             'centre_score': TensorSpec(precision, (1, 'K')),
             'centre_index': TensorSpec('int32', (1, 'K')),

@@ -17,26 +17,33 @@ class DeployedNetwork(nn.Module):
     """Wrap a network with its preprocessing and with all that is cheaper inside the graph.
 
     ``forward`` takes uint8 [N, H, W, 3] RGB and returns the tensors named in :data:`OUTPUTS`:
-    class ids at stride 2 (uint8, the argmax of the logits upsampled to twice their size: taking
-    it before the upsampling costs a fifth of PQ), confidence at stride 4 (uint8), the ``peaks``
-    best centres (score, flat int32 index) and the offsets at stride 4. With ``half`` the whole
-    graph computes in float16, for TensorRT. No int64 and no int16 leaves it (TensorRT refuses
-    one, and pays for the other).
+    class ids at ``semantic_stride`` (uint8, the argmax of the upsampled logits: taking it before
+    the upsampling costs a fifth of PQ), confidence at stride 4 (uint8), the ``peaks`` best
+    centres (score, flat int32 index) and the offsets at stride 4. With ``half`` the whole graph
+    computes in float16, for TensorRT. No int64 and no int16 leaves it (TensorRT refuses one, and
+    pays for the other).
     """
 
-    def __init__(self, network: PanopticNetwork, *, peaks: int = 128, half: bool = False) -> None:
+    def __init__(
+        self,
+        network: PanopticNetwork,
+        *,
+        peaks: int = 128,
+        semantic_stride: int = 2,
+        half: bool = False,
+    ) -> None:
         super().__init__()
         self.dtype = torch.float16 if half else torch.float32
         self.network = network.to(self.dtype).requires_grad_(False)
         self.eval()
         self.peaks = peaks
+        self.semantic_stride = semantic_stride
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         heads = self.network(image.to(self.dtype).permute(0, 3, 1, 2))
-        logits = F.interpolate(
-            heads.semantic, scale_factor=2, mode='bilinear', align_corners=False
-        )
+        grid = (image.shape[1] // self.semantic_stride, image.shape[2] // self.semantic_stride)
+        logits = F.interpolate(heads.semantic, size=grid, mode='bilinear', align_corners=False)
         semantic = logits.argmax(1)
         # The highest softmax probability, 1 / sum(exp(logit - highest)): the exponents are at
         # most 0, so float16 does not overflow. Said with max and mean because the exporter widens

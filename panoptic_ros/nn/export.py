@@ -50,6 +50,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar='NAME=VALUE',
         help='thresholds for the card, for example min_stuff_area_fraction=0.002',
     )
+    parser.add_argument(
+        '--semantic-stride',
+        type=int,
+        default=2,
+        choices=(1, 2, 3, 4),
+        help='input pixels a cell of the class map (default: %(default)s)',
+    )
     parser.add_argument('--peaks', type=int, default=128, help='most objects in a picture')
 
 
@@ -77,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         size_wh=size_wh,
         label_set=config.label_set,
         peaks=args.peaks,
+        semantic_stride=args.semantic_stride,
         fusion=fusion,
         provenance=provenance,
         data=(
@@ -121,6 +129,7 @@ def export_model(
     size_wh: tuple[int, int],
     label_set: str,
     peaks: int = 128,
+    semantic_stride: int = 2,
     fusion: CentreFusion | None = None,
     provenance: dict[str, str] | None = None,
     data: tuple[TrainingData, ...] = (),
@@ -140,7 +149,8 @@ def export_model(
     width, height = size_wh
     image = synthetic_samples(seed=7, count=1, size_wh=size_wh)[0].image_rgb
     batch = torch.from_numpy(np.ascontiguousarray(image))[None]
-    deployed = DeployedNetwork(network, peaks=peaks)
+    grid = {'peaks': peaks, 'semantic_stride': semantic_stride}
+    deployed = DeployedNetwork(network, **grid)
     with torch.inference_mode():
         outputs = {
             name: tensor[0].numpy() for name, tensor in zip(OUTPUTS, deployed(batch), strict=True)
@@ -149,7 +159,7 @@ def export_model(
         files = {}
         for precision in ('float32', 'float16'):
             half = precision == 'float16'
-            deployed = DeployedNetwork(copy.deepcopy(network), peaks=peaks, half=half)
+            deployed = DeployedNetwork(copy.deepcopy(network), half=half, **grid)
             path = Path(scratch) / f'{precision}.onnx'
             _export_onnx(deployed, batch, path)
             model = onnx.load(path)
