@@ -250,7 +250,8 @@ def _instance(result: Result) -> bytes:
 
 def _confidence(result: Result) -> bytes:
     # However sure the network was there, nobody is to prefer a pixel without a class.
-    has_class = cv2.compare(result.panoptic.semantic, VOID, cv2.CMP_NE)
+    # (Not cv2.compare, which takes a map of one pixel for a number.)
+    has_class = cv2.inRange(result.panoptic.semantic, 0, VOID - 1)
     confidence = cv2.bitwise_and(result.segmentation.confidence, has_class)
     return result.image(confidence)
 
