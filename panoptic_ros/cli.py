@@ -32,6 +32,11 @@ COMMANDS = (
         'segment a picture, a folder or a video into overlays and COCO panoptic files',
     ),
     Command('models', 'panoptic_ros.commands.models', 'list the models, or show and verify one'),
+    Command(
+        'labels',
+        'panoptic_ros.commands.labels',
+        "print the classes as a consumer's own file (Hydra, Nav2, panoptic_mapping)",
+    ),
     Command('train', 'panoptic_ros.nn.train', 'train a network', extra='train'),
     Command('export', 'panoptic_ros.nn.export', 'export trained weights as a model', 'train'),
     Command('score', 'panoptic_ros.evaluation.score', 'score predictions on disk against truth'),
