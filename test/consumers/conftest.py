@@ -61,11 +61,15 @@ class ExactTime:
 
 
 class Camera:
-    """Publishes the scene on the node's input topics, as a camera does, frame after frame."""
+    """Publishes the scene on the node's input topics, as a camera does, frame after frame.
+
+    ``others`` are topics with a function each that makes a message from the frame's header.
+    """
 
     def __init__(self, peer: Any, scene_bgr: np.ndarray) -> None:
         self.peer = peer
         self.scene_bgr = scene_bgr
+        self.others: dict[str, Callable[[Any], Any]] = {CAMERA_INFO: calibration}
 
     def image(self) -> Any:
         from panoptic_ros.ros.messages import image_message
@@ -77,7 +81,8 @@ class Camera:
 
         def send_and_spin() -> None:
             before, image = done(), self.image()
-            self.peer.publish(CAMERA_INFO, calibration(image.header))
+            for topic, make in self.others.items():
+                self.peer.publish(topic, make(image.header))
             self.peer.publish(IMAGE, image)
             end = ros.time.monotonic() + 0.5
             while ros.time.monotonic() < end and done() == before:
@@ -102,6 +107,19 @@ def calibration(header: Any) -> Any:
         r=np.eye(3).ravel().tolist(),
         p=[FOCAL_PX, 0.0, cx, 0.0, 0.0, FOCAL_PX, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
     )
+
+
+@pytest.fixture
+def scene_depth_m() -> np.ndarray:
+    """Return float32 [H, W]: flat ground 1.5 m below the camera, cars 6 m away, no sky."""
+    width, height = SIZE_WH
+    below = np.arange(height, dtype=np.float32) - (height / 2 - 0.5)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        ground_m = np.where(below > 0, 1.5 * FOCAL_PX / below, np.nan)
+    depth_m = np.repeat(ground_m[:, None], width, axis=1).astype(np.float32)
+    for first in 16, 80:  # as paint_tiny_scene paints them, twice the size
+        depth_m[16:48, first : first + 32] = 6.0
+    return depth_m
 
 
 @pytest.fixture
