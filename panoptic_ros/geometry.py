@@ -1,11 +1,11 @@
-"""Where things are in space without a depth image: pinhole camera, flat ground, known height.
+"""Boxes in space: pinhole camera, flat ground, known height (:mod:`.depth` measures).
 
 All positions are in the camera's optical frame (REP 103): x right, y down, z forward, metres.
 Pixels are counted as in sensor_msgs/CameraInfo: the centre of the upper left pixel is (0, 0).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import numpy as np
@@ -148,22 +148,27 @@ class PlacedBy(IntEnum):
     """Its lower edge stands on the ground plane."""
     KNOWN_HEIGHT = 2
     """It is as far away as an object of the class's usual height looks that tall."""
+    DEPTH = 3
+    """It is around what a depth image shows of the object."""
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Upright boxes in space, one a row, in the optical frame.
+    """Boxes in space, one a row, in the optical frame.
 
     Parameters
     ----------
     position_m
         float64 [n, 3], the middle of the box, half its height above ``base_m``. Only the side
-        that faces the camera is seen, so this is on that side, not inside the object.
+        that faces the camera is seen; without depth this is on that side, not inside the object.
     base_m
-        float64 [n, 3], the middle of the lower edge, on the viewing ray of that pixel.
+        float64 [n, 3], the middle of the lower edge (without depth, on the viewing ray of that
+        pixel).
     size_m
-        float64 [n, 3], extent along x, along the vertical, and away from the camera. The last
-        cannot be seen and is taken to equal the first.
+        float64 [n, 3], extent along the box's own x (right), y (down) and z (away from the
+        camera). Without depth the last is not known and is taken to equal the first.
+    orientation_xyzw
+        float64 [n, 4], quaternion from the box's axes to the optical frame's.
     method
         uint8 [n], a :class:`PlacedBy`.
     """
@@ -171,7 +176,40 @@ class Placement:
     position_m: np.ndarray
     base_m: np.ndarray
     size_m: np.ndarray
+    orientation_xyzw: np.ndarray
     method: np.ndarray
+
+    def otherwise(self, other: 'Placement') -> 'Placement':
+        """Return these boxes, and where there is nothing those of another placement."""
+        has_place = self.method != PlacedBy.NOTHING
+        return Placement(
+            **{
+                f.name: np.where(
+                    has_place if f.name == 'method' else has_place[:, None],
+                    getattr(self, f.name),
+                    getattr(other, f.name),
+                )
+                for f in fields(self)
+            }
+        )
+
+
+def upright_xyzw(pitch_rad: float, yaw_rad: np.ndarray) -> np.ndarray:
+    """Return how boxes stand that are turned about the vertical by angles [n].
+
+    float64 [n, 4], quaternions x y z w to the optical frame of a camera that looks down by
+    ``pitch_rad``. A box turned by a small positive yaw shows its left side.
+    """
+    half_pitch, half_yaw = pitch_rad / 2, np.asarray(yaw_rad, np.float64) / 2
+    return np.stack(
+        [
+            np.sin(half_pitch) * np.cos(half_yaw),
+            np.cos(half_pitch) * np.sin(half_yaw),
+            np.sin(half_pitch) * np.sin(half_yaw),
+            np.cos(half_pitch) * np.cos(half_yaw),
+        ],
+        -1,
+    )
 
 
 def place_boxes(
@@ -235,5 +273,6 @@ def place_boxes(
         position_m=base - tall[:, None] / 2 * ground.down,
         base_m=base,
         size_m=np.stack([across, tall, across], -1),
+        orientation_xyzw=upright_xyzw(ground.pitch_rad, np.zeros(len(box))),
         method=method.astype(np.uint8),
     )
