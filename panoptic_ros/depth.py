@@ -35,7 +35,7 @@ WINDOW_DEVIATIONS, WINDOW_BREADTHS, WINDOW_DEPTHS = 3.0, 0.5, 0.01
 """The window in standard deviations, but at least in breadths (the side of a square as large as
 what is seen of the object) and in depths."""
 
-TAIL = 0.02
+TAIL = 0.01
 """This share of the points is left out at each end of an extent, which is then stretched."""
 
 _ANGLES_RAD = np.radians(np.arange(0, 90, 5))
@@ -92,7 +92,7 @@ def measure_objects(
         )
     things = panoptic.segments.things
     count = len(things)
-    pixel, row, margin_px = _sample(panoptic.instance, things.id, things.area, depth_m)
+    pixel, row, margin_px = _sample(panoptic.instance, things.id, depth_m)
     depth = depth_m.ravel()[pixel]
 
     groups = _Groups.of(row, count)
@@ -138,32 +138,32 @@ def _dither(width: int, height: int) -> np.ndarray:
 
 
 def _sample(
-    instance: np.ndarray, ids: np.ndarray, area: np.ndarray, depth_m: np.ndarray
+    instance: np.ndarray, ids: np.ndarray, depth_m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Choose pixels of objects: their indices, their objects' rows, and each object's margin.
 
-    The pixels of a row's object come one after the other, in the order of the rows. The margin is
-    how many pixels were left out along the object's border, float64 [n].
+    The pixels of a row's object come one after the other, in the order of the rows. The margin,
+    float64 [n], is how many pixels an object goes on beyond the centres of its outermost ones.
     """
     kernel = np.ones((2 * BORDER_PX + 1, 2 * BORDER_PX + 1), np.uint8)
     is_inner = cv2.compare(cv2.erode(instance, kernel), cv2.dilate(instance, kernel), cv2.CMP_EQ)
     pixel = np.flatnonzero((instance > 0) & (depth_m == depth_m))
     of_id = instance.ravel()[pixel]
-    share = np.zeros(int(instance.max(initial=0)) + 1, np.uint32)
-    share[ids] = np.minimum(np.ceil(65536 * MAX_SAMPLES / area), 65536)
+    present = np.bincount(of_id, minlength=int(ids.max(initial=0)) + 1)
+    share = np.ceil(65536 * MAX_SAMPLES / np.maximum(present, 1))
     chosen = _dither(*instance.shape[::-1])[pixel] < share[of_id]
     pixel, of_id = pixel[chosen], of_id[chosen]
 
     order = np.argsort(of_id, kind='stable')  # of 16 bits: a radix sort
     pixel = pixel[order]
-    row_of_id = np.zeros(len(share), np.intp)
+    row_of_id = np.zeros(len(present), np.intp)
     row_of_id[ids] = np.arange(len(ids))
     row = row_of_id[of_id[order]]
     inner = is_inner.ravel()[pixel] > 0
     has_inner = np.bincount(row[inner], minlength=len(ids)) >= MIN_PIXELS
     is_measured = np.bincount(row, minlength=len(ids)) >= MIN_PIXELS
     used = np.where(has_inner[row], inner, is_measured[row])
-    return pixel[used], row[used], np.where(has_inner, float(BORDER_PX), 0.0)
+    return pixel[used], row[used], np.where(has_inner, BORDER_PX + 0.5, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,3 +310,93 @@ def _turns(x: np.ndarray, z: np.ndarray, groups: _Groups) -> np.ndarray:
     best = _ANGLES_RAD[score.argmax(axis=0)]
     yaw[has_points] = np.where(best > np.pi / 4, best - np.pi / 2, best)
     return yaw
+
+
+VELOCITY_MEMORY_S = 0.5
+"""Positions count the less the older they are, by a factor of e in this time."""
+
+MIN_VELOCITY_SPREAD_S = 0.08
+"""No velocity before the (weighted) standard deviation of an object's stamps is so large."""
+
+_FORGOTTEN = np.exp(-4.0)  # the weight at which an object that is not seen any more is dropped
+
+
+class VelocityEstimator:
+    """Velocities of tracked objects from their positions over the stamps, for all at once.
+
+    A straight line is fitted to the positions of each object, which count exponentially less with
+    age. Exact for what moves at one speed, whatever the stamps. Velocities are relative to the
+    camera: if the camera moves, that is in them.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._stamp_ns: int | None = None
+        self._track_id = np.zeros(0, np.int64)
+        # Weighted sums of 1, t, t * t, position and t * position; t = 0 is the latest stamp.
+        self._sums = np.zeros((0, 9))
+
+    def update(self, track_id: np.ndarray, position_m: np.ndarray, stamp_ns: int) -> np.ndarray:
+        """Take the positions of a frame and return the objects' velocities.
+
+        Parameters
+        ----------
+        track_id
+            Integer [n], each once.
+        position_m
+            float64 [n, 3], NaN where it is not known.
+        stamp_ns
+            Of the frame. One before the last resets; the same again changes nothing.
+
+        Returns
+        -------
+        float64 [n, 3], metres a second, NaN while it is not known.
+        """
+        if self._stamp_ns is not None and stamp_ns < self._stamp_ns:
+            self.reset()
+        is_new = stamp_ns != self._stamp_ns
+        if is_new:
+            self._go_on(stamp_ns)
+        is_known = np.isfinite(position_m).all(axis=1)
+        known_id, known_m = track_id[is_known], position_m[is_known]
+        if is_new:
+            self._add(known_id, known_m)
+        velocity = np.full(position_m.shape, np.nan)
+        velocity[is_known] = self._slopes(known_id)
+        return velocity
+
+    def _go_on(self, stamp_ns: int) -> None:
+        passed_s = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) / 1e9
+        self._stamp_ns = stamp_ns
+        sums = self._sums
+        sums[:, 2] += passed_s * (passed_s * sums[:, 0] - 2 * sums[:, 1])
+        sums[:, 6:] -= passed_s * sums[:, 3:6]
+        sums[:, 1] -= passed_s * sums[:, 0]
+        sums *= np.exp(-passed_s / VELOCITY_MEMORY_S)
+        kept = sums[:, 0] > _FORGOTTEN
+        self._track_id, self._sums = self._track_id[kept], sums[kept]
+
+    def _add(self, track_id: np.ndarray, position_m: np.ndarray) -> None:
+        joint = np.union1d(self._track_id, track_id)
+        sums = np.zeros((len(joint), self._sums.shape[1]))
+        sums[np.searchsorted(joint, self._track_id)] = self._sums
+        rows = np.searchsorted(joint, track_id)
+        sums[rows, 0] += 1
+        sums[rows, 3:6] += position_m
+        self._track_id, self._sums = joint, sums
+
+    def _slopes(self, track_id: np.ndarray) -> np.ndarray:
+        if not len(self._track_id):
+            return np.full((len(track_id), 3), np.nan)
+        rows = np.searchsorted(self._track_id, track_id).clip(max=len(self._track_id) - 1)
+        weight, time, square = self._sums[rows, :3].T
+        position, product = self._sums[rows, 3:6], self._sums[rows, 6:]
+        mean = time / weight
+        variance = square / weight - mean**2
+        is_known = (variance >= MIN_VELOCITY_SPREAD_S**2) & (self._track_id[rows] == track_id)
+        slope = product - position * mean[:, None]
+        slope /= np.where(is_known, weight * variance, np.nan)[:, None]
+        return slope

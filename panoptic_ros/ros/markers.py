@@ -1,7 +1,5 @@
 """Objects in space as rviz markers: a box and a line of text each, deleted when they are gone."""
 
-import math
-
 import numpy as np
 from builtin_interfaces.msg import Duration
 from std_msgs.msg import Header
@@ -19,7 +17,11 @@ TEXT_HEIGHT_M = 0.4
 BOX_OPACITY = 0.5
 WHITE_RGBA = (1.0, 1.0, 1.0, 1.0)
 
-_HOW = {PlacedBy.GROUND: 'on the ground', PlacedBy.KNOWN_HEIGHT: 'by its height'}
+_HOW = {
+    PlacedBy.GROUND: 'on the ground',
+    PlacedBy.KNOWN_HEIGHT: 'by its height',
+    PlacedBy.DEPTH: 'measured',
+}
 
 
 def object_markers(
@@ -27,8 +29,8 @@ def object_markers(
 ) -> list[MarkerRow]:
     """Return a box and a line of text for every object that has a place.
 
-    The text says what the object is, how far away (along the optical axis), and what that is
-    assumed from, because without depth it is an assumption.
+    The text says what the object is, how far away (along the optical axis), and whether that is
+    measured or what it is assumed from.
 
     Parameters
     ----------
@@ -45,14 +47,13 @@ def object_markers(
     color_rgba[:, :3] = label_set.colors_rgb[class_id] / 255
     position_m, size_m = placement.position_m[placed], placement.size_m[placed]
     above_m = position_m - ground.down * (size_m[:, 1:2] / 2 + TEXT_HEIGHT_M)
-    # The optical frame, turned about x by the camera's pitch, has y along the vertical.
-    upright_xyzw = math.sin(ground.pitch_rad / 2), 0.0, 0.0, math.cos(ground.pitch_rad / 2)
     markers = []
-    for class_number, track_id, color, position, size, above, method in zip(
+    for class_number, track_id, color, position, turn, size, above, method in zip(
         class_id.tolist(),
         things.track_id[placed].tolist(),
         color_rgba.tolist(),
         position_m.tolist(),
+        placement.orientation_xyzw[placed].tolist(),
         size_m.tolist(),
         above_m.tolist(),
         placement.method[placed].tolist(),
@@ -61,7 +62,7 @@ def object_markers(
         name = label_set.names[class_number]
         text = f'{name} {track_id}: {position[2]:.1f} m, {_HOW[method]}'
         markers += (
-            MarkerRow(name, track_id, Marker.CUBE, position, upright_xyzw, size, color),
+            MarkerRow(name, track_id, Marker.CUBE, position, turn, size, color),
             MarkerRow(
                 TEXT_NAMESPACE,
                 track_id,

@@ -6,17 +6,19 @@ the result against ``rosbags-image``.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
+from geometry_msgs.msg import Point, Pose, Quaternion
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from panoptic_ros.compressed import check_compressed
 from panoptic_ros.errors import FrameError
+from panoptic_ros.geometry import PlacedBy, Placement
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Segments
 
@@ -26,7 +28,13 @@ except ModuleNotFoundError:  # it comes with ROS, not from the package index
     vision_msgs = None
 
 if TYPE_CHECKING:
-    from vision_msgs.msg import Detection2D, Detection2DArray, LabelInfo
+    from vision_msgs.msg import (
+        Detection2D,
+        Detection2DArray,
+        Detection3D,
+        Detection3DArray,
+        LabelInfo,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -441,6 +449,66 @@ def detections_message(
         for class_id, score, box, track_id in _rows(things)
     ]
     return vision_msgs.Detection2DArray(header=header, detections=detections)
+
+
+def detections_3d_message(
+    things: Segments, boxes: Placement, names: tuple[str, ...], header: Header
+) -> 'Detection3DArray':
+    """Return one detection for every thing that depth has measured.
+
+    Parameters
+    ----------
+    things
+        The objects.
+    boxes
+        Theirs, row by row, in the header's frame. The box of one that is not measured by depth
+        is an assumption and not sent.
+    names
+        Of the classes.
+    header
+        Goes into the message and its detections as it is.
+
+    The pose of a detection is that of its box; covariances are 0, not known. Needs
+    ``vision_msgs``.
+    """
+    rows = np.flatnonzero(boxes.method == PlacedBy.DEPTH)
+    detections = [
+        _detection_3d(names[class_id], score, _pose(*pose), size, track_id, header)
+        for (class_id, score, _, track_id), pose, size in zip(
+            _rows(things.where(rows)),
+            zip(
+                boxes.position_m[rows].tolist(),
+                boxes.orientation_xyzw[rows].tolist(),
+                strict=True,
+            ),
+            boxes.size_m[rows].tolist(),
+            strict=True,
+        )
+    ]
+    return vision_msgs.Detection3DArray(header=header, detections=detections)
+
+
+def _pose(position_m: Sequence[float], orientation_xyzw: Sequence[float]) -> Pose:
+    x, y, z = position_m
+    turn_x, turn_y, turn_z, turn_w = orientation_xyzw
+    return Pose(
+        position=Point(x=x, y=y, z=z),
+        orientation=Quaternion(x=turn_x, y=turn_y, z=turn_z, w=turn_w),
+    )
+
+
+def _detection_3d(
+    name: str, score: float, pose: Pose, size_m: Sequence[float], track_id: int, header: Header
+) -> 'Detection3D':
+    detection = vision_msgs.Detection3D(header=header, id=str(track_id))
+    detection.bbox.center = pose
+    detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z = size_m
+    result = vision_msgs.ObjectHypothesisWithPose()
+    result.hypothesis.class_id = name
+    result.hypothesis.score = score
+    result.pose.pose = pose
+    detection.results.append(result)
+    return detection
 
 
 def _rows(things: Segments) -> Iterable[tuple[int, float, list[int], int]]:

@@ -161,7 +161,7 @@ class SegmentNode(LifecycleNode):
         self._present_state, self._problem = 'configuring', ''
         with ExitStack() as undo:
             try:
-                outputs = Outputs(self)
+                outputs = Outputs(self, self._settings.structure.depth)
                 undo.callback(outputs.destroy)
                 worker = NewestWorker(self._give_up, self._wait_for)
                 undo.callback(worker.stop)

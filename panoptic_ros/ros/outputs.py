@@ -19,12 +19,13 @@ from rclpy.qos import (
     ReliabilityPolicy,
 )
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import packing, visualize
-from panoptic_ros.geometry import CameraModel, GroundPlane, place_boxes
+from panoptic_ros.depth import ObjectDepths, measure_objects
+from panoptic_ros.geometry import CameraModel, GroundPlane, Placement, place_boxes
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.ros import messages
@@ -33,6 +34,7 @@ from panoptic_ros.ros.diagnostics import FrameTimes, timing_message
 from panoptic_ros.ros.markers import MarkerBoard, object_markers
 from panoptic_ros.ros.messages import Picture
 from panoptic_ros.ros.parameters import ParameterError, Tuning
+from panoptic_ros.ros.points import CloudBuilder
 from panoptic_ros.segmenter import Segmentation
 
 QOS_OVERRIDES = QoSOverridingOptions(
@@ -120,6 +122,33 @@ class Result:
         """Return a map or a picture as an Image message, serialised; see :func:`image_cdr`."""
         return image_cdr(self.header_cdr, array)
 
+    @cached_property
+    def camera(self) -> CameraModel | None:
+        """The camera of the maps' pixels; None without calibration."""
+        info = self.camera_info
+        return None if info is None else CameraModel.from_k(info.k, (info.width, info.height))
+
+    @cached_property
+    def measured(self) -> ObjectDepths | None:
+        """What depth says about the objects; None without depth or calibration."""
+        if self.camera is None or self.depth_m is None:
+            return None
+        ground = self.ground if self.tuning.turn_boxes else None
+        return measure_objects(self.panoptic, self.depth_m, self.camera, ground)
+
+    @cached_property
+    def placement(self) -> Placement | None:
+        """Where the objects are: measured, or else assumed; None without calibration."""
+        if self.camera is None:
+            return None
+        assumed = place_boxes(
+            self.things.box_xyxy,
+            self.camera,
+            self.ground,
+            self.label_set.heights_m[self.things.class_id],
+        )
+        return assumed if self.measured is None else self.measured.boxes.otherwise(assumed)
+
     @property
     def ground(self) -> GroundPlane:
         """Flat ground, where the parameters say it is."""
@@ -135,13 +164,17 @@ class Outputs:
     ----------
     node
         Its lifecycle switches the publishers on and off.
+    has_depth
+        Whether to offer what cannot be made without depth.
 
     Raises ParameterError if a QoS override cannot be used.
     """
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: LifecycleNode, has_depth: bool = False) -> None:
         self._node = node
+        self._has_depth = has_depth
         self._board = MarkerBoard()
+        self._clouds = CloudBuilder()
         self._label_info: LifecyclePublisher | None = None
         self._timing: LifecyclePublisher | None = None
         self._publishers: dict[LifecyclePublisher, Build] = {}
@@ -166,6 +199,12 @@ class Outputs:
                 messages.vision_msgs.LabelInfo,
                 durability=DurabilityPolicy.TRANSIENT_LOCAL,
             )
+        # What may wait for depth comes after all that does not.
+        if self._has_depth:
+            self._add('~/points', PointCloud2, self._build_points)
+            if messages.vision_msgs is not None:
+                message_type = messages.vision_msgs.Detection3DArray
+                self._add('~/detections_3d', message_type, _detections_3d)
         self._markers = self._add('~/markers', MarkerArray, self._build_markers)
         self._add('~/overlay', Image, _overlay)
         # Not one of those that make a frame wanted: a measurement does not change what is done.
@@ -216,6 +255,13 @@ class Outputs:
         """Destroy the publishers."""
         for publisher in [*self._publishers, *filter(None, [self._label_info, self._timing])]:
             self._node.destroy_lifecycle_publisher(publisher)
+
+    def _build_points(self, result: Result) -> PointCloud2 | None:
+        if result.camera is None or result.depth_m is None:
+            return None
+        return self._clouds.build(
+            result.header, result.camera, result.depth_m, result.panoptic, result.picture
+        )
 
     def _build_markers(self, result: Result) -> bytes:
         lifetime_s = result.tuning.marker_lifetime_s
@@ -275,17 +321,18 @@ def _detections(result: Result) -> Any:
     return messages.detections_message(result.things, result.label_set.names, result.header)
 
 
-def _object_markers(result: Result) -> list[MarkerRow]:
-    info = result.camera_info
-    if info is None:
-        return []
-    placement = place_boxes(
-        result.things.box_xyxy,
-        CameraModel.from_k(info.k, (info.width, info.height)),
-        result.ground,
-        result.label_set.heights_m[result.things.class_id],
+def _detections_3d(result: Result) -> Any:
+    if result.measured is None:
+        return None
+    return messages.detections_3d_message(
+        result.things, result.measured.boxes, result.label_set.names, result.header
     )
-    return object_markers(result.things, placement, result.ground, result.label_set)
+
+
+def _object_markers(result: Result) -> list[MarkerRow]:
+    if result.placement is None:
+        return []
+    return object_markers(result.things, result.placement, result.ground, result.label_set)
 
 
 def _overlay(result: Result) -> bytes:

@@ -191,6 +191,11 @@ class Tuning:
         low=0.0,
         high=1.0,
     )
+    turn_boxes: bool = _parameter(
+        False,
+        'Boxes measured by depth stand upright on the ground and are turned to fit closely, which '
+        'needs camera_pitch_rad; if false, they lie along the axes of the camera',
+    )
     image_timeout_s: float = _parameter(
         2.0, 'Diagnostics warn after so long without an image', unit='s', low=0.1, high=3600.0
     )

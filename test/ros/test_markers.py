@@ -9,7 +9,7 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from panoptic_ros.geometry import GroundPlane, PlacedBy, Placement
+from panoptic_ros.geometry import GroundPlane, PlacedBy, Placement, upright_xyzw
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Segments
 from panoptic_ros.ros.cdr import MarkerRow, header_cdr
@@ -34,7 +34,7 @@ def things(*class_and_track: tuple[int, int]) -> Segments:
     )
 
 
-def placement(*methods: PlacedBy) -> Placement:
+def placement(*methods: PlacedBy, pitch_rad: float = 0.0) -> Placement:
     count = len(methods)
     place = np.tile([1.0, 0.5, 10.0], (count, 1))
     place[np.array(methods) == PlacedBy.NOTHING] = np.nan
@@ -42,6 +42,7 @@ def placement(*methods: PlacedBy) -> Placement:
         position_m=place,
         base_m=place + np.array([0.0, 0.75, 0.0]),
         size_m=np.tile([2.0, 1.5, 2.0], (count, 1)),
+        orientation_xyzw=upright_xyzw(pitch_rad, np.zeros(count)),
         method=np.array(methods, np.uint8),
     )
 
@@ -84,9 +85,16 @@ def test_the_assumption_is_stated() -> None:
     assert text.text == 'person 1: 10.0 m, by its height'
 
 
+def test_what_depth_has_measured_is_said() -> None:
+    _, text = markers(things((PERSON, 1)), placement(PlacedBy.DEPTH))
+    assert text.text == 'person 1: 10.0 m, measured'
+
+
 def test_boxes_stand_upright_when_the_camera_looks_down() -> None:
     pitch_rad = 0.4
-    box, text = markers(things((CAR, 1)), placement(PlacedBy.GROUND), pitch_rad)
+    box, text = markers(
+        things((CAR, 1)), placement(PlacedBy.GROUND, pitch_rad=pitch_rad), pitch_rad
+    )
     q = box.pose.orientation
     assert (q.y, q.z) == (0.0, 0.0)
     # The box's y axis, turned by the quaternion, is the vertical.
