@@ -13,7 +13,7 @@ depends on the network's grid and the picture's complexity, hardly on the size o
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -242,9 +242,8 @@ def pointed_places(offset_xy: np.ndarray, is_thing: np.ndarray) -> tuple[np.ndar
     )
     x /= total
     y /= total
-    # The middles of the outermost cells are half a cell from the border, in both grids.
-    x += ((np.arange(width) + 0.5) * (coarse_width / width) - 0.5).astype(np.float32)
-    y += ((np.arange(height) + 0.5) * (coarse_height / height) - 0.5).astype(np.float32)[:, None]
+    x += _middles(width, coarse_width)
+    y += _middles(height, coarse_height)[:, None]
     return x, y
 
 
@@ -269,7 +268,11 @@ def nearest_centre(
     width, height = size_wh
     number = np.zeros((height, width), np.uint16)
     number.ravel()[centre_index] = np.arange(1, len(centre_index) + 1)
-    distance, (y, x) = ndimage.distance_transform_edt(number == 0, return_indices=True)
+    empty = number == 0
+    if reach >= np.hypot(width, height):  # farther than any cell is from another
+        y, x = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
+        return number[y, x]
+    distance, (y, x) = ndimage.distance_transform_edt(empty, return_indices=True)
     nearest = number[y, x]
     nearest[distance > reach] = NO_INSTANCE
     return nearest
@@ -508,13 +511,11 @@ def _assemble(
     class_of_key = np.full(count, VOID, np.uint8)
     class_of_key[stuff] = stuff
     class_of_key[things] = candidates.class_id[things - 256]
-    cells = runs.stop - runs.start
+    # Along the rows while there are few of them, then the rows as a whole.
+    pixels = box_xyxy[2] - box_xyxy[0]
+    rows = np.diff(row)
     semantic, instance = (
-        cv2.resize(
-            np.repeat(value_of_key[key], cells).reshape(grid_height, grid_width),
-            size_wh,
-            interpolation=cv2.INTER_NEAREST_EXACT,
-        )
+        np.repeat(value_of_key[key], pixels).reshape(grid_height, width).repeat(rows, axis=0)
         for value_of_key in (class_of_key, id_of_key)
     )
     ids = id_of_key[keys]
@@ -546,11 +547,29 @@ def _mean_confidence(
     return (total / np.maximum(cells * 255, 1)).astype(np.float32)
 
 
+# A network's grid and a camera's size hardly ever change, so what follows from them is kept.
+
+
+@lru_cache(maxsize=8)
+def _middles(cells: int, coarse_cells: int) -> np.ndarray:
+    """Return where the middle of each cell lies in a coarser grid, float32 [cells], read-only."""
+    # The middles of the outermost cells are half a cell from the border, in both grids.
+    middles = ((np.arange(cells) + 0.5) * (coarse_cells / cells) - 0.5).astype(np.float32)
+    middles.setflags(write=False)
+    return middles
+
+
+@lru_cache(maxsize=8)
 def _first_pixel(cells: int, pixels: int) -> np.ndarray:
-    """Return the first output pixel that shows each cell or a later one, intp [cells + 1]."""
+    """Return the first output pixel that shows each cell or a later one.
+
+    intp [cells + 1], read-only.
+    """
     grid = np.arange(cells, dtype=np.float32)[None]
     shown = cv2.resize(grid, (pixels, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
-    return np.searchsorted(shown, np.arange(cells + 1))
+    first = np.searchsorted(shown, np.arange(cells + 1))
+    first.setflags(write=False)
+    return first
 
 
 def _check_image(name: str, image: np.ndarray) -> None:
