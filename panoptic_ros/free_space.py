@@ -241,7 +241,9 @@ class GroundView:
         row = np.arange(height)
         # Ground at one distance is highest in the image straight ahead.
         camera_column = min(max(self.camera.cx, 0), width - 1)
-        ends = [self.ground_xy_m(np.full(height, x), row + 0.5) for x in (0, camera_column, width - 1)]
+        ends = [
+            self.ground_xy_m(np.full(height, x), row + 0.5) for x in (0, camera_column, width - 1)
+        ]
         sees = ~np.isnan(np.stack(ends)[..., 0]).all(0)
         return int(np.argmax(sees)) if sees.any() else height
 
@@ -412,13 +414,11 @@ def free_space(
             panoptic, view, traversability, obstacle_height_m, depth_m
         )
     obstacle = still | moving
-    occupied = still
     radius = int(agent_margin_m / view.grid.resolution_m + 0.5)
     if radius and moving.any():
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
         moving = cv2.dilate(moving, disc)
-    occupied |= moving
-    occupancy[occupied.view(bool)] = OCCUPIED
+    occupancy[(still | moving).view(bool)] = OCCUPIED
     ranges_m = view.range_m[np.flatnonzero(obstacle)]
     return FreeSpace(occupancy, float(ranges_m.min(initial=np.inf)), agents)
 
