@@ -109,6 +109,16 @@ def calibration(header: Any) -> Any:
     )
 
 
+def depth_image(header: Any, depth_m: np.ndarray) -> Any:
+    """Return a depth image in metres."""
+    from sensor_msgs.msg import Image
+
+    height, width = depth_m.shape
+    message = Image(header=header, width=width, height=height, encoding='32FC1', step=4 * width)
+    message.data.frombytes(depth_m.tobytes())
+    return message
+
+
 @pytest.fixture
 def scene_depth_m() -> np.ndarray:
     """Return float32 [H, W]: flat ground 1.5 m below the camera, cars 6 m away, no sky."""
@@ -132,6 +142,14 @@ def scene_bgr(tiny_scene: Callable[..., np.ndarray]) -> np.ndarray:
 def camera(peer: Any, scene_bgr: np.ndarray) -> Camera:
     """Return a camera in front of the scene."""
     return Camera(peer, scene_bgr)
+
+
+@pytest.fixture
+def depth_camera(camera: Camera, scene_depth_m: np.ndarray) -> Camera:
+    """Return a camera that measures depth too, 32FC1, aligned to the image."""
+    camera.others['/robot/depth'] = lambda header: depth_image(header, scene_depth_m)
+    camera.others['/robot/depth/camera_info'] = calibration
+    return camera
 
 
 @pytest.fixture

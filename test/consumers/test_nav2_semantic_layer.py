@@ -40,6 +40,7 @@ from panoptic_ros.ros import messages
 
 OUT = '/robot/segment/'
 SEMANTIC, CONFIDENCE, LABEL_INFO = OUT + 'semantic', OUT + 'confidence', OUT + 'label_info'
+POINTS = OUT + 'points'
 CAMERA_POINTS = '/robot/camera/points'
 SENSOR_DATA = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(
@@ -166,8 +167,8 @@ def frame(module_node, camera, synchronise, scene_depth_m) -> dict[str, Any]:
 
 
 def test_quality_of_service(module_node, assert_compatible) -> None:
-    assert_compatible(SEMANTIC, SENSOR_DATA)
-    assert_compatible(CONFIDENCE, SENSOR_DATA)
+    for topic in SEMANTIC, CONFIDENCE, POINTS:
+        assert_compatible(topic, SENSOR_DATA)
 
 
 def test_label_info_waits_for_late_subscribers(module_node, peer, assert_compatible) -> None:
@@ -245,3 +246,13 @@ def assert_costmap(frame: dict[str, Any], points: str, cost_selection: bool) -> 
 @pytest.mark.parametrize('cost_selection', [True, False])
 def test_costmap_with_a_depth_camera_s_cloud(frame, cost_selection: bool) -> None:
     assert_costmap(frame, CAMERA_POINTS, cost_selection)
+
+
+@pytest.mark.parametrize('cost_selection', [True, False])
+def test_costmap_with_our_cloud(
+    module_node, depth_camera, synchronise, cost_selection: bool
+) -> None:
+    topics = {SEMANTIC: Image, CONFIDENCE: Image, POINTS: PointCloud2}
+    sync = synchronise(topics, SENSOR_DATA, 1000)
+    depth_camera.film(1, lambda: len(sync.sets), 'sets of mask, confidence and our cloud')
+    assert_costmap(sync.sets[-1], POINTS, cost_selection)

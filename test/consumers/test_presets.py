@@ -28,7 +28,7 @@ def content(preset: Path) -> dict[str, Any]:
 
 def test_there_is_one_for_every_consumer() -> None:
     assert {preset.stem for preset in PRESETS} == {
-        *('nav2', 'nvblox', 'hydra', 'panoptic_mapping'),
+        *('nav2', 'nvblox', 'hydra', 'panoptic_mapping', 'octomap'),
     }
 
 
