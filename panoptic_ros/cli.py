@@ -100,6 +100,5 @@ def _run(chosen: Command | None, arguments: list[str]) -> int:
         if command is chosen:
             module = import_module(command.module)
             module.configure(subparser)
-            subparser.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
-    return args.run(args)
+    return module.run(args)

@@ -39,6 +39,15 @@ def test_arguments_reach_the_command_and_its_status_comes_back(install):
     assert cli.main(['fake', '--value', '7']) == 7
 
 
+def test_an_argument_may_have_any_name(monkeypatch):
+    module = types.ModuleType('fake_command')
+    module.configure = lambda parser: [parser.add_argument(n) for n in ('run', 'module')]
+    module.run = lambda args: int(args.run) + int(args.module)
+    monkeypatch.setitem(sys.modules, 'fake_command', module)
+    monkeypatch.setattr(cli, 'COMMANDS', (cli.Command('fake', 'fake_command', 'do nothing'),))
+    assert cli.main(['fake', '3', '4']) == 7
+
+
 def test_user_error_is_one_sentence_and_status_2(install, capsys):
     install(raising(ModelError('no model is called x')))
     assert cli.main(['fake']) == 2
