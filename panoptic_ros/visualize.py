@@ -70,14 +70,13 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity is {opacity}; expected a number from 0 to 1')
-    # One key a pixel, the class id or 255 + the instance id, so that one look-up paints all.
-    key = instance.astype(np.int32) + VOID
-    cv2.copyTo(semantic.astype(np.int32), _as_mask(instance == NO_INSTANCE), key)
-    shades = _instance_colors(panoptic.segments, label_set)
-    color = _paint(key, np.concatenate([label_set.colors_rgb[:, ::-1], shades[1:]]))
-    picture = cv2.addWeighted(image_bgr, 1 - opacity, color, opacity, 0)
+    first, copies = _runs_of_rows(semantic, instance)
+    rows = Panoptic(semantic[first], instance[first], panoptic.segments)
+    color = _class_and_instance_color(rows, label_set).repeat(copies, axis=0)
+    picture = cv2.addWeighted(image_bgr, 1 - opacity, color, opacity, 0, dst=color)
     cv2.copyTo(image_bgr, _as_mask(semantic == VOID), picture)
-    picture.reshape(-1, 3)[_edges(instance)] = 255
+    edge = _edges(rows.instance, copies)
+    picture.reshape(-1, 3)[np.flatnonzero(edge)] = 255
     if labels:
         _write_labels(picture, panoptic.segments.things, label_set)
     return picture
@@ -160,12 +159,43 @@ def _shade(color_rgb: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.round(cv2.cvtColor(hls[None], cv2.COLOR_HLS2BGR)[0] * 255).astype(np.uint8)
 
 
-def _edges(instance: np.ndarray) -> np.ndarray:
-    """Return the flat index of every pixel whose right or lower neighbour has another id."""
+def _class_and_instance_color(panoptic: Panoptic, label_set: LabelSet) -> np.ndarray:
+    """Return stuff in its class's colour and each thing in its shade, uint8 [H, W, 3] BGR."""
+    # One key a pixel, the class id or 255 + the instance id, so that one look-up paints all.
+    key = panoptic.instance.astype(np.int32) + VOID
+    stuff = _as_mask(panoptic.instance == NO_INSTANCE)
+    cv2.copyTo(panoptic.semantic.astype(np.int32), stuff, key)
+    shades = _instance_colors(panoptic.segments, label_set)
+    return _paint(key, np.concatenate([label_set.colors_rgb[:, ::-1], shades[1:]]))
+
+
+def _runs_of_rows(*maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find rows that are in all maps [H, W] as the row before; return where each run of such rows
+    begins and how many rows it has, intp [n].
+
+    Maps that were enlarged from a network's grid have several times fewer runs than rows.
+    """
+    begins = np.zeros(len(maps[0]), bool)
+    begins[0] = True
+    for rows in maps:
+        if rows.flags.c_contiguous and rows.strides[0] % 8 == 0:
+            rows = rows.view(np.uint64)  # eight bytes are compared as fast as one
+        begins[1:] |= (rows[1:] != rows[:-1]).any(axis=1)
+    first = np.flatnonzero(begins)
+    return first, np.diff(first, append=len(begins))
+
+
+def _edges(instance: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """Say which pixels of a map, bool [H, W], have another id than their right or lower neighbour.
+
+    ``instance`` [n, W] are the map's rows, each ``copies`` [n] times in it.
+    """
     edge = np.zeros(instance.shape, bool)
     np.not_equal(instance[:, 1:], instance[:, :-1], out=edge[:, :-1])
-    edge[:-1] |= instance[1:] != instance[:-1]
-    return np.flatnonzero(edge)
+    edge = edge.repeat(copies, axis=0)
+    last = np.cumsum(copies)[:-1] - 1
+    edge[last] |= instance[1:] != instance[:-1]
+    return edge
 
 
 def _write_labels(picture: np.ndarray, things: Segments, label_set: LabelSet) -> None:

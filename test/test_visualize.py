@@ -3,6 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.panoptic import Panoptic
@@ -173,3 +176,44 @@ def test_a_panel_needs_pictures_and_as_many_titles() -> None:
         panel([], [])
     with pytest.raises(ValueError, match='1 images and 2 titles'):
         panel([np.zeros((2, 2, 3), np.uint8)], ['a', 'b'])
+
+
+def plain_overlay(image_bgr: np.ndarray, panoptic: Panoptic, opacity: float) -> np.ndarray:
+    """Lay the map over the image pixel by pixel, as the docstring of overlay says."""
+    semantic, instance = panoptic.semantic, panoptic.instance
+    color = semantic_color(semantic, LABELS)
+    shade = instance_color(panoptic, LABELS)
+    color[instance > 0] = shade[instance > 0]
+    picture = cv2.addWeighted(image_bgr, 1 - opacity, color, opacity, 0)
+    picture[semantic == VOID] = image_bgr[semantic == VOID]
+    for y, x in np.ndindex(semantic.shape):
+        beside = [(y, x + 1), (y + 1, x)]
+        beside = [at for at in beside if at[0] < semantic.shape[0] and at[1] < semantic.shape[1]]
+        if any(instance[at] != instance[y, x] for at in beside):
+            picture[y, x] = 255
+    return picture
+
+
+@given(
+    id_map=hnp.arrays(
+        np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=5), elements=st.integers(0, 5)
+    ),
+    copies_xy=st.tuples(st.integers(1, 8), st.integers(1, 4)),
+    opacity=st.sampled_from([0.0, 0.37, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_overlay_is_what_its_docstring_says_pixel_by_pixel(
+    id_map: np.ndarray, copies_xy: tuple[int, int], opacity: float, seed: int
+) -> None:
+    # Enlarged, as maps from a network are, with rows that repeat.
+    id_map = id_map.repeat(copies_xy[0], axis=1).repeat(copies_xy[1], axis=0)
+    class_of_id = np.array([ROAD, CAR, PERSON, CAR, CAR, VOID], np.uint8)
+    semantic = class_of_id[id_map]
+    panoptic = Panoptic.from_maps(
+        semantic, np.where(semantic == VOID, 0, id_map).astype(np.uint16), LABELS
+    )
+    image = np.random.default_rng(seed).integers(0, 256, (*id_map.shape, 3), np.uint8)
+    before = image.copy()
+    picture = overlay(image, panoptic, LABELS, opacity)
+    assert np.array_equal(picture, plain_overlay(image, panoptic, opacity))
+    assert np.array_equal(image, before)
