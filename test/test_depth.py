@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoptic_ros import depth
-from panoptic_ros.depth import MIN_PIXELS, ObjectDepths, VelocityEstimator, measure_objects
+from panoptic_ros.depth import MIN_PIXELS, ObjectDepths, measure_objects
 from panoptic_ros.geometry import CameraModel, GroundPlane, PlacedBy, place_boxes
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
@@ -322,65 +322,3 @@ def test_quantiles_of_groups(groups: list[list[float]], share: float) -> None:
             assert quantile[i] == pytest.approx(expected, rel=1e-5, abs=1e-5)
         else:
             assert np.isnan(quantile[i])
-
-
-# ---- velocities ----
-
-S = 1_000_000_000
-
-
-def test_velocity_of_a_straight_line_is_exact_whatever_the_stamps() -> None:
-    estimator = VelocityEstimator()
-    velocity, start = np.array([1.0, -0.5, 8.0]), np.array([3.0, 1.0, 20.0])
-    for time_s in (0.0, 0.1, 0.13, 0.4, 0.41, 0.9):
-        position = start + velocity * time_s
-        found = estimator.update(np.array([41]), position[None], 5 * S + round(time_s * S))
-        if time_s == 0.0:
-            assert np.isnan(found).all()
-    assert found[0] == pytest.approx(velocity, rel=1e-5)
-
-
-def test_no_velocity_before_the_stamps_are_spread() -> None:
-    estimator = VelocityEstimator()
-    for time_ns in (0, 1000, 10_000_000):
-        assert np.isnan(estimator.update(np.array([1]), np.zeros((1, 3)), time_ns)).all()
-    assert (estimator.update(np.array([1]), np.zeros((1, 3)), S // 2) == 0).all()
-
-
-def test_objects_come_and_go() -> None:
-    estimator = VelocityEstimator()
-    here, there = np.zeros((1, 3)), np.full((1, 3), 9.0)
-    estimator.update(np.array([9]), there, 0)
-    for time_ns in range(S // 10, S, S // 10):
-        found = estimator.update(np.array([5, 9]), np.concatenate([here, there]), time_ns)
-    assert found == pytest.approx(np.zeros((2, 3)), abs=1e-6)
-    found = estimator.update(np.array([9, 7]), np.concatenate([there, here]), S)
-    assert np.isnan(found).all(axis=1).tolist() == [False, True]
-    # Long after, number 5 is another object.
-    found = estimator.update(np.array([5]), there, 10 * S)
-    assert np.isnan(found).all()
-
-
-def test_an_unknown_position_has_no_velocity_and_does_no_harm() -> None:
-    estimator = VelocityEstimator()
-    for i in range(10):
-        position = np.array([[0.0, 0.0, i / 10]])
-        estimator.update(np.array([3]), position, i * S // 10)
-    assert np.isnan(estimator.update(np.array([3]), np.full((1, 3), np.nan), S)).all()
-    found = estimator.update(np.array([3]), np.array([[0.0, 0.0, 1.1]]), S + S // 10)
-    assert found[0] == pytest.approx([0, 0, 1], abs=1e-5)
-
-
-def test_time_that_jumps_back_and_time_that_stands_still() -> None:
-    estimator = VelocityEstimator()
-    for i in range(10):
-        found = estimator.update(np.array([1]), np.full((1, 3), float(i)), i * S // 5)
-    again = estimator.update(np.array([1]), np.full((1, 3), 99.0), 9 * S // 5)
-    assert np.array_equal(found, again)
-    assert np.isnan(estimator.update(np.array([1]), np.zeros((1, 3)), 0)).all()
-
-
-def test_no_objects_no_velocities() -> None:
-    estimator = VelocityEstimator()
-    assert estimator.update(np.zeros(0, np.int32), np.zeros((0, 3)), 0).shape == (0, 3)
-    assert np.isnan(estimator.update(np.array([1]), np.full((1, 3), np.nan), 1)).all()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from builtin_interfaces.msg import Duration
 from rclpy.serialization import serialize_message
+from sensor_msgs.msg import PointField
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
@@ -88,6 +89,30 @@ def image_cdr(header: bytes, array: np.ndarray) -> bytes:
     fields = _aligned(fields + bytes([sys.byteorder == 'big']))
     fields += struct.pack('=2I', layout.step, array.nbytes)
     return b''.join((fields, np.ascontiguousarray(array).data.cast('B')))
+
+
+def point_cloud_cdr(header: bytes, fields: Sequence[PointField], points: np.ndarray) -> bytes:
+    """Return the bytes of an organised PointCloud2 that is not dense, with one copy of the points.
+
+    Parameters
+    ----------
+    header
+        From :func:`header_cdr`.
+    fields
+        What a point consists of.
+    points
+        [H, W, n], contiguous; the last axis is one point.
+    """
+    height, width = points.shape[:2]
+    data = header + struct.pack('=3I', height, width, len(fields))
+    for field in fields:
+        data = _aligned(data + _text(field.name)) + _UINT32.pack(field.offset)
+        data = _aligned(data + bytes([field.datatype])) + _UINT32.pack(field.count)
+    data = _aligned(data + bytes([sys.byteorder == 'big']))
+    row_step = points.nbytes // height
+    data += struct.pack('=3I', row_step // width, row_step, points.nbytes)
+    is_dense = b'\0'
+    return b''.join((data, points.data.cast('B'), is_dense))
 
 
 def marker_array_cdr(

@@ -256,11 +256,11 @@ class Outputs:
         for publisher in [*self._publishers, *filter(None, [self._label_info, self._timing])]:
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def _build_points(self, result: Result) -> PointCloud2 | None:
+    def _build_points(self, result: Result) -> bytes | None:
         if result.camera is None or result.depth_m is None:
             return None
         return self._clouds.build(
-            result.header, result.camera, result.depth_m, result.panoptic, result.picture
+            result.header_cdr, result.camera, result.depth_m, result.panoptic, result.picture
         )
 
     def _build_markers(self, result: Result) -> bytes:

@@ -1,15 +1,12 @@
 """The labelled cloud: one point for each pixel, as sensor_msgs/PointCloud2."""
 
-import array
-import sys
-
 import cv2
 import numpy as np
-from sensor_msgs.msg import PointCloud2, PointField
-from std_msgs.msg import Header
+from sensor_msgs.msg import PointField
 
 from panoptic_ros.geometry import CameraModel
 from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.ros.cdr import point_cloud_cdr
 from panoptic_ros.ros.messages import Picture
 
 POINT = np.dtype(
@@ -48,20 +45,20 @@ _NO_ALPHA = np.int32(0x00FFFFFF)
 
 
 class CloudBuilder:
-    """Makes clouds, all in the same memory: at VGA a cloud has 7 MB, and new memory costs time."""
+    """Makes clouds, in memory that is kept: at VGA it is 7 MB, and new memory costs time."""
 
     def __init__(self) -> None:
-        self._cloud = PointCloud2()
+        self._points = np.zeros((0, 0, len(FIELDS)), np.float32)
 
     def build(
         self,
-        header: Header,
+        header: bytes,
         camera: CameraModel,
         depth_m: np.ndarray,
         panoptic: Panoptic,
         picture: Picture,
-    ) -> PointCloud2:
-        """Return the cloud of a frame, good until the next.
+    ) -> bytes:
+        """Return the cloud of a frame, serialised.
 
         It is organised: width and height are the map's, and the point of a pixel lies where the
         pixel does. Where depth is not known, x, y and z are NaN.
@@ -69,7 +66,7 @@ class CloudBuilder:
         Parameters
         ----------
         header
-            Goes into the message as it is.
+            From :func:`cdr.header_cdr`.
         camera
             The camera of the map's pixels.
         depth_m
@@ -78,10 +75,9 @@ class CloudBuilder:
             The map and the picture, of the same size.
         """
         width, height = panoptic.size_wh
-        cloud = self._cloud
-        if (cloud.width, cloud.height) != (width, height):
-            cloud = self._cloud = _empty_cloud(width, height)
-        cloud.header = header
+        shape = (height, width, len(FIELDS))
+        if self._points.shape != shape:
+            self._points = np.empty(shape, np.float32)
         x_per_m = ((np.arange(width) - camera.cx) / camera.fx).astype(np.float32)
         y_per_m = ((np.arange(height) - camera.cy) / camera.fy).astype(np.float32)
         bgra = cv2.cvtColor(picture.pixels, _TO_BGRA[picture.encoding])
@@ -93,20 +89,5 @@ class CloudBuilder:
             panoptic.semantic.astype(np.int32).view(np.float32),
             panoptic.instance.astype(np.int32).view(np.float32),
         )
-        points = np.frombuffer(cloud.data, np.float32).reshape(height, width, len(columns))
-        cv2.merge(columns, points)
-        return cloud
-
-
-def _empty_cloud(width: int, height: int) -> PointCloud2:
-    return PointCloud2(
-        width=width,
-        height=height,
-        fields=FIELDS,
-        is_bigendian=sys.byteorder == 'big',
-        point_step=POINT.itemsize,
-        row_step=width * POINT.itemsize,
-        # Taken as it is, and filled in place; everything else is copied value by value.
-        data=array.array('B', bytes(width * height * POINT.itemsize)),
-        is_dense=False,
-    )
+        cv2.merge(columns, self._points)
+        return point_cloud_cdr(header, FIELDS, self._points)

@@ -11,10 +11,17 @@ from builtin_interfaces.msg import Duration, Time
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from panoptic_ros.ros.cdr import MarkerRow, header_cdr, image_cdr, marker_array_cdr
+from panoptic_ros.ros.cdr import (
+    MarkerRow,
+    header_cdr,
+    image_cdr,
+    marker_array_cdr,
+    point_cloud_cdr,
+)
 from panoptic_ros.ros.messages import image_message
 
 texts = st.text(st.characters(exclude_categories=('Cs',), exclude_characters='\0'), max_size=9)
@@ -126,3 +133,33 @@ def test_marker_array(
         for namespace, number in gone
     ]
     assert_same(data, MarkerArray(markers=expected))
+
+
+@given(
+    header=headers,
+    size_wh=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    names=st.lists(texts, min_size=1, max_size=5),
+    counts=st.integers(1, 3),
+)
+def test_point_cloud(
+    header: Header, size_wh: tuple[int, int], names: list[str], counts: int
+) -> None:
+    fields = [
+        PointField(name=name, offset=4 * i, datatype=i % 8 + 1, count=counts)
+        for i, name in enumerate(names)
+    ]
+    width, height = size_wh
+    points = np.arange(width * height * len(names), dtype=np.float32)
+    points = points.reshape(height, width, len(names))
+    message = PointCloud2(
+        header=header,
+        width=width,
+        height=height,
+        fields=fields,
+        is_bigendian=sys.byteorder == 'big',
+        point_step=4 * len(names),
+        row_step=4 * len(names) * width,
+        is_dense=False,
+    )
+    message.data.frombytes(points.tobytes())
+    assert_same(point_cloud_cdr(header_cdr(header), fields, points), message)
