@@ -1,5 +1,7 @@
 import array
 import math
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,13 +10,14 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseWithCovariance, Vector3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from panoptic_ros.errors import FrameError
-from panoptic_ros.geometry import CameraModel, GroundPlane, place_boxes
+from panoptic_ros.geometry import CameraModel, GroundPlane, PlacedBy, Placement, place_boxes
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Segments
 from panoptic_ros.ros import messages
@@ -550,3 +553,73 @@ def test_depth_that_does_not_fit_its_image(
         fit_depth(DEPTH_M, size_wh, depth_info, image_info)
     for word in words:
         assert word in str(caught.value)
+
+
+# The messages of vision_msgs (4.1, ROS 2) that are filled here, with its fields and their types:
+# what has no such field is refused, as the real ones do.
+
+
+@dataclass(slots=True)
+class ObjectHypothesis:
+    class_id: str = ''
+    score: float = 0.0
+
+
+@dataclass(slots=True)
+class ObjectHypothesisWithPose:
+    hypothesis: ObjectHypothesis = field(default_factory=ObjectHypothesis)
+    pose: PoseWithCovariance = field(default_factory=PoseWithCovariance)
+
+
+@dataclass(slots=True)
+class BoundingBox3D:
+    center: Pose = field(default_factory=Pose)
+    size: Vector3 = field(default_factory=Vector3)
+
+
+@dataclass(slots=True)
+class Detection3D:
+    header: Header = field(default_factory=Header)
+    results: list[ObjectHypothesisWithPose] = field(default_factory=list)
+    bbox: BoundingBox3D = field(default_factory=BoundingBox3D)
+    id: str = ''
+
+
+@dataclass(slots=True)
+class Detection3DArray:
+    header: Header = field(default_factory=Header)
+    detections: list[Detection3D] = field(default_factory=list)
+
+
+STAND_IN = SimpleNamespace(
+    ObjectHypothesisWithPose=ObjectHypothesisWithPose,
+    Detection3D=Detection3D,
+    Detection3DArray=Detection3DArray,
+)
+
+
+@pytest.mark.parametrize('kind', ['stand-in', 'installed'])
+def test_detections_3d(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    if kind == 'stand-in':
+        monkeypatch.setattr(messages, 'vision_msgs', STAND_IN)
+    else:
+        pytest.importorskip('vision_msgs', reason='vision_msgs is not installed')
+    boxes = Placement(
+        position_m=np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
+        base_m=np.zeros((2, 3)),
+        size_m=np.array([[0.5, 0.25, 0.125], [7.0, 8.0, 9.0]]),
+        orientation_xyzw=np.array([[0.0, 0.6, 0.0, 0.8], [0.0, 0.0, 0.0, 1.0]]),
+        method=np.array([PlacedBy.DEPTH, PlacedBy.GROUND], np.uint8),
+    )
+    names = LabelSet.load('cityscapes').names
+    message = messages.detections_3d_message(two_things(), boxes, names, HEADER)
+    (car,) = message.detections  # the other is assumed, not measured
+    assert message.header == car.header == HEADER
+    assert car.id == '41'
+    pose, size = car.bbox.center, car.bbox.size
+    assert (pose.position.x, pose.position.y, pose.position.z) == (1.0, 2.0, 3.0)
+    assert (pose.orientation.y, pose.orientation.w) == (0.6, 0.8)
+    assert (size.x, size.y, size.z) == (0.5, 0.25, 0.125)
+    (result,) = car.results
+    assert (result.hypothesis.class_id, result.hypothesis.score) == ('car', 0.75)
+    assert result.pose.pose == pose
