@@ -490,7 +490,7 @@ def _draw_things(
     a line on the ground, so the hull has its edges where the wheels are.
     """
     ids, start, things, range_m = _sorted_by_thing(foot_id, point, view)
-    rows = _rows_of_ids(segments, ids)
+    rows = segments.row_of_id[ids]
     point = point[things]
     count = np.diff(start, append=len(point))
     tall_px = segments.box_xyxy[rows, 3] - segments.box_xyxy[rows, 1]
@@ -527,12 +527,6 @@ def _sorted_by_thing(
     return present, start, order, range_m[order]
 
 
-def _rows_of_ids(segments: Segments, ids: np.ndarray) -> np.ndarray:
-    row = np.zeros(int(segments.id.max(initial=0)) + 1, np.intp)
-    row[segments.id[segments.is_thing]] = np.flatnonzero(segments.is_thing)
-    return row[ids]
-
-
 def _by_depth(
     panoptic: Panoptic,
     view: GroundView,
@@ -564,7 +558,7 @@ def _by_depth(
     )
     # A few of the nearest depth may have invented.
     chosen = start + np.diff(start, append=len(order)) // 20
-    rows = _rows_of_ids(panoptic.segments, ids)
+    rows = panoptic.segments.row_of_id[ids]
     agents = Agents(
         rows, panoptic.segments.track_id[rows], point[moves][order[chosen]].astype(np.float64)
     )

@@ -71,6 +71,20 @@ class Segments:
         return Segments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @property
+    def row_of_id(self) -> np.ndarray:
+        """Look-up table, intp [largest id + 1]: the row of the thing with that id, -1 if none."""
+        rows = np.full(int(self.id.max(initial=0)) + 1, -1)
+        rows[self.id[self.is_thing]] = np.flatnonzero(self.is_thing)
+        return rows
+
+    @property
+    def row_of_class(self) -> np.ndarray:
+        """Look-up table, intp [256]: the row of the stuff of that class, -1 if none."""
+        rows = np.full(256, -1)
+        rows[self.class_id[~self.is_thing]] = np.flatnonzero(~self.is_thing)
+        return rows
+
+    @property
     def things(self) -> 'Segments':
         """The rows that are things."""
         return self.where(self.is_thing)
@@ -113,6 +127,12 @@ class Panoptic:
         """Width and height in pixels."""
         height, width = self.semantic.shape
         return width, height
+
+    def rows_at(self, pixel: np.ndarray) -> np.ndarray:
+        """Return the row of the segment at each flat index of a pixel, intp; -1 where void."""
+        ids = self.instance.ravel()[pixel]
+        of_class = self.segments.row_of_class[self.semantic.ravel()[pixel]]
+        return np.where(ids == NO_INSTANCE, of_class, self.segments.row_of_id[ids])
 
     @classmethod
     def from_maps(

@@ -152,3 +152,10 @@ def test_shapes_and_dtypes_are_checked() -> None:
         replace(segments, score=np.ones(4))
     with pytest.raises(ValueError, match=r'Segments.box_xyxy is int32 \(4,\); expected int32'):
         replace(segments, box_xyxy=np.ones(4, np.int32))
+
+
+def test_rows_at_finds_the_segment_of_a_pixel() -> None:
+    panoptic = Panoptic.from_maps(*maps(), LABELS)
+    assert panoptic.segments.id.tolist() == [0, 0, 4, 9]  # road, sky, person, car
+    rows = panoptic.rows_at(np.arange(12)).reshape(3, 4)
+    assert rows.tolist() == [[1, 1, 1, -1], [3, 1, 2, 2], [3, 0, 0, 2]]

@@ -1,0 +1,243 @@
+"""Augmented reality: what hides virtual things, and on which planes they can be put down.
+
+Depth is along the optical axis, metres, NaN where unknown; points are in the camera's optical
+frame (REP 103).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from panoptic_ros.geometry import CameraModel, GroundPlane
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
+
+DEPTH_TOLERANCE = 0.02
+"""Real things that are nearer by no more than this share do not hide: depth is not that exact."""
+
+BIN_M = 0.02
+"""Surfaces are looked for in layers so thick."""
+
+MAX_HEIGHT_M = 4.0
+"""And not above or below the ground by more than this."""
+
+MIN_POINTS = 30
+"""A plane needs so many points of its surface."""
+
+MIN_INLIERS = 0.15
+"""And so much of them has to lie on it."""
+
+MAX_TILT = np.cos(np.radians(15))
+"""A surface that leans by more carries nothing."""
+
+DEPTH_COLUMNS = 320
+"""Points are taken from so many columns of pixels, evenly spaced, and rows as far apart."""
+
+
+def occlusion_mask(virtual_depth_m: np.ndarray, real_depth_m: np.ndarray) -> np.ndarray:
+    """Return which pixels of a virtual picture are hidden by what is really there, bool [H, W].
+
+    Parameters
+    ----------
+    virtual_depth_m
+        float [H, W], NaN, infinite or not above 0 where nothing is drawn.
+    real_depth_m
+        float [H, W], a depth image or :func:`scene_depth`; where it is unknown nothing is hidden.
+
+    Raises ValueError if the sizes differ.
+    """
+    if virtual_depth_m.shape != real_depth_m.shape:
+        raise ValueError(
+            f'virtual_depth_m is {virtual_depth_m.shape}; expected {real_depth_m.shape}, the '
+            'size of real_depth_m'
+        )
+    is_drawn = np.isfinite(virtual_depth_m) & (virtual_depth_m > 0)
+    return is_drawn & (real_depth_m < virtual_depth_m * (1 - DEPTH_TOLERANCE))
+
+
+def scene_depth(
+    panoptic: Panoptic,
+    label_set: LabelSet,
+    camera: CameraModel,
+    ground: GroundPlane,
+    object_depth_m: np.ndarray,
+) -> np.ndarray:
+    """Make up a depth image where there is none: objects as flat as cardboard, flat ground.
+
+    Parameters
+    ----------
+    panoptic
+        The map.
+    label_set
+        Says what is ground: classes that are drivable or walkable.
+    camera
+        Of the map's size.
+    ground
+        The plane.
+    object_depth_m
+        float [n], one for each of the things, in their order; NaN where unknown.
+
+    Returns
+    -------
+    float32 [H, W], NaN where nothing is known: of sky, and of what stands about but is no object.
+    """
+    things = panoptic.segments.things
+    if np.shape(object_depth_m) != (len(things),):
+        raise ValueError(
+            f'object_depth_m has shape {np.shape(object_depth_m)}; expected {(len(things),)}'
+        )
+    of_id = np.full(int(things.id.max(initial=NO_INSTANCE)) + 1, np.nan, np.float32)
+    of_id[things.id] = object_depth_m
+    depth_m = of_id[panoptic.instance]
+    is_ground = label_set.with_role('drivable') | label_set.with_role('walkable')
+    row, column = np.nonzero(is_ground[panoptic.semantic] & (panoptic.instance == NO_INSTANCE))
+    depth_m[row, column] = ground.depth_m(camera.rays(np.stack([column, row], -1)))
+    return depth_m
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Level surfaces that something can be put on, one a row, in the optical frame.
+
+    Parameters
+    ----------
+    row
+        intp [n], of the surface's segment in the panoptic map.
+    normal
+        float64 [n, 3], unit vectors, up.
+    centre_m
+        float64 [n, 3], on the plane, amid what is seen of it.
+    size_m
+        float64 [n, 2], how far it is seen: across (along :attr:`across`), and away.
+    across
+        float64 [n, 3], unit vectors in the plane, to the right.
+    inliers
+        float32 [n], 0..1, how much of the segment lies on the plane.
+    """
+
+    row: np.ndarray
+    normal: np.ndarray
+    centre_m: np.ndarray
+    size_m: np.ndarray
+    across: np.ndarray
+    inliers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def support_planes(
+    panoptic: Panoptic,
+    label_set: LabelSet,
+    camera: CameraModel,
+    ground: GroundPlane,
+    depth_m: np.ndarray | None = None,
+) -> Planes:
+    """Fit a plane to every segment that can carry something (role ``support_surface``).
+
+    With depth: the height above the ground that most of a segment's points have tells the table
+    top from its legs; to the points near it a plane is fitted by least squares, twice. Without:
+    ground classes lie on the ground plane, and of the others nothing is known.
+
+    Parameters
+    ----------
+    panoptic
+        The map.
+    label_set
+        Says which classes are surfaces, and which are ground.
+    camera
+        Of the map's size.
+    ground
+        Tells where up is; height and pitch need not be exact if there is depth.
+    depth_m
+        float32 [H, W] of the map's size, or None.
+
+    Raises ValueError if map, camera and depth differ in size.
+    """
+    shape = panoptic.semantic.shape
+    if camera.size_wh != panoptic.size_wh or (depth_m is not None and depth_m.shape != shape):
+        raise ValueError(
+            f'the map is {panoptic.size_wh}, the camera {camera.size_wh}, depth '
+            f'{None if depth_m is None else depth_m.shape[::-1]}; expected one size'
+        )
+    wanted = label_set.with_role('support_surface')
+    if depth_m is None:
+        wanted &= label_set.with_role('drivable') | label_set.with_role('walkable')
+    step = max(1, shape[1] // DEPTH_COLUMNS)
+    row, column = (step * index for index in np.nonzero(wanted[panoptic.semantic[::step, ::step]]))
+    ray = camera.rays(np.stack([column, row], -1))
+    depth = ground.depth_m(ray) if depth_m is None else depth_m[row, column].astype(np.float64)
+    known = np.isfinite(depth)
+    point = (ray * depth[:, None])[known]
+    owner = panoptic.rows_at((row * shape[1] + column)[known])
+    count = len(panoptic.segments)
+    total = np.bincount(owner, minlength=count)
+
+    up = -ground.down
+    height = ground.camera_height_m + point @ up
+    normal, centre = np.tile(up, (count, 1)), np.zeros((count, 3))
+    centre += (_mode(owner, height, count) - ground.camera_height_m)[:, None] * up
+    for tolerance_m in (2 * BIN_M, BIN_M, BIN_M):
+        off = np.einsum('ij,ij->i', point - centre[owner], normal[owner])
+        # Depth is less exact far away.
+        near = np.abs(off) <= tolerance_m * np.maximum(1, point[:, 2] / 2)
+        normal, centre = _fit(owner[near], point[near], count, up)
+    inliers = np.bincount(owner[near], minlength=count)
+    share = inliers / np.maximum(total, 1)
+    good = (inliers >= MIN_POINTS) & (share >= MIN_INLIERS) & (normal @ up >= MAX_TILT)
+    rows = np.flatnonzero(good)
+    across, centre, size = _extent(owner[near], point[near], normal, centre)
+    return Planes(
+        rows, normal[rows], centre[rows], size[rows], across[rows], share[rows].astype(np.float32)
+    )
+
+
+def _mode(owner: np.ndarray, height: np.ndarray, count: int) -> np.ndarray:
+    """Return the height most points of each owner have, float64 [count]."""
+    bins = round(2 * MAX_HEIGHT_M / BIN_M)
+    layer = np.floor((height + MAX_HEIGHT_M) / BIN_M).astype(np.intp)
+    inside = (layer >= 0) & (layer < bins)
+    key = owner[inside] * bins + layer[inside]
+    votes = np.bincount(key, minlength=count * bins).reshape(count, bins)
+    # A plane that is not quite level, or between two layers, still wins.
+    votes[:, 1:-1] = votes[:, :-2] + votes[:, 1:-1] + votes[:, 2:]
+    return (votes.argmax(1) + 0.5) * BIN_M - MAX_HEIGHT_M
+
+
+def _fit(
+    owner: np.ndarray, point: np.ndarray, count: int, up: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the normals, upwards, and the centres of the planes through each owner's points."""
+    number = np.maximum(np.bincount(owner, minlength=count), 1)
+    centre = _sums(owner, point, count) / number[:, None]
+    offset = point - centre[owner]
+    i, j = np.triu_indices(3)
+    moments = np.zeros((count, 3, 3))
+    moments[:, i, j] = moments[:, j, i] = _sums(owner, offset[:, i] * offset[:, j], count)
+    normal = np.linalg.eigh(moments)[1][:, :, 0]  # of the smallest eigenvalue
+    return np.where((normal @ up < 0)[:, None], -normal, normal), centre
+
+
+def _sums(owner: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
+    return np.stack([np.bincount(owner, column, count) for column in values.T], 1)
+
+
+def _extent(
+    owner: np.ndarray, point: np.ndarray, normal: np.ndarray, centre: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the directions across, and the middles and sizes of the planes' rectangles."""
+    right = np.array([1.0, 0.0, 0.0])
+    across = right - normal * normal[:, :1]
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
+    away = np.cross(normal, across)
+    offset = point - centre[owner]
+    low = np.full((len(centre), 2), np.inf)
+    high = -low
+    for axis, direction in enumerate((across, away)):
+        along = np.einsum('ij,ij->i', offset, direction[owner])
+        np.minimum.at(low[:, axis], owner, along)
+        np.maximum.at(high[:, axis], owner, along)
+    with np.errstate(invalid='ignore'):  # of an owner without points
+        middle = (low + high) / 2
+    centre = centre + middle[:, :1] * across + middle[:, 1:] * away
+    return across, centre, high - low
