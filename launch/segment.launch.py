@@ -27,6 +27,8 @@ SHOWN = ('overlay', 'semantic', 'instance', 'markers')
 ARGUMENTS = (
     ('image_topic', 'image', 'Camera images, sensor_msgs/Image'),
     ('camera_info_topic', 'camera_info', 'Their calibration; markers need it'),
+    ('depth_topic', 'depth', 'Depth aligned to the images, if params_file says depth: true'),
+    ('depth_camera_info_topic', 'depth/camera_info', 'Calibration of the depth images'),
     ('namespace', '', 'Namespace of the node; its topics are NAMESPACE/segment/...'),
     ('model', '', 'Embedded model or folder of a model; empty: as params_file says'),
     ('engine', '', 'auto, tensorrt, openvino or onnxruntime; empty: as params_file says'),
@@ -96,6 +98,8 @@ def segment_node(given: dict[str, str]) -> Node:
         remappings=[
             ('image', given['image_topic']),
             ('camera_info', given['camera_info_topic']),
+            ('depth', given['depth_topic']),
+            ('depth/camera_info', given['depth_camera_info_topic']),
         ],
         additional_env=large_image_environment(given['fast_dds_profile']),
         arguments=['--ros-args', '--log-level', given['log_level']],

@@ -147,6 +147,7 @@ def launch_arguments() -> set[str]:
 def test_launch_file_has_the_arguments_it_is_known_for() -> None:
     assert launch_arguments() >= {
         *('image_topic', 'camera_info_topic', 'namespace', 'model', 'engine', 'image_transport'),
+        *('depth_topic', 'depth_camera_info_topic'),
         *('params_file', 'autostart', 'rviz', 'fast_dds_profile'),
     }
 
