@@ -110,6 +110,7 @@ setup(
         'console_scripts': [
             'segment = panoptic_ros.ros.node:main',
             'camera = panoptic_ros.ros.camera:main',
+            'replay_benchmark = panoptic_ros.ros.replay:main',
             'panoptic = panoptic_ros.cli:main',
         ],
     },

@@ -4,7 +4,6 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from configparser import ConfigParser
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -119,13 +118,10 @@ def test_ros_packages_that_are_imported_are_declared(manifest):
     assert ros <= declared
 
 
-def test_entry_points_exist():
-    try:
-        scripts = metadata.distribution('panoptic_ros').entry_points
-    except metadata.PackageNotFoundError:
-        pytest.skip('the package is not installed in this environment')
-    named = {script.name: script.value for script in scripts}
-    assert named.keys() == {'segment', 'camera', 'panoptic'}
+def test_entry_points_exist(setup_arguments):
+    scripts = setup_arguments['entry_points']['console_scripts']
+    named = dict(script.split(' = ') for script in scripts)
+    assert named.keys() == {'segment', 'camera', 'replay_benchmark', 'panoptic'}
     for value in named.values():
         module, _, function = value.partition(':')
         path = ROOT.joinpath(*module.split('.')).with_suffix('.py')

@@ -137,6 +137,18 @@ class Peer:
         self.node.create_subscription(message_type, topic, messages.append, qos)
         return messages
 
+    def subscribe_raw(self, message_type: type, topic: str) -> list[bytes]:
+        """Return the list that the topic's messages will be appended to as they are sent."""
+        messages = self.received[topic]
+        self.node.create_subscription(message_type, topic, messages.append, 20, raw=True)
+        return messages
+
+    def spin(self, seconds: float) -> None:
+        """Take what comes in so many seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=0.02)
+
     def publish(self, topic: str, message: Any) -> None:
         """Publish once the topic has a subscriber."""
         if topic not in self._publishers:
