@@ -45,9 +45,12 @@ lint: $(VENV)/.with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(VENV)/.with-demo
+bench: $(VENV)/.with-bench
 	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/640x480 --size 640x480
 	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/1280x720 --size 1280x720
+	rm -rf out/bench/street
+	$(BIN)/python -m panoptic_ros make-bag street --seconds 4 --rate 15 --out out/bench/street
+	$(BIN)/python -m panoptic_ros.ros.replay out/bench/street --seconds 3 --out out/bench/replay
 
 colcon: $(VENV)/.with-test
 	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \
@@ -67,6 +70,10 @@ $(BIN)/python:
 $(VENV)/.with-demo: $(BIN)/python $(PACKAGING)
 	@echo 'installing the runtime and ROS 2 (about a minute the first time) ...'
 	$(PIP_INSTALL) --editable '.[ros]'
+	@touch $@
+
+$(VENV)/.with-bench: $(VENV)/.with-demo
+	$(PIP_INSTALL) --editable '.[ros,bench]'
 	@touch $@
 
 $(VENV)/.with-test: $(VENV)/.with-demo
