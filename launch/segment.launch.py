@@ -19,7 +19,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the source tree
 
 # Parameters of the node that have an argument of the same name; empty leaves them to params_file.
-PARAMETERS = ('model', 'engine', 'image_transport', 'autostart')
+PARAMETERS = ('model', 'engine', 'image_transport', 'autostart', 'tracking')
 
 # Topics that config/segment.rviz shows.
 SHOWN = ('overlay', 'semantic', 'instance', 'markers')
@@ -42,6 +42,11 @@ ARGUMENTS = (
         '',
         'true configures and activates, false leaves that to a lifecycle manager; empty: as '
         'params_file says',
+    ),
+    (
+        'tracking',
+        '',
+        'false gives objects ids that mean nothing beyond a frame; empty: as params_file says',
     ),
     ('params_file', str(SHARE / 'config' / 'segment.yaml'), 'Parameters of the node'),
     (
@@ -81,7 +86,7 @@ def start(context: LaunchContext) -> list[Node]:
 
 def segment_node(given: dict[str, str]) -> Node:
     # As the types they are, whatever YAML would make of a model called 1.0 or yes.
-    types = dict.fromkeys(PARAMETERS, str) | {'autostart': bool}
+    types = dict.fromkeys(PARAMETERS, str) | {'autostart': bool, 'tracking': bool}
     return Node(
         package='panoptic_ros',
         executable='segment',

@@ -1,6 +1,6 @@
 """From one picture to one panoptic map: resize, infer, fuse. Knows nothing of ROS."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 
 import cv2
@@ -41,6 +41,10 @@ class Segmentation:
     def panoptic(self) -> Panoptic:
         """The panoptic map, at the frame's size."""
         return self.fused.panoptic
+
+    def with_panoptic(self, panoptic: Panoptic) -> 'Segmentation':
+        """Return the same with the panoptic map replaced by another of the same size."""
+        return replace(self, fused=replace(self.fused, panoptic=panoptic))
 
     @property
     def confidence(self) -> np.ndarray:

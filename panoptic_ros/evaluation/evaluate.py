@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS, open_dataset
+from panoptic_ros.datasets.videos import Chosen, open_videos
 from panoptic_ros.engines import ENGINES, PRECISIONS, open_engine
 from panoptic_ros.errors import DatasetError, LabelSetError, PanopticRosError
+from panoptic_ros.evaluation.follow import follow_table, follow_videos
 from panoptic_ros.evaluation.joint import JointAreas
 from panoptic_ros.evaluation.overlap import ClassOverlap, OverlapResult
 from panoptic_ros.evaluation.precision import MaskPrecision, PrecisionResult
@@ -59,6 +61,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help='write COCO panoptic files that "panoptic score" takes: DIR/panoptic.json',
     )
+    parser.add_argument(
+        '--video',
+        action='store_true',
+        help='how well ids follow their objects: VPQ, STQ and id switches with and without '
+        'tracking, for the true masks and the predicted ones; --limit then is frames of each '
+        'video. Images whose ids differ in the last number only are a video',
+    )
+    parser.add_argument(
+        '--rate', type=float, default=10.0, help='frames per second of videos (%(default)s)'
+    )
     parser.add_argument('--engine', default='auto', choices=('auto', *ENGINES))
     parser.add_argument('--precision', default='auto', choices=PRECISIONS)
     parser.add_argument('--threads', type=int, default=0, help='0 for one a core')
@@ -68,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; print the tables, write what was asked for."""
     model = Model.load(args.model)
     split = args.split or DEFAULT_SPLITS[args.dataset]
+    if args.video:
+        return _run_video(args, model, split)
     samples, label_set = open_dataset(args.dataset, args.root, split)
     check_label_sets(model.label_set, label_set)
     samples = spread(samples, args.limit)
@@ -104,6 +118,33 @@ def run(args: argparse.Namespace) -> int:
             'engine': str(engine.description),
             'median_ms': stages_ms,
             'worst_images': {w.sample.image_id: w.PQ for w in evaluation.worst},
+        }
+        write_json(args.json, content)
+    return 0
+
+
+def _run_video(args: argparse.Namespace, model: Model, split: str) -> int:
+    if args.limit is not None and args.limit < 1:
+        raise DatasetError(f'the limit is {args.limit}; expected 1 or more frames of each video')
+    if args.sheet or args.save_predictions:
+        raise DatasetError('--video writes neither --sheet nor --save-predictions; leave them out')
+    videos, label_set = open_videos(args.dataset, args.root, split, args.rate)
+    check_label_sets(model.label_set, label_set)
+    cv2.setNumThreads(1)
+    with closing(open_engine(model, args.engine, args.threads, args.precision)) as engine:
+        print(f'model {model.card.name}, engine {engine.description}', file=sys.stderr)
+        segmenter = Segmenter(model, engine)
+        followed = follow_videos(videos, label_set, segmenter=segmenter, limit=args.limit)
+        description = str(engine.description)
+    print(follow_table(followed))
+    if args.json:
+        content = {
+            'model': model.card.name,
+            'dataset': args.dataset,
+            'split': split,
+            'rate_hz': args.rate,
+            'engine': description,
+            'followed': [f.as_json() for f in followed],
         }
         write_json(args.json, content)
     return 0
@@ -200,7 +241,7 @@ def spread(samples: Sequence[Sample], limit: int | None) -> Sequence[Sample]:
         return samples
     if limit < 1:
         raise DatasetError(f'the limit is {limit}; expected 1 or more images')
-    return _Chosen(samples, [i * len(samples) // limit for i in range(limit)])
+    return Chosen(samples, [i * len(samples) // limit for i in range(limit)])
 
 
 def median_stages_ms(times: Sequence[StageTimes]) -> dict[str, float]:
@@ -269,18 +310,6 @@ class PredictionWriter:
         self._annotations.append(
             {'image_id': official, 'file_name': file_name, 'segments_info': segments_info}
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Chosen(Sequence[Sample]):
-    samples: Sequence[Sample]
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.samples[self.indices[index]]
 
 
 def _tables(evaluation: Evaluation, label_set: LabelSet) -> str:

@@ -7,11 +7,14 @@ geometric mean of the semantic quality SQ, which is the mean IoU, and the associ
 which asks how much of each true track is covered by tracks that cover nothing else.
 
 What makes segments of different frames one object is class and ``track_id``, in the truth and in
-the prediction.
+the prediction. Id switches are counted as by the MOT metrics (Bernardin and Stiefelhagen, 2008),
+on masks: whenever a true object is found (IoU above one half, whatever the class) under another
+``track_id`` than the last time.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +43,9 @@ class VideoResult:
         The table of each window, in frames; those that fit into no video are left out.
     STQ, SQ, AQ
         Segmentation and tracking quality, and what it is made of.
+    id_switches, found
+        How often a true object was found, in any frame, and how often that was under another id
+        than the last time.
     videos, frames
         How many were seen.
     """
@@ -51,6 +57,8 @@ class VideoResult:
     STQ: float
     SQ: float
     AQ: float
+    id_switches: int
+    found: int
     videos: int
     frames: int
 
@@ -76,6 +84,8 @@ class VideoQuality:
         self._overlap = ClassOverlap(label_set)
         self._association_sum = 0.0
         self._tracks = 0
+        self._id_switches = 0
+        self._found = 0
 
     def update_video(
         self, frames: Iterable[tuple[Panoptic, Panoptic, np.ndarray | Sequence[int]]]
@@ -90,17 +100,35 @@ class VideoQuality:
 
         Raises DatasetError if the sizes of a frame differ.
         """
+        with self.video() as add:
+            for frame in frames:
+                add(*frame)
+
+    @contextmanager
+    def video(self) -> Iterator[Callable[[Panoptic, Panoptic, np.ndarray | Sequence[int]], None]]:
+        """Count one video whose frames come from elsewhere, for example with those of others.
+
+        Gives the function that takes prediction, truth and ids of the truth's groups of the next
+        frame. The video counts when the context ends without an error.
+        """
         recent: deque[_Frame] = deque(maxlen=max(self._quality))
         pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for prediction, truth, crowd_ids in frames:
+        last_id: dict[int, int] = {}
+
+        def add(
+            prediction: Panoptic, truth: Panoptic, crowd_ids: np.ndarray | Sequence[int]
+        ) -> None:
             frame = _Frame.of(prediction, truth, crowd_ids)
             recent.append(frame)
             self._overlap.add(frame.joint)
             pairs.append(frame.association_pairs())
+            self._count_switches(frame, last_id)
             self.frames += 1
             for window, quality in self._quality.items():
                 if len(recent) >= window:
                     quality.add(_tubes(list(recent)[-window:]))
+
+        yield add
         self._associate(pairs)
         self.videos += 1
 
@@ -116,6 +144,8 @@ class VideoQuality:
             quality.merge(other._quality[window])
         self._association_sum += other._association_sum
         self._tracks += other._tracks
+        self._id_switches += other._id_switches
+        self._found += other._found
         self.videos += other.videos
         self.frames += other.frames
 
@@ -138,9 +168,17 @@ class VideoQuality:
             STQ=float(np.sqrt(sq * aq)),
             SQ=sq,
             AQ=aq,
+            id_switches=self._id_switches,
+            found=self._found,
             videos=self.videos,
             frames=self.frames,
         )
+
+    def _count_switches(self, frame: '_Frame', last_id: dict[int, int]) -> None:
+        for truth_key, track_id in frame.found_things():
+            self._found += 1
+            self._id_switches += last_id.get(truth_key, track_id) != track_id
+            last_id[truth_key] = track_id
 
     def _associate(self, pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
         """Add the association quality of each true track of a video."""
@@ -194,6 +232,15 @@ class _Frame:
         truth_key = np.where(self._is_track(self.truth_key), self.truth_key, -1)
         prediction_key = np.where(self._is_track(self.prediction_key), self.prediction_key, -1)
         return truth_key[rows], prediction_key[columns], area[rows, columns]
+
+    def found_things(self) -> list[tuple[int, int]]:
+        """Return the key of each true thing that was found, and under which id."""
+        union = self.joint.truth_area[:, None] + self.joint.prediction_area - self.joint.area
+        is_found = 2 * self.joint.area > union
+        is_found &= (self._is_track(self.truth_key) & ~self.joint.truth_is_crowd)[:, None]
+        rows, columns = np.nonzero(is_found & self._is_track(self.prediction_key))
+        track_id = self.prediction_key[columns] & ((1 << _TRACK_BITS) - 1)
+        return list(zip(self.truth_key[rows].tolist(), track_id.tolist(), strict=True))
 
     @staticmethod
     def _is_track(key: np.ndarray) -> np.ndarray:

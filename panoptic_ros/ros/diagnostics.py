@@ -46,6 +46,8 @@ class FrameTimes:
     decode_ns, preprocess_ns, inference_ns, fusion_ns
         The message into pixels, pixels into the network's input, the network, its heads into
         a panoptic map.
+    tracking_ns
+        Finding what was seen before.
     publish_ns
         Building and publishing all messages somebody subscribed to.
     total_ns
@@ -60,6 +62,7 @@ class FrameTimes:
     preprocess_ns: int
     inference_ns: int
     fusion_ns: int
+    tracking_ns: int
     publish_ns: int
     total_ns: int
     age_ns: int | None

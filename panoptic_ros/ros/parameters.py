@@ -24,6 +24,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.labels import ROLES
 from panoptic_ros.packing import PANOPTIC_PACKINGS
+from panoptic_ros.tracking import TrackerSettings
 
 OF_MODEL = -1.0
 """A fusion threshold below 0 is taken from the model's card; this is the usual way to say so."""
@@ -134,6 +135,24 @@ class Tuning:
     min_stuff_area_fraction: float = _fusion_fraction(
         'Stuff classes smaller than this become void', 'fraction of the image'
     )
+    tracking: bool = _parameter(
+        True,
+        'Objects keep their ids from frame to frame; if false, ids mean nothing beyond a frame',
+    )
+    track_max_gap_s: float = _parameter(
+        TrackerSettings.max_gap_s,
+        'Objects that were out of sight for longer come back with a new id',
+        unit='s',
+        low=0.0,
+        high=60.0,
+    )
+    track_min_overlap: float = _parameter(
+        TrackerSettings.min_overlap,
+        'Masks of an object overlap by more than this from frame to frame, its motion taken out',
+        unit='intersection over union',
+        low=0.0,
+        high=1.0,
+    )
     panoptic_packing: str = _parameter(
         'class_instance',
         'What the values of ~/panoptic are: class_instance is class << 16 | instance, '
@@ -199,6 +218,11 @@ class Tuning:
     image_timeout_s: float = _parameter(
         2.0, 'Diagnostics warn after so long without an image', unit='s', low=0.1, high=3600.0
     )
+
+    @property
+    def tracker_settings(self) -> TrackerSettings:
+        """The tracker's settings."""
+        return TrackerSettings(max_gap_s=self.track_max_gap_s, min_overlap=self.track_min_overlap)
 
     def tune(self, fusion: CentreFusion) -> CentreFusion:
         """Return the card's fusion with the thresholds that are set here (0 or above) replaced."""

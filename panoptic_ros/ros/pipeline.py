@@ -16,6 +16,7 @@ from panoptic_ros.ros.outputs import Outputs, Result, no_depth
 from panoptic_ros.ros.parameters import NodeParameters, Tuning
 from panoptic_ros.ros.worker import NewestWorker
 from panoptic_ros.segmenter import Segmenter
+from panoptic_ros.tracking import Tracker
 
 WARN_PERIOD_S = 5.0
 """A warning about messages is not repeated within so many seconds."""
@@ -63,6 +64,7 @@ class Pipeline:
         self._outputs = outputs
         self._parameters = parameters
         self._card_fusion = segmenter.fusion
+        self._tracker = Tracker()
         self._tuning: Tuning | None = None
         self._calibration: CameraInfo | None = None
         self._last_header: Header | None = None
@@ -98,9 +100,10 @@ class Pipeline:
         self._outputs.publish_label_info(self.segmenter.model.label_set, Header(stamp=stamp))
 
     def halt(self) -> None:
-        """Let the frame in work finish, forget the one that waits, take the markers back."""
+        """Let the frame in work finish, forget the one that waits and all tracks and markers."""
         if self._worker.drain():
             self.log.count_dropped()
+        self._tracker.reset()
         if self._last_header is not None:
             self._outputs.clear_markers(self._last_header)
 
@@ -137,6 +140,11 @@ class Pipeline:
             return
         header = message.header
         segmented_ns = monotonic_ns()
+        if tuning.tracking:
+            segmentation = segmentation.with_panoptic(
+                self._tracker.update(segmentation.panoptic, stamp_ns(header))
+            )
+        tracked_ns = monotonic_ns()
         self._compare_stamps(topic, header)
         calibration = self._calibration
         find_depth = no_depth
@@ -161,7 +169,8 @@ class Pipeline:
             preprocess_ns=stages.preprocess_ns,
             inference_ns=stages.inference_ns,
             fusion_ns=stages.fusion_ns,
-            publish_ns=done_ns - segmented_ns,
+            tracking_ns=tracked_ns - segmented_ns,
+            publish_ns=done_ns - tracked_ns,
             total_ns=done_ns - received_ns,
             age_ns=self._age_ns(header),
         )
@@ -173,6 +182,9 @@ class Pipeline:
         if tuning is not self._tuning:
             self._tuning = tuning
             self.segmenter.fusion = tuning.tune(self._card_fusion)
+            self._tracker.settings = tuning.tracker_settings
+            if not tuning.tracking:
+                self._tracker.reset()
         return tuning
 
     def _compare_stamps(self, topic: str, header: Header) -> None:

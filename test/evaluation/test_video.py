@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.evaluation.video import VideoQuality, VideoResult
@@ -107,6 +108,43 @@ def test_tracks_of_two_videos_are_different_objects() -> None:
     measure.update_video([(truth, truth, ())])
     measure.update_video([(cars([[0, 0, 0]]), truth, ())])
     assert pytest.approx(50) == measure.result().AQ
+
+
+def test_id_switches_are_counted_where_the_object_is_found_again() -> None:
+    """Car 1 is 5, lost, 6, then 6 again and taken for a bus; car 2 is never found."""
+    truth = cars([[1, 1, 1, 0, 2, 2, 2]])
+    bus = Panoptic.from_maps(
+        np.array([[BUS] * 3 + [ROAD] * 4], np.uint8),
+        np.array([[6] * 3 + [0] * 4], np.uint16),
+        LABELS,
+    )
+    frames = [
+        (cars([[5, 5, 0, 0, 7, 0, 0]]), truth, ()),
+        (cars([[8, 0, 0, 0, 0, 0, 0]]), truth, ()),  # a third of it is not found
+        (cars([[6, 6, 6, 0, 0, 0, 0]]), truth, ()),
+        (bus, truth, ()),
+    ]
+    result = quality(frames)
+    assert (result.id_switches, result.found) == (1, 3)
+    groups = quality([(p, t, (1,)) for p, t, _ in frames])
+    assert (groups.id_switches, groups.found) == (0, 0)
+    both = VideoQuality(LABELS, (1,))
+    both.update_video(frames)
+    both.merge(both)
+    assert (both.result().id_switches, both.result().found) == (2, 6)
+
+
+def test_two_videos_at_once_and_one_that_fails() -> None:
+    truth = cars([[1, 1, 0]])
+    one, other = VideoQuality(LABELS, (2,)), VideoQuality(LABELS, (2,))
+    with one.video() as add_to_one, other.video() as add_to_other:
+        for _ in range(2):
+            add_to_one(truth, truth, ())
+            add_to_other(cars([[0, 1, 1]]), truth, ())
+    assert (one.result().VPQ_things, other.result().VPQ_things) == (100, 0)
+    with pytest.raises(DatasetError), one.video() as add:
+        add(cars([[1]]), truth, ())
+    assert one.videos == 1
 
 
 def test_groups_are_left_out_of_the_association() -> None:

@@ -44,6 +44,7 @@ MAPS = {
 }
 DTYPE = {'mono8': np.uint8, '16UC1': np.uint16, '32SC1': np.int32, 'bgr8': np.uint8}
 SIZE_WH = (128, 64)
+NODE_ARGUMENTS = ('-p', 'tracking:=false')  # each frame is compared with what it would be alone
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,111 @@
+"""Labelled images in the order they were taken, for what follows objects from frame to frame."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets.opening import open_dataset
+from panoptic_ros.datasets.street_world import street_labels
+from panoptic_ros.datasets.synthetic import SyntheticStreet
+from panoptic_ros.errors import DatasetError
+from panoptic_ros.labels import LabelSet
+
+_STREETS, _STREET_FRAMES, _STREET_SEED = 8, 100, 3000
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """Labelled frames in order; an object has one ``track_id`` in the truth of all of them.
+
+    Parameters
+    ----------
+    name
+        What the frames' names have in common.
+    samples
+        The frames.
+    rate_hz
+        Frames per second.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    rate_hz: float
+
+    def stamp_ns(self, index: int) -> int:
+        """Time since the first frame."""
+        return round(index * 1e9 / self.rate_hz)
+
+
+def open_videos(
+    name: str, root: str | Path | None, split: str | None = None, rate_hz: float = 10.0
+) -> tuple[Sequence[Video], LabelSet]:
+    """Open a data set by its name as videos.
+
+    ``synthetic`` is 8 drives of 100 frames through streets that no model was trained on. Of other
+    data sets, images are frames of one video if their ids differ in the last number only; that
+    the ids in the truth stay with their objects is up to the data.
+
+    Parameters
+    ----------
+    root, split
+        As :func:`panoptic_ros.datasets.opening.open_dataset` takes them.
+    rate_hz
+        Frames per second, 0.1 to 1000.
+
+    Raises DatasetError for a rate out of range, and where the reader does.
+    """
+    if not 0.1 <= rate_hz <= 1000:
+        raise DatasetError(f'rate_hz is {rate_hz}; expected 0.1..1000 frames per second')
+    if name == 'synthetic':
+        return [
+            Video(f'street {seed}', StreetSamples(seed, _STREET_FRAMES, rate_hz), rate_hz)
+            for seed in range(_STREET_SEED, _STREET_SEED + _STREETS)
+        ], street_labels()
+    samples, label_set = open_dataset(name, root, split)
+    places = sorted((*_place(samples.image_id(i)), i) for i in range(len(samples)))
+    return [
+        Video(video, Chosen(samples, [index for *_, index in frames]), rate_hz)
+        for video, frames in groupby(places, key=lambda place: place[0])
+    ], label_set
+
+
+def _place(image_id: str) -> tuple[str, int]:
+    """Return the name of the video and the number of the frame."""
+    found = re.fullmatch(r'(.*?)(\d+)(\D*)', image_id, re.DOTALL)
+    return (found[1] + found[3], int(found[2])) if found else (image_id, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen(Sequence[Sample]):
+    """Some of the samples of a data set, read when they are asked for."""
+
+    samples: Sequence[Sample]
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[self.indices[index]]
+
+
+class StreetSamples(Sequence[Sample]):
+    """The first frames of a drive through a synthetic street, rendered when asked for."""
+
+    def __init__(self, seed: int, count: int, rate_hz: float) -> None:
+        self._name = f'street_{seed}'
+        self._street = SyntheticStreet(seed, frame_rate_hz=rate_hz)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        frame = self._street.frame(range(self._count)[index])
+        image_id = f'{self._name}_{index:06d}'
+        return Sample(image_id, frame.image_rgb, frame.truth, np.zeros(0, np.uint16))
