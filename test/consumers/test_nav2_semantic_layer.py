@@ -199,6 +199,52 @@ def test_every_class_has_a_cost_but_void() -> None:
     assert VOID not in layer.cost_of_id
 
 
+LAYER_PARAMETERS = {
+    'enabled': bool,
+    'combination_method': int,
+    'observation_sources': str,
+    'publish_debug_topics': bool,
+    'use_approximate_time_sync': bool,
+}
+SOURCE_PARAMETERS = {
+    **dict.fromkeys(['segmentation_topic', 'confidence_topic', 'labels_topic'], str),
+    'pointcloud_topic': str,
+    **dict.fromkeys(['observation_persistence', 'expected_update_rate'], float),
+    'class_types': list,
+    **dict.fromkeys(['max_obstacle_distance', 'min_obstacle_distance'], float),
+    'tile_map_decay_time': float,
+    **dict.fromkeys(['visualize_tile_map', 'use_cost_selection'], bool),
+}
+KIND_PARAMETERS = {
+    'classes': list,
+    **dict.fromkeys(['base_cost', 'max_cost', 'mark_confidence', 'samples_to_max_cost'], int),
+    'dominant_priority': bool,
+}
+
+
+@pytest.mark.parametrize('name', ['cityscapes', 'coco', 'vistas', 'ade20k'])
+def test_parameters_are_those_the_layer_declares_in_type_too(name: str) -> None:
+    label_set = LabelSet.load(name)
+    (layer,) = yaml.safe_load(nav2_layer(label_set)).values()
+    # pluginlib's own, and the sources, are not declared by the layer.
+    assert layer.pop('plugin') == 'semantic_segmentation_layer::SemanticSegmentationLayer'
+    source = layer.pop(layer['observation_sources'])
+    kinds = {kind: source.pop(kind) for kind in source['class_types']}
+    for given, declared in (
+        (layer, LAYER_PARAMETERS),
+        (source, SOURCE_PARAMETERS),
+        *((kind, KIND_PARAMETERS) for kind in kinds.values()),
+    ):
+        for key, value in given.items():
+            assert type(value) is declared[key], key
+    for kind in kinds.values():
+        assert kind.keys() == KIND_PARAMETERS.keys()
+        assert all(0 <= kind[cost] <= 254 for cost in ('base_cost', 'max_cost'))
+    names = [c for kind in kinds.values() for c in kind['classes']]
+    assert sorted(names) == sorted(label_set.names)
+    assert kinds['agent']['dominant_priority']  # what moves is not outvoted by the road of before
+
+
 def test_a_frame_before_the_labels_is_dropped(frame) -> None:
     layer = Layer(parameters())
     assert not layer.take(frame[SEMANTIC], frame[CONFIDENCE], frame[CAMERA_POINTS])
