@@ -3,25 +3,35 @@
 Ways to a panoptic map, one pair of classes each (the heads, and the rule that fuses them):
 
 1. semantic map + instance masks: :class:`MaskHeads`, :class:`HeadsFusion`
-2. queries with class and mask logits: not here yet
+2. queries with class and mask logits: :class:`QueryHeads`, :class:`QueryFusion`
 3. semantic map + object centres + offsets: :class:`CentreHeads`, :class:`CentreFusion`
 
-A rule decides which cell of the network's grid belongs to which candidate object; what follows is
-the same for all (:func:`_assemble`): filter by area, rank by score, number, measure, enlarge.
-That is done on runs of equal cells and only the two finished maps are enlarged, so the cost
-depends on the network's grid and the picture's complexity, hardly on the size of the output.
+With 1 and 3 a rule decides which cell of the network's grid belongs to which candidate object;
+what follows is the same (:func:`_assemble`): filter by area, rank by score, number, measure,
+enlarge. That is done on runs of equal cells and only the two finished maps are enlarged, so the
+cost depends on the network's grid and the picture's complexity, hardly on the size of the output.
+Queries compete for every pixel of the output instead (:mod:`~panoptic_ros.contest`).
 """
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
+from panoptic_ros.contest import own_pixels
 from panoptic_ros.errors import LabelSetError
 from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.panoptic import NO_INSTANCE, Panoptic, Runs, Segments, bound_runs
+from panoptic_ros.panoptic import (
+    NO_INSTANCE,
+    Panoptic,
+    Runs,
+    Segments,
+    bound_runs,
+    measure_segments,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -412,6 +422,173 @@ def _claim(mask: np.ndarray, order: np.ndarray, min_kept_fraction: float) -> np.
         if np.count_nonzero(claimed) >= min_kept_fraction * np.count_nonzero(own):
             box[claimed] = number
     return owner
+
+
+@dataclass(frozen=True, eq=False)
+class QueryHeads:
+    """What a network with object queries gives for one image.
+
+    Parameters
+    ----------
+    class_logits
+        float32 or float16 [Q, C + 1], before the softmax; the last column is "no object".
+    mask_logits
+        float32 or float16 [Q, h, w], before the sigmoid.
+
+    Raises ValueError if a shape or dtype is another.
+    """
+
+    class_logits: np.ndarray
+    mask_logits: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.class_logits)
+        for name, axes, expected in (
+            ('class_logits', 2, f'[{count}, classes + 1]'),
+            ('mask_logits', 3, f'[{count}, height, width]'),
+        ):
+            value = getattr(self, name)
+            fits = value.ndim == axes and len(value) == count and 0 not in value.shape[1:]
+            if not fits or value.dtype not in (np.float32, np.float16):
+                raise ValueError(
+                    f'QueryHeads.{name} is {value.dtype} {value.shape}; expected float32 or '
+                    f'float16 {expected}'
+                )
+
+
+@dataclass(frozen=True)
+class QueryFusion:
+    """Fuse queries (DETR, MaskFormer, Mask2Former, OneFormer: arXiv 2005.12872, 2107.06278).
+
+    The result is that of ``post_process_panoptic_segmentation`` in transformers, with the stuff
+    classes as ``label_ids_to_fuse``:
+
+    1. Queries count whose likeliest class is an object with a probability above
+       ``score_threshold``; that is their score.
+    2. The mask probabilities are enlarged bilinearly to the output and weighted with the score.
+       Each pixel goes to the query that has most there (the earlier one if two have as much).
+    3. A query keeps its pixels if they are more than ``min_kept_fraction`` of those where its
+       weighted probability is at least ``mask_threshold``; else they become void.
+    4. Queries of one stuff class are one segment, whose score is their mean by pixels.
+    5. Instances are numbered 1..n by falling score.
+
+    Parameters
+    ----------
+    score_threshold
+        0..1.
+    mask_threshold
+        Above 0, up to 1.
+    min_kept_fraction
+        0..1, fraction of a mask's area.
+    logit_grid
+        Cells. If above 0, the logits are enlarged to a square of this side before the sigmoid,
+        and the probabilities from there: what transformers does for Mask2Former, with 384.
+    max_instances
+        1..65535; the instances with the lowest scores beyond this number become void.
+
+    Raises ValueError if a value is outside its range.
+    """
+
+    score_threshold: float = 0.5
+    mask_threshold: float = 0.5
+    min_kept_fraction: float = 0.8
+    logit_grid: int = 0
+    max_instances: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ('score_threshold', 'mask_threshold', 'min_kept_fraction'):
+            _check_fraction(name, getattr(self, name))
+        if self.mask_threshold == 0:
+            raise ValueError('mask_threshold is 0; expected a number above 0, up to 1')
+        if not 0 <= self.logit_grid <= 4096 or self.logit_grid != int(self.logit_grid):
+            raise ValueError(f'logit_grid is {self.logit_grid}; expected 0 (none) or 1..4096')
+        _check_max_instances(self.max_instances)
+
+    def __call__(self, heads: QueryHeads, label_set: LabelSet, size_wh: tuple[int, int]) -> Fused:
+        """Return the panoptic map of one image at ``size_wh`` (width, height) pixels.
+
+        Raises LabelSetError if the number of classes is not that of the label set.
+        """
+        classes = heads.class_logits.shape[1] - 1
+        if classes != len(label_set):
+            raise LabelSetError(
+                f'the queries know {classes} classes and "no object", label set '
+                f'{label_set.name!r} has {len(label_set)}: choose the label set the model was '
+                'trained with'
+            )
+        score, class_id = _most_likely(heads.class_logits.astype(np.float32, copy=False))
+        chosen = np.flatnonzero((class_id < classes) & (score > self.score_threshold))
+        score, class_id = score[chosen], class_id[chosen]
+        logit = heads.mask_logits[chosen].astype(np.float32, copy=False)
+        if not len(chosen):
+            return Fused(_nothing(size_wh), np.zeros(logit.shape[1:], np.uint8))
+        owner, mask_area, confidence = own_pixels(
+            logit, score, size_wh, self.mask_threshold, int(self.logit_grid)
+        )
+        runs = Runs.of(owner, owner)
+        owned_area = np.bincount(
+            runs.instance, weights=runs.stop - runs.start, minlength=len(chosen)
+        )
+        # Divided in float32 and compared in float64, as PyTorch does.
+        kept_fraction = owned_area.astype(np.float32) / np.maximum(mask_area, 1).astype(np.float32)
+        kept = (mask_area > 0) & (kept_fraction.astype(np.float64) > self.min_kept_fraction)
+
+        # One key a query: the class id of stuff, VOID, or 256 + the query.
+        is_thing = label_set.is_thing[class_id]
+        key_of_query = np.where(is_thing, np.arange(len(chosen)) + 256, class_id)
+        key_of_query[~kept] = VOID
+        things = np.flatnonzero(is_thing & kept)
+        things = things[np.argsort(-score[things], kind='stable')]
+        key_of_query[things[self.max_instances :]] = VOID
+        things = things[: self.max_instances]
+        key = key_of_query[runs.instance]
+        count = 256 + len(chosen)
+        area, box_xyxy = bound_runs(key, count, (runs.start, runs.row, runs.stop, runs.row + 1))
+        mean_score = np.bincount(key_of_query, weights=score * owned_area, minlength=count)
+        mean_score /= np.maximum(area, 1)
+        mean_score[256:] = score
+
+        stuff = np.flatnonzero(area[:VOID])
+        keys = np.concatenate([stuff, things + 256])
+        class_of_key = np.full(count, VOID, np.uint8)
+        class_of_key[keys] = np.concatenate([stuff, class_id[things]])
+        id_of_key = np.zeros(count, np.uint16)
+        id_of_key[things + 256] = np.arange(1, len(things) + 1)
+        semantic, instance = (
+            np.repeat(value_of_key[key], runs.stop - runs.start).reshape(owner.shape)
+            for value_of_key in (class_of_key, id_of_key)
+        )
+        ids = id_of_key[keys]
+        segments = Segments(
+            id=ids,
+            class_id=class_of_key[keys],
+            is_thing=keys >= 256,
+            score=mean_score[keys].astype(np.float32),
+            area=area[keys],
+            box_xyxy=box_xyxy[keys],
+            track_id=ids.astype(np.int32),
+        )
+        coarse_confidence = np.rint(confidence * 255).astype(np.uint8)
+        return Fused(Panoptic(semantic, instance, segments), coarse_confidence)
+
+
+def _most_likely(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest probability of each row and its column, float32 and intp [Q]."""
+    largest = logits.argmax(axis=1)
+    shifted = logits - np.take_along_axis(logits, largest[:, None], axis=1)
+    return 1 / np.exp(shifted).sum(axis=1), largest
+
+
+def _nothing(size_wh: tuple[int, int]) -> Panoptic:
+    semantic = np.full(size_wh[::-1], VOID, np.uint8)
+    instance = np.zeros(size_wh[::-1], np.uint16)
+    return Panoptic(semantic, instance, measure_segments(semantic, instance))
+
+
+HEAD_KINDS = MappingProxyType(
+    {'centres': (CentreHeads, CentreFusion), 'queries': (QueryHeads, QueryFusion)}
+)
+"""What a model's outputs become and what fuses them, by the head kind its card names."""
 
 
 @dataclass(frozen=True, eq=False)

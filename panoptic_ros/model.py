@@ -32,8 +32,12 @@ GOLDEN = 'golden.npz'
 FILE_NAMES = {'float32': 'model.onnx', 'float16': 'model.float16.onnx'}
 """What :func:`write_model` calls the ONNX file of each precision."""
 
-HEADS = ('centres',)
-"""Kinds of output this package can fuse; ``centres`` is Panoptic-DeepLab's."""
+HEADS = ('centres', 'queries')
+"""Kinds of output this package can fuse.
+
+``centres`` is Panoptic-DeepLab's, the fields of :class:`fusion.CentreHeads`; ``queries`` that of
+DETR and Mask2Former, the fields of :class:`fusion.QueryHeads`.
+"""
 
 
 @dataclass(frozen=True)
@@ -152,10 +156,15 @@ class ModelCard:
         return {'image': TensorSpec('uint8', (1, height, width, 3))}
 
     def outputs(self, precision: str) -> dict[str, TensorSpec]:
-        """Return what the network must give: the fields of :class:`fusion.CentreHeads`.
+        """Return what the network must give; the names are the fields of the head kind's class.
 
-        The class map has a grid of its own, as fine as the exporter chose it.
+        The class map has a grid of its own, as fine as the exporter chose it; so have masks.
         """
+        if self.head == 'queries':
+            return {
+                'class_logits': TensorSpec(precision, (1, 'Q', len(self.classes) + 1)),
+                'mask_logits': TensorSpec(precision, (1, 'Q', 'rows', 'columns')),
+            }
         width, height = self.size_wh
         grid = (height // 4, width // 4)
         return {

@@ -8,7 +8,14 @@ import numpy as np
 
 from panoptic_ros.engines import Engine
 from panoptic_ros.errors import EngineError, FrameError, ModelError
-from panoptic_ros.fusion import CentreFusion, CentreHeads, Fused
+from panoptic_ros.fusion import (
+    HEAD_KINDS,
+    CentreFusion,
+    CentreHeads,
+    Fused,
+    QueryFusion,
+    QueryHeads,
+)
 from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic
 
@@ -69,10 +76,13 @@ class Segmenter:
     not valid.
     """
 
-    def __init__(self, model: Model, engine: Engine, fusion: CentreFusion | None = None) -> None:
+    def __init__(
+        self, model: Model, engine: Engine, fusion: CentreFusion | QueryFusion | None = None
+    ) -> None:
         self.model = model
         self.engine = engine
         self.fusion = card_fusion(model) if fusion is None else fusion
+        self._heads_class, _ = HEAD_KINDS[model.card.head]
 
     def segment(self, image: np.ndarray, encoding: str = 'bgr8') -> Segmentation:
         """Segment one frame.
@@ -103,9 +113,9 @@ class Segmenter:
             ),
         )
 
-    def _heads(self, outputs: dict[str, np.ndarray]) -> CentreHeads:
+    def _heads(self, outputs: dict[str, np.ndarray]) -> CentreHeads | QueryHeads:
         try:
-            return CentreHeads(**outputs)
+            return self._heads_class(**outputs)
         except ValueError as error:
             name = self.engine.description.name
             raise EngineError(
@@ -121,13 +131,14 @@ class Segmenter:
         return np.ascontiguousarray(image) if to_rgb is None else cv2.cvtColor(image, to_rgb)
 
 
-def card_fusion(model: Model) -> CentreFusion:
+def card_fusion(model: Model) -> CentreFusion | QueryFusion:
     """Return the fusion with the thresholds of a model's card.
 
     Raises ModelError if the card names an unknown threshold or gives one a value out of range.
     """
+    _, fusion_class = HEAD_KINDS[model.card.head]
     try:
-        return CentreFusion(**model.card.fusion)
+        return fusion_class(**model.card.fusion)
     except (TypeError, ValueError) as error:
         raise ModelError(
             f'the card of model {model.card.name!r} has unusable fusion thresholds: {error}'

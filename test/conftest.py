@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: a tiny model whose outputs can be read off the image."""
+"""Fixtures that many tests share: tiny models whose outputs can be read off the image."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -159,3 +159,100 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_tiny_model(tmp_path: Path) -> Path:
     """Return the folder of a tiny model that this one test may damage."""
     return write_tiny_model(tmp_path / 'tiny')
+
+
+TINY_QUERY_COLOURS = ((0, 0), (1, 10), (2, 13))  # channel of the picture, class id it stands for
+
+
+def build_tiny_query_onnx(path: Path, precision: str = 'float32') -> None:
+    """Write a network of head kind ``queries`` whose masks are the picture's three channels.
+
+    The mask logits are (channel - 127.5) / 16 at every fourth pixel; red is road, green sky, blue
+    a car, each with the class logit 5 where all others have 0.
+    """
+    onnx = pytest.importorskip('onnx', reason='onnx builds the model of this test')
+    from onnx import TensorProto, helper, numpy_helper
+
+    width, height = TINY_SIZE_WH
+    float_type = {'float32': TensorProto.FLOAT, 'float16': TensorProto.FLOAT16}[precision]
+    constants = {
+        'starts': np.array([2, 2], np.int64),
+        'ends': np.array([height, width], np.int64),
+        'axes': np.array([1, 2], np.int64),
+        'steps': np.array([4, 4], np.int64),
+        'middle': np.array(127.5, precision),
+        'scale': np.array(16, precision),
+        'zero': np.array(0, precision),
+        'classes': tiny_query_outputs(paint_tiny_query_scene())['class_logits'][None].astype(
+            precision
+        ),
+        'first': np.array([0, 0, 0], np.int64),
+        'one': np.array([1, 1, 1], np.int64),
+        'all_axes': np.array([1, 2, 3], np.int64),
+    }
+    node = helper.make_node
+    nodes = [
+        node('Cast', ['image'], ['pixels'], to=float_type),
+        node('Slice', ['pixels', 'starts', 'ends', 'axes', 'steps'], ['quarter']),
+        node('Transpose', ['quarter'], ['planes'], perm=[0, 3, 1, 2]),
+        node('Sub', ['planes', 'middle'], ['shifted']),
+        node('Div', ['shifted', 'scale'], ['mask_logits']),
+        # The classes hang on the picture too, or an engine may call them no output.
+        node('Slice', ['planes', 'first', 'one', 'all_axes'], ['corner']),
+        node('Mul', ['corner', 'zero'], ['nought']),
+        node('Squeeze', ['nought', 'starts_axis'], ['nought_3d']),
+        node('Add', ['classes', 'nought_3d'], ['class_logits']),
+    ]
+    constants['starts_axis'] = np.array([3], np.int64)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        'tiny_queries',
+        [value('image', TensorProto.UINT8, [1, height, width, 3])],
+        [
+            value('class_logits', float_type, [1, 3, 20]),
+            value('mask_logits', float_type, [1, 3, height // 4, width // 4]),
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def paint_tiny_query_scene() -> np.ndarray:
+    """Return uint8 [32, 64, 3] RGB: green (sky) above red (road), a blue car in the middle."""
+    width, height = TINY_SIZE_WH
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:12, :, 1] = 255
+    image[12:, :, 0] = 255
+    image[8:24, 24:40] = 0, 0, 255
+    return image
+
+
+def tiny_query_outputs(image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the tiny network of queries gives, computed in numpy."""
+    class_logits = np.zeros((3, 20), np.float32)
+    for channel, class_id in TINY_QUERY_COLOURS:
+        class_logits[channel, class_id] = 5
+    planes = image[2::4, 2::4].astype(np.float32).transpose(2, 0, 1)
+    return {'class_logits': class_logits, 'mask_logits': (planes - 127.5) / 16}
+
+
+@pytest.fixture
+def own_tiny_query_model(tmp_path: Path) -> Path:
+    """Return the folder of a model of head kind ``queries``, 64x32, without training."""
+    source = tmp_path / 'source.onnx'
+    build_tiny_query_onnx(source)
+    image = paint_tiny_query_scene()
+    write_model(
+        tmp_path / 'tiny_queries',
+        onnx_by_precision={'float32': source},
+        head='queries',
+        label_set='cityscapes',
+        size_wh=TINY_SIZE_WH,
+        golden_image=image,
+        golden_outputs=tiny_query_outputs(image),
+        fusion={'score_threshold': 0.4, 'logit_grid': 48},
+    )
+    return tmp_path / 'tiny_queries'

@@ -6,8 +6,8 @@ import pytest
 
 from panoptic_ros.engines import EngineDescription, open_engine
 from panoptic_ros.errors import EngineError, FrameError, ModelError
-from panoptic_ros.fusion import CentreFusion
-from panoptic_ros.model import Model
+from panoptic_ros.fusion import HEAD_KINDS, CentreFusion, QueryFusion
+from panoptic_ros.model import HEADS, Model
 from panoptic_ros.panoptic import check_maps
 from panoptic_ros.segmenter import Segmenter, check_frame
 
@@ -171,3 +171,32 @@ def test_stage_times_add_up(segmenter, tiny_scene):
     stages = segmenter.segment(tiny_scene(), 'rgb8').stages_ns
     assert min(vars(stages).values()) > 0
     assert stages.total_ns == stages.preprocess_ns + stages.inference_ns + stages.fusion_ns
+
+
+def test_every_head_kind_of_a_card_can_be_fused():
+    assert set(HEAD_KINDS) == set(HEADS)
+
+
+@pytest.mark.parametrize('engine_name', ['onnxruntime', 'openvino'])
+def test_a_model_with_queries(own_tiny_query_model, engine_name):
+    model = Model.load(own_tiny_query_model)
+    image, _ = model.golden()
+    engine = open_engine(model, engine_name)
+    segmenter = Segmenter(model, engine)
+    assert segmenter.fusion == QueryFusion(score_threshold=0.4, logit_grid=48)
+    panoptic = segmenter.segment(cv2.resize(image, (128, 64)), 'rgb8').panoptic
+    engine.close()
+    assert panoptic.segments.class_id.tolist() == [ROAD, SKY, CAR]
+    assert panoptic.semantic[2, 2] == SKY
+    assert panoptic.semantic[60, 2] == ROAD
+    assert panoptic.semantic[32, 64] == CAR
+    np.testing.assert_allclose(panoptic.segments.things.box_xyxy, [[48, 16, 80, 48]], atol=4)
+    check_maps(panoptic.semantic, panoptic.instance, model.label_set)
+
+
+def test_unusable_queries_name_the_engine(own_tiny_query_model):
+    model = Model.load(own_tiny_query_model)
+    image, outputs = model.golden()
+    engine = FakeEngine(outputs | {'mask_logits': outputs['mask_logits'][:2]})
+    with pytest.raises(EngineError, match=r'fake gave unusable outputs \(QueryHeads.mask_logits'):
+        Segmenter(model, engine).segment(image, 'rgb8')

@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 
 from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.fusion import CentreFusion, QueryFusion
 from panoptic_ros.labels import ROLES
 from panoptic_ros.packing import PANOPTIC_PACKINGS
 from panoptic_ros.tracking import TrackerSettings
@@ -224,7 +224,7 @@ class Tuning:
         """The tracker's settings."""
         return TrackerSettings(max_gap_s=self.track_max_gap_s, min_overlap=self.track_min_overlap)
 
-    def tune(self, fusion: CentreFusion) -> CentreFusion:
+    def tune(self, fusion: CentreFusion | QueryFusion) -> CentreFusion | QueryFusion:
         """Return the card's fusion with the thresholds that are set here (0 or above) replaced."""
         names = {f.name for f in fields(fusion)} & _FIELDS[Tuning].keys()
         values = {name: getattr(self, name) for name in names}

@@ -13,6 +13,7 @@ from panoptic_ros.engines import (
     check_image,
     choose_engine,
     compare_golden,
+    compare_golden_queries,
     open_engine,
 )
 from panoptic_ros.errors import EngineError, FrameError, ModelError
@@ -317,6 +318,39 @@ def test_centres_below_the_threshold_do_not_count():
     assert compare_golden(outputs, golden, 0.1).centres == 0
     outputs['centre_score'][:] = 0.01
     assert compare_golden(outputs, golden, 0.1).centres == 1
+
+
+def test_queries_are_compared_by_their_probabilities():
+    golden = {
+        'class_logits': np.zeros((2, 3), np.float32),
+        'mask_logits': np.zeros((2, 4, 4), np.float32),
+    }
+    assert not compare_golden_queries(golden, golden).exceeded()
+    certain = golden['class_logits'] + np.float32([0, 0, 20])
+    found = compare_golden_queries(golden | {'class_logits': certain}, golden)
+    assert found.classes == pytest.approx(2 / 3)
+    assert found.exceeded() == 'classes differs by 0.667 (at most 0.05)'
+    masks = golden['mask_logits'].copy()
+    masks[0] = np.nan
+    assert 'masks' in compare_golden_queries(golden | {'mask_logits': masks}, golden).exceeded()
+
+
+def test_an_engine_with_wrong_queries_is_refused(own_tiny_query_model, engine_name):
+    folder = own_tiny_query_model
+    model = Model.load(folder)
+    image, outputs = model.golden()
+    wrong = outputs | {'mask_logits': -outputs['mask_logits']}
+    model = write_model(
+        folder,
+        onnx_by_precision={'float32': folder / 'model.onnx'},
+        head='queries',
+        label_set='cityscapes',
+        size_wh=(64, 32),
+        golden_image=image,
+        golden_outputs=wrong,
+    )
+    with pytest.raises(EngineError, match=r'wrong results .*masks differs by'):
+        open_engine(model, engine_name)
 
 
 def test_description_in_words():

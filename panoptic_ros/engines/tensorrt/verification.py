@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.engines import Engine, compare_golden
-from panoptic_ros.fusion import CentreFusion, CentreHeads
+from panoptic_ros.engines import Engine, compare_golden, compare_golden_queries
+from panoptic_ros.fusion import HEAD_KINDS
 from panoptic_ros.model import Model
 
 MIN_INSTANCE_IOU = 0.7
@@ -19,13 +19,14 @@ class Verification:
     Parameters
     ----------
     semantic_agreement
-        Share of the cells of the finer grid with the same class.
+        Share of the cells of the finer grid, or of the queries, with the same class.
     instance_iou
         Mean over the golden instances of their best overlap with one of the same class; NaN if
         there are none.
     largest_confidence, largest_score, largest_offset
         Largest difference of confidence (of 255), of centre scores by rank, and of offsets
         (cells). Between arithmetics a few cells may differ a lot, so these are told, not judged.
+        Queries have none of these: NaN, and in their places class logits and mask logits.
     fault
         What is further off than another arithmetic explains; empty if nothing is.
     """
@@ -50,6 +51,8 @@ def verify(engine: Engine, model: Model) -> Verification:
     """Run the golden picture and compare; raises as :meth:`Engine.infer` does."""
     image, golden = model.golden()
     outputs = engine.infer(image)
+    if model.card.head == 'queries':
+        return _verify_queries(outputs, golden, model)
     threshold = model.card.fusion.get('centre_threshold', 0.1)
     faults = [compare_golden(outputs, golden, threshold).exceeded()]
     instance_iou = _instance_iou(outputs, golden, model)
@@ -65,6 +68,24 @@ def verify(engine: Engine, model: Model) -> Verification:
     )
 
 
+def _verify_queries(
+    outputs: dict[str, np.ndarray], golden: dict[str, np.ndarray], model: Model
+) -> Verification:
+    faults = [compare_golden_queries(outputs, golden).exceeded()]
+    instance_iou = _instance_iou(outputs, golden, model)
+    if instance_iou < MIN_INSTANCE_IOU:
+        faults.append(f'instance IoU is {instance_iou:.3g} (at least {MIN_INSTANCE_IOU:g})')
+    same = outputs['class_logits'].argmax(1) == golden['class_logits'].argmax(1)
+    return Verification(
+        semantic_agreement=float(same.mean()),
+        instance_iou=instance_iou,
+        largest_confidence=float('nan'),
+        largest_score=_largest(outputs, golden, 'class_logits'),
+        largest_offset=_largest(outputs, golden, 'mask_logits'),
+        fault=', '.join(filter(None, faults)),
+    )
+
+
 def _largest(outputs: dict[str, np.ndarray], golden: dict[str, np.ndarray], name: str) -> float:
     return float(np.max(abs(outputs[name].astype(np.float32) - golden[name]), initial=0.0))
 
@@ -74,14 +95,15 @@ def _instance_iou(
 ) -> float:
     if not all(np.isfinite(array).all() for array in outputs.values()):
         return 0.0  # nothing can be fused from them
+    heads_class, fusion_class = HEAD_KINDS[model.card.head]
     try:
-        found_heads = CentreHeads(**outputs)
+        found_heads = heads_class(**outputs)
     except ValueError:  # a centre that lies outside
         return 0.0
-    fusion = CentreFusion(**model.card.fusion)
+    fusion = fusion_class(**model.card.fusion)
     found, wanted = (
         fusion(heads, model.label_set, model.card.size_wh).panoptic
-        for heads in (found_heads, CentreHeads(**golden))
+        for heads in (found_heads, heads_class(**golden))
     )
     # One joint histogram of (class, instance) gives every overlap at once.
     keys = [p.semantic.astype(np.int64) << 16 | p.instance for p in (wanted, found)]

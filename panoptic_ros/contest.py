@@ -1,0 +1,254 @@
+"""Which of many soft masks has most at each pixel of an enlarged map, without enlarging them all.
+
+The pixels between the same four cells of the network's grid are a *block*. No interpolated value
+lies outside the range of the cells it comes from, so most blocks can go to one mask only. What is
+left, pairs of a block and a mask that may win there, is interpolated: all pairs of one rank at
+once, each pixel of the blocks a row of one array.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+_BLOCKS_AT_ONCE = 2048  # The arrays of one turn fit a level 2 cache.
+
+
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+    """Return the logistic function of a float32 array, float32."""
+    value = np.negative(logit)
+    with np.errstate(over='ignore'):  # inf, whose reciprocal is the right 0
+        np.exp(value, out=value)
+    value += 1
+    return np.reciprocal(value, out=value)
+
+
+def own_pixels(
+    logit: np.ndarray,
+    weight: np.ndarray,
+    size_wh: tuple[int, int],
+    threshold: float,
+    logit_grid: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Enlarge K masks bilinearly, weight them, and find which one has most at each pixel.
+
+    Parameters
+    ----------
+    logit
+        float32 [K, h, w], K from 1 to 65535; the masks before the sigmoid.
+    weight
+        float32 [K], above 0 up to 1.
+    size_wh
+        Width and height of the output, pixels. Cells and pixels are areas: the corners of the
+        two grids coincide (``align_corners=False``).
+    threshold
+        Above 0.
+    logit_grid
+        0: probabilities are enlarged. Above 0: logits are enlarged to a square of that side
+        first, and the probabilities there to the output.
+
+    Returns
+    -------
+    owner
+        uint16 [H, W], the mask with the largest weighted probability, the first of equals.
+    area
+        int64 [K], pixels where a mask's weighted probability is at least ``threshold``.
+    coarse_largest
+        float32 [h, w], the largest weighted probability in each cell of the grid.
+    """
+    masks, height, width = logit.shape
+    probability = sigmoid(logit)
+    probability *= weight[:, None, None]
+    rows = _axis(height, size_wh[1], logit_grid)
+    columns = _axis(width, size_wh[0], logit_grid)
+    low, high = _bounds(probability, len(rows.cell), len(columns.cell))
+    high += 1  # more than what rounding can add
+    rough_threshold = _rough(np.float32(threshold))
+
+    rows_of, columns_of = np.diff(rows.start), np.diff(columns.start)
+    may_win = high >= low.max(axis=0)
+    is_above = low > rough_threshold
+    may_cross = (high >= rough_threshold) > is_above
+    is_open = (np.add.reduce(may_win, axis=0, dtype=np.uint16) > 1) | may_cross.any(axis=0)
+    opened = np.flatnonzero(is_open & (rows_of > 0)[:, None] & (columns_of > 0))
+
+    owner_of_block = may_win.argmax(axis=0).astype(np.uint16)
+    owner = np.repeat(owner_of_block, columns_of, axis=1)
+    owner = np.repeat(owner, rows_of, axis=0)
+    # The masks' areas in the blocks where nothing has to be interpolated for them.
+    may_win |= may_cross
+    is_above &= ~(may_win & is_open)
+    in_row = np.add.reduce(is_above * columns_of.astype(np.uint16), axis=2, dtype=np.uint16)
+    area = (in_row * rows_of).sum(axis=1)
+
+    candidate = may_win.reshape(masks, -1).take(opened, axis=1)
+    source = logit if logit_grid else probability
+    area += _contest(
+        candidate, opened, source, weight, np.float32(threshold), rows, columns, owner
+    )
+    return owner, area, probability.max(axis=0)
+
+
+def _contest(
+    candidate: np.ndarray,
+    opened: np.ndarray,
+    source: np.ndarray,
+    weight: np.ndarray,
+    threshold: np.float32,
+    rows: '_Axis',
+    columns: '_Axis',
+    owner: np.ndarray,
+) -> np.ndarray:
+    """Interpolate the candidates of the opened blocks and write the winners into ``owner``.
+
+    ``candidate`` is bool [K, blocks], ``opened`` the flat index of each block. Returns how many
+    of the pixels looked at are at least ``threshold``, int64 [K].
+    """
+    masks = len(candidate)
+    # Blocks with most candidates first: those that have an n-th one are the first so many.
+    count = np.add.reduce(candidate, axis=0, dtype=np.uint16)
+    order = np.argsort(count, kind='stable')[::-1]
+    count = count[order].astype(np.intp)
+    first = np.cumsum(count) - count
+    mask = np.flatnonzero(candidate.T[order]) % masks
+    block_y, block_x = np.divmod(opened[order], len(columns.start) - 1)
+    area = np.zeros(masks, np.int64)
+    for begin in range(0, len(order), _BLOCKS_AT_ONCE):
+        part = slice(begin, begin + _BLOCKS_AT_ONCE)
+        y, x, first_here = block_y[part], block_x[part], first[part]
+        row_begin = rows.cell.take(y, axis=1) * source.shape[2]
+        cell = row_begin[:, None] + columns.cell.take(x, axis=1)
+        # Not indexed: an index array on the last axis leaves the blocks scattered in memory.
+        along_y = [w.take(y, axis=2) for w in rows.weights]
+        along_x = [w.take(x, axis=2) for w in columns.weights]
+        shape = (len(along_y[-1]), len(along_x[-1]), len(y))
+        largest = np.zeros(shape, np.float32)
+        ranks = int(count[begin])
+        winner = np.zeros(shape, np.min_scalar_type(ranks))  # 1 + rank, 0 for none
+        having = np.searchsorted(-count[part], -np.arange(ranks))  # blocks with such a rank
+        for rank, blocks in enumerate(having.tolist()):
+            candidates = mask[first_here[:blocks] + rank]
+            value = source.take(cell[:, :, :blocks] + candidates * source[0].size)
+            value = _resample(value, along_y[0], along_x[0])
+            if len(along_y) > 1:
+                value = sigmoid(value)
+                value *= weight[candidates]
+                value = _resample(value, along_y[1], along_x[1])
+            above = np.add.reduce(value >= threshold, axis=(0, 1), dtype=np.uint16)
+            area += np.bincount(candidates, weights=above, minlength=masks).astype(np.int64)
+            # The last rank that was better than all before it; np.copyto takes ten times as long.
+            better = value > largest[..., :blocks]
+            won = winner[..., :blocks]
+            np.maximum(won, better * winner.dtype.type(rank + 1), out=won)
+            np.maximum(largest[..., :blocks], value, out=largest[..., :blocks])
+        won_by = mask[first_here + np.maximum(winner, 1) - 1]
+        slot_y, slot_x = np.arange(shape[0])[:, None], np.arange(shape[1])[:, None]
+        pixel_y, pixel_x = rows.start[y] + slot_y, columns.start[x] + slot_x
+        exists = (pixel_y < rows.start[y + 1])[:, None] & (pixel_x < columns.start[x + 1])
+        pixel = (pixel_y * owner.shape[1])[:, None] + pixel_x
+        owner.ravel()[pixel[exists]] = won_by[exists]
+    return area
+
+
+def _resample(value: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) -> np.ndarray:
+    """Weight and add up: [cells y, cells x, n] to [pixels y, pixels x, n].
+
+    The weights are [pixels, cells, blocks] with at least n blocks.
+    """
+    blocks = value.shape[2]
+    across = along_x[:, 0, :blocks] * value[:, 0, None]
+    for cell in range(1, value.shape[1]):
+        across += along_x[:, cell, :blocks] * value[:, cell, None]
+    result = along_y[:, 0, None, :blocks] * across[0]
+    for cell in range(1, len(across)):
+        result += along_y[:, cell, None, :blocks] * across[cell]
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """How the blocks of one axis become pixels; block b lies between the cells b - 1 and b.
+
+    Parameters
+    ----------
+    start
+        intp [blocks + 1], the first pixel of each block, and the number of pixels.
+    cell
+        intp [cells, blocks], the cells that a block's pixels are made of.
+    weights
+        One or two float32 [outputs, inputs, blocks]: from cells to pixels, or from cells to cells
+        of a grid between and from those to pixels. 0 where a block has fewer.
+    """
+
+    start: np.ndarray
+    cell: np.ndarray
+    weights: tuple[np.ndarray, ...]
+
+
+@lru_cache(maxsize=16)
+def _axis(cells: int, pixels: int, between: int) -> _Axis:
+    blocks = cells + 1
+    pair, weight = _interpolate(between or cells, pixels)
+    if not between:
+        block = pair[0] + 1
+        at = pair - pair[0]
+        steps = ()
+        window = 2
+    else:
+        pair = pair.clip(0, between - 1)
+        coarse_pair, coarse_weight = _interpolate(cells, between)
+        block = coarse_pair[0, pair[0]] + 1
+        # Which of the cells between a block needs, counted from its first one.
+        first = np.full(blocks, between)
+        np.minimum.at(first, block, pair[0])
+        at = pair - first[block]
+        coarse_at = coarse_pair[:, pair] - (block - 1)
+        window = int(coarse_at.max()) + 1
+        step = np.zeros((int(at.max()) + 1, window, blocks), np.float32)
+        step[at, coarse_at, block] = coarse_weight[:, pair]
+        steps = (step,)
+    start = np.searchsorted(block, np.arange(blocks + 1))
+    slot = np.arange(pixels) - start[block]
+    last = np.zeros((int(slot.max()) + 1, int(at.max()) + 1, blocks), np.float32)
+    np.add.at(last, (slot, at, block), weight)  # at the border both may be one cell
+    cell = (np.arange(blocks) - 1 + np.arange(window)[:, None]).clip(0, cells - 1)
+    return _Axis(start, cell, (*steps, last))
+
+
+def _interpolate(cells: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two cells around each pixel's middle, -1..cells, and their weights.
+
+    Both are [2, pixels], intp and float32; the arithmetic is that of PyTorch.
+    """
+    scale = np.float32(cells) / np.float32(pixels)
+    place = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    first = np.floor(place)
+    second_weight = np.where(first < 0, np.float32(0), place - first)
+    cell = first.astype(np.intp)
+    return np.stack([cell, cell + 1]), np.stack([1 - second_weight, second_weight])
+
+
+def _rough(value: np.ndarray | np.float32) -> np.ndarray:
+    """Return the upper half of float32 values of 0 or more, uint16; it keeps their order."""
+    return (np.asarray(value).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _bounds(
+    probability: np.ndarray, window_y: int, window_x: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rough smallest and largest value of each block, uint16 [K, h + 1, w + 1]."""
+    rough = _rough(probability)
+    low = high = np.pad(rough, ((0, 0), (1, window_y - 1), (1, window_x - 1)), mode='edge')
+    for axis, window in ((1, window_y), (2, window_x)):
+        low = _slide(np.minimum, low, axis, window)
+        high = _slide(np.maximum, high, axis, window)
+    return low, high
+
+
+def _slide(reduce: np.ufunc, value: np.ndarray, axis: int, window: int) -> np.ndarray:
+    value = np.moveaxis(value, axis, 0)
+    length = len(value) - window + 1
+    result = reduce(value[:length], value[1 : length + 1])
+    for step in range(2, window):
+        reduce(result, value[step : length + step], out=result)
+    return np.moveaxis(result, 0, axis)
