@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.markers import TEXT_NAMESPACE
+from panoptic_ros.ros.points import FIELDS, POINT
 
 IMAGE_ENCODINGS = {
     'semantic': 'mono8',
@@ -157,6 +158,10 @@ class FrameAudit:
             self._checks['detections: one for every thing'].add(
                 _detections_fault(outputs['detections'], panoptic)
             )
+        if 'points' in outputs and panoptic is not None:
+            self._checks['points: one for every pixel, labelled as the maps are'].add(
+                _points_fault(outputs['points'], panoptic)
+            )
         return panoptic
 
     def _audit_maps(self, outputs: Mapping[str, Any]) -> Panoptic | None:
@@ -270,6 +275,27 @@ def _marker_fault(marker: Marker) -> str:
     if not (marker.lifetime.sec or marker.lifetime.nanosec):
         return f'{marker.ns} {marker.id} has no lifetime'
     return ''
+
+
+def _points_fault(message: PointCloud2, panoptic: Panoptic) -> str:
+    width, height = panoptic.size_wh
+    came = (message.width, message.height, message.point_step, message.row_step, message.is_dense)
+    expected = (width, height, POINT.itemsize, width * POINT.itemsize, False)
+    if came != expected or len(message.data) != width * height * POINT.itemsize:
+        return f'width, height, point_step, row_step, is_dense are {came}; expected {expected}'
+    if list(message.fields) != FIELDS:
+        return f'fields are {[f.name for f in message.fields]}; expected {POINT.names}'
+    points = np.frombuffer(message.data, POINT).reshape(height, width)
+    for name, of_map in (('label', panoptic.semantic), ('instance', panoptic.instance)):
+        wrong = np.count_nonzero(points[name] != of_map)
+        if wrong:
+            return f'{name} of {wrong} points is not that of their pixels'
+    known = points['z'] > 0
+    for name in 'xyz':
+        finite_or_nan = np.where(known, np.isfinite(points[name]), np.isnan(points[name]))
+        if not finite_or_nan.all():
+            return 'points without a depth have to be NaN in x, y and z, all others finite'
+    return '' if known.any() else 'no point has a depth'
 
 
 def _detections_fault(message: Any, panoptic: Panoptic) -> str:

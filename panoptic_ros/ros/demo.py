@@ -52,6 +52,7 @@ BYTES_PER_PIXEL = 10  # of the messages of a frame of the street: image, truth, 
 STAGES = ('wait', 'decode', 'preprocess', 'inference', 'fusion', 'publish', 'total', 'age')
 PERCENTILES = (50, 95, 99)
 END_TO_END = 'end to end'
+DEPTH_COUNTS = ('received', 'matched', 'bad', 'missed', 'late')
 
 
 class DemoError(PanopticRosError):
@@ -73,6 +74,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     camera = {'source': args.source, 'wait_for_subscribers': 2, 'seed': args.seed}
     # The last diagnostics come after the last image and are to be about the run.
     node = {'model': args.model, 'engine': args.engine, 'image_timeout_s': 60.0}
+    node['depth'] = args.source == STREET
     width, height = args.size or (0, 0)
     camera |= {'width': width, 'height': height}
     if args.source == STREET:
@@ -80,6 +82,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
         street = SyntheticStreet(args.seed, args.size or (640, 320), rate_hz).frame(0)
         node['camera_height_m'] = street.camera_height_m
         node['camera_pitch_rad'] = street.camera_pitch_rad
+        node['turn_boxes'] = True
         frames = args.frames or round(args.seconds * rate_hz)
         width, height = street.size_wh
         ahead = PREFETCH_BYTES // (width * height * BYTES_PER_PIXEL)
@@ -133,7 +136,7 @@ def _run_processes(args: argparse.Namespace, plan: Plan, label_set: LabelSet) ->
     with ExitStack() as stack:
         stack.callback(rclpy.try_shutdown)
         book = FrameBook(label_set, sample_every=max(1, plan.frames // 5))
-        receiver = Receiver(book)
+        receiver = Receiver(book, takes_points=plan.node['depth'] and args.points)
         closing = stack.enter_context(ExitStack())
         closing.callback(receiver.close)
 
@@ -285,6 +288,7 @@ class Report:
             f'frames     {self._count("sent")} sent, {self._count("received")} received, '
             f'{self._count("processed")} processed, {self._count("dropped")} dropped; '
             f'{self._rate_hz():.1f} frames/s',
+            *self._depth_line(),
             '',
             f'{"ms":<12}' + ''.join(f'{f"p{p}":>9}' for p in PERCENTILES),
         ]
@@ -306,6 +310,12 @@ class Report:
         verdict = 'every check passed' if self.passed else 'SOME CHECKS FAILED'
         lines += ['', verdict, f'pictures   {" ".join(map(str, self._pictures)) or "none"}']
         return '\n'.join(lines)
+
+    def _depth_line(self) -> list[str]:
+        if not self._plan.node['depth']:
+            return []
+        counts = {name: self._values.get(f'depth {name}', '0') for name in DEPTH_COUNTS}
+        return ['depth      ' + ', '.join(f'{count} {name}' for name, count in counts.items())]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -401,6 +411,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--rate', type=positive_number, help="Hz (a video's own, else 15)")
     parser.add_argument('--size', type=size_wh, help="WIDTHxHEIGHT (the source's own)")
     parser.add_argument('--seed', type=int, default=0, help='which street (%(default)s)')
+    parser.add_argument(
+        '--points',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take the street's clouds too, the largest of the messages",
+    )
     parser.add_argument(
         '--fov',
         type=float,

@@ -16,6 +16,9 @@ from panoptic_ros.ros.parameters import Tuning
 WARN_PERIOD_S = 5.0
 """A warning about depth is not repeated within so many seconds."""
 
+MISSES_IN_A_ROW = 3
+"""Fewer pictures in a row without depth are counted but not warned of: best effort loses some."""
+
 
 class DepthInput:
     """Keeps the depth images that come and finds the one of a picture.
@@ -34,6 +37,7 @@ class DepthInput:
         self._sync: DepthSync[Image] = DepthSync()
         self._topic = node.resolve_topic_name('depth')
         self._calibration: CameraInfo | None = None
+        self._misses = 0
 
     @property
     def counts(self) -> DepthCounts:
@@ -80,8 +84,10 @@ class DepthInput:
         """
         tolerance_ns = round(tuning.depth_tolerance_s * 1e9)
         match = self._sync.match(tolerance_ns, tuning.depth_wait_s)
+        self._misses = self._misses + 1 if match.depth is None else 0
         if match.depth is None:
-            self._complain(_miss(match, tuning))
+            if self._misses >= MISSES_IN_A_ROW:
+                self._complain(_miss(match, tuning))
             return None
         try:
             depth_m = messages.decode_depth(match.depth)

@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros.evaluation.joint import JointAreas
@@ -184,6 +184,8 @@ class Receiver:
     ----------
     book
         Is written by a thread of this object until :meth:`close` has returned.
+    takes_points
+        Whether to subscribe to the clouds, which the node has with depth only.
     node_name
         Of the node that is listened to.
 
@@ -193,13 +195,15 @@ class Receiver:
         Of the node, those that are subscribed to and published for every frame.
     """
 
-    def __init__(self, book: FrameBook, node_name: str = 'segment') -> None:
+    def __init__(
+        self, book: FrameBook, takes_points: bool = False, node_name: str = 'segment'
+    ) -> None:
         self.topics: list[str] = []
         self._book = book
         self._arrivals: SimpleQueue[tuple[Any, Any, int] | None] = SimpleQueue()
         self._node = Node('receiver')
         self._subscribe_camera()
-        self._subscribe_node(node_name)
+        self._subscribe_node(node_name, takes_points)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._threads = [Thread(target=self._spin), Thread(target=self._write)]
@@ -215,10 +219,12 @@ class Receiver:
         ]:
             self._listen(topic, Image, qos, partial(book.take_image, topic))
 
-    def _subscribe_node(self, name: str) -> None:
+    def _subscribe_node(self, name: str, takes_points: bool) -> None:
         book = self._book
         outputs = [(topic, Image) for topic in IMAGE_ENCODINGS]
         outputs += [('camera_info', CameraInfo), ('markers', MarkerArray)]
+        if takes_points:
+            outputs.append(('points', PointCloud2))
         if vision_msgs is None:
             for topic in ('detections', 'label_info'):
                 book.checks[topic].skipped = 'vision_msgs is not installed'

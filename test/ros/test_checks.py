@@ -1,3 +1,4 @@
+from array import array
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,11 +7,15 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from sensor_msgs.msg import CameraInfo
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from panoptic_ros.geometry import CameraModel
 from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.ros.cdr import header_cdr
 from panoptic_ros.ros.checks import (
     Check,
     Checks,
@@ -20,7 +25,8 @@ from panoptic_ros.ros.checks import (
     label_info_fault,
     pixels,
 )
-from panoptic_ros.ros.messages import image_message
+from panoptic_ros.ros.messages import Picture, image_message
+from panoptic_ros.ros.points import CloudBuilder
 
 LABELS = LabelSet.load('cityscapes')
 ROAD, CAR = LABELS.class_id('road'), LABELS.class_id('car')
@@ -31,6 +37,7 @@ MAPS = 'semantic, instance: every thing pixel has an id, nothing else has'
 OF_A_THING = 'markers: namespace and id are those of a thing'
 SANE = 'markers: finite, with lifetime, each once'
 DELETED = 'markers: deleted when gone'
+POINTS = 'points: one for every pixel, labelled as the maps are'
 
 
 def marker(ns='car', marker_id=1, action=Marker.ADD, z=5.0):
@@ -237,3 +244,52 @@ def test_frame_key_is_the_whole_header():
     header = Header(frame_id='a')
     header.stamp.sec, header.stamp.nanosec = 1, 2
     assert frame_key(header) == (1, 2, 'a')
+
+
+def good_points():
+    outputs = good_outputs()
+    maps = [pixels(outputs[name]) for name in ('semantic', 'instance')]
+    cloud = CloudBuilder().build(
+        header_cdr(HEADER),
+        CameraModel.from_k(SENT.k, (3, 2)),
+        np.array([[1, 2, np.nan], [3, 4, 5]], np.float32),
+        Panoptic.from_maps(*maps, LABELS),
+        Picture(np.zeros((2, 3, 3), np.uint8), 'bgr8'),
+    )
+    return deserialize_message(cloud, PointCloud2)
+
+
+def test_good_points_pass():
+    checks = audit(good_outputs() | {'points': good_points()})
+    assert checks[POINTS].passed
+    assert checks[POINTS].looked == 1
+
+
+def no_depth_at_all(message):
+    for start in range(0, len(message.data), 24):
+        message.data[start : start + 12] = array('B', np.full(3, np.nan, np.float32).tobytes())
+
+
+def half_known(message):
+    message.data[8:12] = array('B', np.float32(np.nan).tobytes())
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (lambda m: setattr(m, 'is_dense', True), 'is_dense'),
+        (lambda m: setattr(m, 'width', 2), 'expected (3, 2, 24'),
+        (lambda m: m.data.pop(), 'row_step'),
+        (lambda m: setattr(m.fields[3], 'name', 'colour'), "'colour'"),
+        (lambda m: m.data.__setitem__(16, 99), 'label of 1 points'),
+        (lambda m: m.data.__setitem__(20, 99), 'instance of 1 points'),
+        (half_known, 'NaN in x, y and z'),
+        (no_depth_at_all, 'no point has a depth'),
+    ],
+)
+def test_points_that_break_their_promise(spoil, words):
+    message = good_points()
+    spoil(message)
+    checks = audit(good_outputs() | {'points': message})
+    assert failed(checks) == [POINTS]
+    assert words in checks[POINTS].examples[0]
