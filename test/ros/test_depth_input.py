@@ -21,7 +21,7 @@ from panoptic_ros.ros import messages
 from panoptic_ros.ros.points import POINT
 from panoptic_ros.segmenter import Segmenter
 
-NODE_ARGUMENTS = ('-p', 'depth:=true')
+NODE_ARGUMENTS = ('-p', 'depth:=true', '-p', 'tracking:=false')
 IMAGE, CAMERA_INFO = '/robot/image', '/robot/camera_info'
 DEPTH, DEPTH_INFO = '/robot/depth', '/robot/depth/camera_info'
 OUT = '/robot/segment/'
