@@ -38,6 +38,7 @@ EXTRAS = {
             'std-msgs',
             'geometry-msgs',
             'sensor-msgs',
+            'nav-msgs',
             'visualization-msgs',
             'diagnostic-msgs',
             'lifecycle-msgs',

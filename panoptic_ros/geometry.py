@@ -179,6 +179,10 @@ class Placement:
     orientation_xyzw: np.ndarray
     method: np.ndarray
 
+    def where(self, rows: np.ndarray) -> 'Placement':
+        """Return the rows chosen by a mask or an index array."""
+        return Placement(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
     def otherwise(self, other: 'Placement') -> 'Placement':
         """Return these boxes, and where there is nothing those of another placement."""
         has_place = self.method != PlacedBy.NOTHING

@@ -29,13 +29,26 @@ class DepthInput:
         Names the topics and logs.
     log
         Is told what goes wrong.
+    name
+        Of the topic, and of the parameter that switches it on.
+    may_be_empty
+        Whether an image without any depth can be used.
     """
 
-    def __init__(self, node: LifecycleNode, log: FrameLog) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        log: FrameLog,
+        name: str = 'depth',
+        *,
+        may_be_empty: bool = False,
+    ) -> None:
         self._node = node
         self._log = log
         self._sync: DepthSync[Image] = DepthSync()
-        self._topic = node.resolve_topic_name('depth')
+        self._name = name
+        self._topic = node.resolve_topic_name(name)
+        self._may_be_empty = may_be_empty
         self._calibration: CameraInfo | None = None
         self._misses = 0
 
@@ -87,10 +100,10 @@ class DepthInput:
         self._misses = self._misses + 1 if match.depth is None else 0
         if match.depth is None:
             if self._misses >= MISSES_IN_A_ROW:
-                self._complain(_miss(match, tuning))
+                self._complain(_miss(match, tuning, self._name))
             return None
         try:
-            depth_m = messages.decode_depth(match.depth)
+            depth_m = messages.decode_depth(match.depth, self._may_be_empty)
             return messages.fit_depth(depth_m, size_wh, self._calibration, calibration)
         except FrameError as error:
             self._sync.count_bad()
@@ -105,10 +118,10 @@ class DepthInput:
         )
 
 
-def _miss(match: Match[Image], tuning: Tuning) -> str:
+def _miss(match: Match[Image], tuning: Tuning, name: str) -> str:
     wanted = f'no depth within {tuning.depth_tolerance_s:g} s of the image'
     if match.offset_ns is None:
-        return f'{wanted}: none has come yet; check the topic, or switch the parameter depth off'
+        return f'{wanted}: none has come yet; check the topic, or switch the parameter {name} off'
     side = 'newer' if match.offset_ns > 0 else 'older'
     return (
         f'{wanted}: the closest is {abs(match.offset_ns) / 1e9:.3f} s {side}; see that one clock '

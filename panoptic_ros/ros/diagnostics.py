@@ -86,6 +86,29 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What is around the camera.
+
+    Parameters
+    ----------
+    closest_obstacle_m
+        To the nearest obstacle in ``~/free_space``; infinite where there is none.
+    time_to_collision_s
+        What comes too close if it goes on as it does, and in how many seconds.
+    """
+
+    closest_obstacle_m: float
+    time_to_collision_s: tuple[tuple[str, float], ...]
+
+    def values(self) -> dict[str, str]:
+        """Return what diagnostics show."""
+        values = {'closest obstacle (m)': f'{self.closest_obstacle_m:.2f}'}
+        for name, seconds in self.time_to_collision_s:
+            values[f'time to collision, {name} (s)'] = f'{seconds:.2f}'
+        return values
+
+
+@dataclass(frozen=True)
 class Situation:
     """What the node knows besides its frames.
 
@@ -105,6 +128,8 @@ class Situation:
         Why the last configure failed, else empty.
     depth
         What became of the depth images; None where none are wanted.
+    surroundings
+        What is around the camera; None where nobody wants to know.
     cpu_s
         Seconds the process has computed so far, all threads and cores together.
     resident_bytes
@@ -119,6 +144,7 @@ class Situation:
     device: str = ''
     problem: str = ''
     depth: DepthCounts | None = None
+    surroundings: Surroundings | None = None
     cpu_s: float = 0.0
     resident_bytes: int | None = None
 
@@ -283,6 +309,8 @@ def diagnostics_message(
     if situation.depth is not None:
         counts = asdict(situation.depth)
         values |= {f'depth {name}': str(count) for name, count in counts.items()}
+    if situation.surroundings is not None:
+        values |= situation.surroundings.values()
     status = DiagnosticStatus(
         level=level,
         name=f'{node_name.removeprefix("/")}: segmentation',

@@ -1,5 +1,7 @@
 """Objects in space as rviz markers: a box and a line of text each, deleted when they are gone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from builtin_interfaces.msg import Duration
 from std_msgs.msg import Header
@@ -7,14 +9,17 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.geometry import GroundPlane, PlacedBy, Placement
 from panoptic_ros.labels import LabelSet
+from panoptic_ros.occlusion import Planes
 from panoptic_ros.panoptic import Segments
 from panoptic_ros.ros.cdr import NOT_TURNED_XYZW, MarkerRow, marker_array_cdr
+from panoptic_ros.ros.frames import quaternion_xyzw
 
 TEXT_NAMESPACE = 'text'
 """Namespace of the lines of text; boxes have their class's name."""
 
 TEXT_HEIGHT_M = 0.4
 BOX_OPACITY = 0.5
+SLAB_M = 0.01
 WHITE_RGBA = (1.0, 1.0, 1.0, 1.0)
 
 _HOW = {
@@ -25,7 +30,11 @@ _HOW = {
 
 
 def object_markers(
-    things: Segments, placement: Placement, ground: GroundPlane, label_set: LabelSet
+    things: Segments,
+    placement: Placement,
+    ground: GroundPlane,
+    label_set: LabelSet,
+    carried_by: Sequence[str] = (),
 ) -> list[MarkerRow]:
     """Return a box and a line of text for every object that has a place.
 
@@ -40,6 +49,8 @@ def object_markers(
         Where they are, row by row, in an optical frame.
     ground
         Its direction is the boxes' vertical.
+    carried_by
+        What each of the things stands on, '' where that is not known; it ends the text.
     """
     placed = np.flatnonzero(placement.method != PlacedBy.NOTHING)
     class_id = things.class_id[placed]
@@ -47,8 +58,9 @@ def object_markers(
     color_rgba[:, :3] = label_set.colors_rgb[class_id] / 255
     position_m, size_m = placement.position_m[placed], placement.size_m[placed]
     above_m = position_m - ground.down * (size_m[:, 1:2] / 2 + TEXT_HEIGHT_M)
+    endings = [f', on {name}' if name else '' for name in carried_by] or [''] * len(things)
     markers = []
-    for class_number, track_id, color, position, turn, size, above, method in zip(
+    for class_number, track_id, color, position, turn, size, above, method, row in zip(
         class_id.tolist(),
         things.track_id[placed].tolist(),
         color_rgba.tolist(),
@@ -57,10 +69,11 @@ def object_markers(
         size_m.tolist(),
         above_m.tolist(),
         placement.method[placed].tolist(),
+        placed.tolist(),
         strict=True,
     ):
         name = label_set.names[class_number]
-        text = f'{name} {track_id}: {position[2]:.1f} m, {_HOW[method]}'
+        text = f'{name} {track_id}: {position[2]:.1f} m, {_HOW[method]}{endings[row]}'
         markers += (
             MarkerRow(name, track_id, Marker.CUBE, position, turn, size, color),
             MarkerRow(
@@ -75,6 +88,41 @@ def object_markers(
             ),
         )
     return markers
+
+
+def surface_markers(planes: Planes, segments: Segments, label_set: LabelSet) -> list[MarkerRow]:
+    """Return a thin slab for every surface: its pose is the plane's, z along the normal.
+
+    Parameters
+    ----------
+    planes
+        The surfaces, in an optical frame.
+    segments
+        Theirs, row by row. The marker's namespace is the class, its id the track id, 0 for stuff.
+    """
+    axes = np.stack([planes.across, np.cross(planes.normal, planes.across), planes.normal], 1)
+    color_rgba = np.full((len(planes), 4), BOX_OPACITY)
+    color_rgba[:, :3] = label_set.colors_rgb[segments.class_id] / 255
+    return [
+        MarkerRow(
+            label_set.names[class_id],
+            track_id,
+            Marker.CUBE,
+            centre,
+            quaternion_xyzw(turn),
+            (*size, SLAB_M),
+            color,
+        )
+        for class_id, track_id, centre, turn, size, color in zip(
+            segments.class_id.tolist(),
+            segments.track_id.tolist(),
+            planes.centre_m.tolist(),
+            axes,
+            planes.size_m.tolist(),
+            color_rgba.tolist(),
+            strict=True,
+        )
+    ]
 
 
 class MarkerBoard:

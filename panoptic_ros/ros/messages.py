@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         Detection3D,
         Detection3DArray,
         LabelInfo,
+        ObjectHypothesisWithPose,
     )
 
 
@@ -201,7 +202,7 @@ focal lengths relatively, the principal point in fractions of the image's width.
 """
 
 
-def decode_depth(message: Image) -> np.ndarray:
+def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
     """Decode a depth image to metres, float32 [H, W], NaN where there is no depth.
 
     No depth is 0 in 16UC1, and in 32FC1 whatever is not finite (REP 117: too near, too far,
@@ -209,7 +210,8 @@ def decode_depth(message: Image) -> np.ndarray:
     result is a view into the message where nothing has to change.
 
     Raises FrameError for another encoding, no pixels, a ``step`` shorter than a row, data of
-    another length than ``step * height``, and an image without any depth.
+    another length than ``step * height``, and an image without any depth unless
+    ``may_be_empty``.
     """
     encoding, width, height = message.encoding, message.width, message.height
     layout = _DEPTH_LAYOUTS.get(encoding)
@@ -241,7 +243,7 @@ def decode_depth(message: Image) -> np.ndarray:
     # Comparisons with NaN are false: what is not in the range is no depth.
     has_depth = cv2.inRange(depth, layout.low, layout.high)
     known = cv2.countNonZero(has_depth)
-    if not known:
+    if not known and not may_be_empty:
         raise FrameError(f'{what} has no pixel with a depth; is the camera covered?')
     if layout is _MILLIMETRES:
         depth = cv2.multiply(depth, 0.001, dtype=cv2.CV_32F)
@@ -437,17 +439,24 @@ def label_info_message(label_set: LabelSet, header: Header) -> 'LabelInfo':
 
 
 def detections_message(
-    things: Segments, names: tuple[str, ...], header: Header
+    things: Segments,
+    names: tuple[str, ...],
+    header: Header,
+    carried_by: Sequence[str] = (),
 ) -> 'Detection2DArray':
     """Return one detection for every thing: its box, class name, score and track id.
 
     Boxes are in pixels of the image; a box of one pixel at x=0 has its centre at 0.5 and size 1.
-    Needs ``vision_msgs``.
+    What a thing stands on, if ``carried_by`` names it, is a second hypothesis with score 0:
+    ``on dining table 5``. Needs ``vision_msgs``.
     """
     detections = [
         _detection(names[class_id], score, box, track_id, header)
         for class_id, score, box, track_id in _rows(things)
     ]
+    for detection, carrier in zip(detections, carried_by, strict=False):
+        if carrier:
+            detection.results.append(_hypothesis(f'on {carrier}', 0.0))
     return vision_msgs.Detection2DArray(header=header, detections=detections)
 
 
@@ -503,9 +512,7 @@ def _detection_3d(
     detection = vision_msgs.Detection3D(header=header, id=str(track_id))
     detection.bbox.center = pose
     detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z = size_m
-    result = vision_msgs.ObjectHypothesisWithPose()
-    result.hypothesis.class_id = name
-    result.hypothesis.score = score
+    result = _hypothesis(name, score)
     result.pose.pose = pose
     detection.results.append(result)
     return detection
@@ -530,8 +537,12 @@ def _detection(
     detection.bbox.center.position.y = (y0 + y1) / 2
     detection.bbox.size_x = float(x1 - x0)
     detection.bbox.size_y = float(y1 - y0)
+    detection.results.append(_hypothesis(name, score))
+    return detection
+
+
+def _hypothesis(name: str, score: float) -> 'ObjectHypothesisWithPose':
     result = vision_msgs.ObjectHypothesisWithPose()
     result.hypothesis.class_id = name
     result.hypothesis.score = score
-    detection.results.append(result)
-    return detection
+    return result

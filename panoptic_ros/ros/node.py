@@ -42,6 +42,7 @@ from panoptic_ros.ros.outputs import QOS_OVERRIDES, Outputs, qos_faults
 from panoptic_ros.ros.parameters import NodeParameters, ParameterError, Structure
 from panoptic_ros.ros.pipeline import Pipeline
 from panoptic_ros.ros.signals import StopSignal
+from panoptic_ros.ros.surroundings import OccupancyGrid
 from panoptic_ros.ros.worker import NewestWorker
 from panoptic_ros.segmenter import Segmenter, card_fusion
 
@@ -161,7 +162,7 @@ class SegmentNode(LifecycleNode):
         self._present_state, self._problem = 'configuring', ''
         with ExitStack() as undo:
             try:
-                outputs = Outputs(self, self._settings.structure.depth)
+                outputs = Outputs(self, self._settings.structure)
                 undo.callback(outputs.destroy)
                 worker = NewestWorker(self._give_up, self._wait_for)
                 undo.callback(worker.stop)
@@ -180,6 +181,11 @@ class SegmentNode(LifecycleNode):
             self.get_logger().info(
                 '~/detections and ~/label_info are off: vision_msgs is not installed (on Ubuntu '
                 'it is the package ros-DISTRO-vision-msgs)'
+            )
+        if OccupancyGrid is None:
+            self.get_logger().info(
+                '~/free_space is off: nav_msgs is not installed (on Ubuntu it is the package '
+                'ros-DISTRO-nav-msgs)'
             )
         return self._enter('inactive')
 
@@ -289,6 +295,10 @@ class SegmentNode(LifecycleNode):
                 (depth_info_topic, CameraInfo, depth.take_camera_info),
                 (depth_topic, Image, depth.take),
             ]
+        virtual_depth = self._pipeline.virtual_depth
+        if virtual_depth is not None:
+            topic = self.resolve_topic_name('virtual_depth')
+            inputs.insert(0, (topic, Image, virtual_depth.take))
         for topic, message_type, take in inputs:
             qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
             with qos_faults(topic):
@@ -319,6 +329,7 @@ class SegmentNode(LifecycleNode):
             device=engine.device if engine else '',
             problem=self._problem,
             depth=pipeline.depth.counts if pipeline and pipeline.depth else None,
+            surroundings=pipeline.surroundings if pipeline else None,
             cpu_s=process_time(),
             resident_bytes=resident_bytes(),
         )

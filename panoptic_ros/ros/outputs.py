@@ -27,14 +27,17 @@ from panoptic_ros import packing, visualize
 from panoptic_ros.depth import ObjectDepths, measure_objects
 from panoptic_ros.geometry import CameraModel, GroundPlane, Placement, place_boxes
 from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.objects import NONE, Supports, find_supports, with_roles
+from panoptic_ros.occlusion import occlusion_mask, scene_depth, support_planes
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.cdr import MarkerRow, header_cdr, image_cdr
-from panoptic_ros.ros.diagnostics import FrameTimes, timing_message
-from panoptic_ros.ros.markers import MarkerBoard, object_markers
+from panoptic_ros.ros.diagnostics import FrameTimes, Surroundings, timing_message
+from panoptic_ros.ros.markers import MarkerBoard, object_markers, surface_markers
 from panoptic_ros.ros.messages import Picture
-from panoptic_ros.ros.parameters import ParameterError, Tuning
+from panoptic_ros.ros.parameters import ParameterError, Structure, Tuning, listed
 from panoptic_ros.ros.points import CloudBuilder
+from panoptic_ros.ros.surroundings import OccupancyGrid, SurroundingsBuilder
 from panoptic_ros.segmenter import Segmentation
 
 QOS_OVERRIDES = QoSOverridingOptions(
@@ -78,6 +81,8 @@ class Result:
     find_depth
         Returns what :attr:`depth_m` is. It may wait for depth that is on its way, so what does
         not need depth is published before.
+    find_virtual_depth
+        The same for depth of virtual things.
     """
 
     header: Header
@@ -87,6 +92,7 @@ class Result:
     calibration: CameraInfo | None
     tuning: Tuning
     find_depth: Callable[[], np.ndarray | None] = no_depth
+    find_virtual_depth: Callable[[], np.ndarray | None] = no_depth
 
     @cached_property
     def header_cdr(self) -> bytes:
@@ -149,6 +155,11 @@ class Result:
         )
         return assumed if self.measured is None else self.measured.boxes.otherwise(assumed)
 
+    @cached_property
+    def supports(self) -> Supports:
+        """What carries each segment."""
+        return find_supports(self.panoptic, self.label_set, self.depth_m)
+
     @property
     def ground(self) -> GroundPlane:
         """Flat ground, where the parameters say it is."""
@@ -164,16 +175,19 @@ class Outputs:
     ----------
     node
         Its lifecycle switches the publishers on and off.
-    has_depth
-        Whether to offer what cannot be made without depth.
+    structure
+        Says what is offered, besides what can always be made.
 
-    Raises ParameterError if a QoS override cannot be used.
+    Raises ParameterError if a QoS override or the target frame cannot be used.
     """
 
-    def __init__(self, node: LifecycleNode, has_depth: bool = False) -> None:
+    def __init__(self, node: LifecycleNode, structure: Structure) -> None:
         self._node = node
-        self._has_depth = has_depth
+        self._structure = structure
         self._board = MarkerBoard()
+        self._objects_board = MarkerBoard()
+        self._surfaces_board = MarkerBoard()
+        self._surroundings = SurroundingsBuilder(node, structure.target_frame)
         self._clouds = CloudBuilder()
         self._label_info: LifecyclePublisher | None = None
         self._timing: LifecyclePublisher | None = None
@@ -200,12 +214,26 @@ class Outputs:
                 durability=DurabilityPolicy.TRANSIENT_LOCAL,
             )
         # What may wait for depth comes after all that does not.
-        if self._has_depth:
+        if self._structure.depth:
             self._add('~/points', PointCloud2, self._build_points)
             if messages.vision_msgs is not None:
                 message_type = messages.vision_msgs.Detection3DArray
                 self._add('~/detections_3d', message_type, _detections_3d)
-        self._markers = self._add('~/markers', MarkerArray, self._build_markers)
+        if OccupancyGrid is not None:
+            self._add('~/free_space', OccupancyGrid, self._surroundings.build)
+        if self._structure.virtual_depth:
+            self._add('~/occlusion', Image, _occlusion)
+        if messages.vision_msgs is not None:
+            message_type = messages.vision_msgs.Detection2DArray
+            self._add('~/object_detections', message_type, _object_detections)
+        self._boards = {
+            self._add(topic, MarkerArray, build): board
+            for topic, build, board in (
+                ('~/markers', self._build_markers, self._board),
+                ('~/objects', self._build_objects, self._objects_board),
+                ('~/support_surfaces', self._build_surfaces, self._surfaces_board),
+            )
+        }
         self._add('~/overlay', Image, _overlay)
         # Not one of those that make a frame wanted: a measurement does not change what is done.
         self._timing = self._publisher('~/timing', DiagnosticArray, depth=TIMING_DEPTH)
@@ -222,6 +250,11 @@ class Outputs:
             return self._node.create_lifecycle_publisher(
                 message_type, topic, qos, qos_overriding_options=QOS_OVERRIDES
             )
+
+    @property
+    def surroundings(self) -> Surroundings | None:
+        """What was around lately; None where nobody subscribes to ``~/free_space``."""
+        return self._surroundings.latest
 
     @property
     def is_wanted(self) -> bool:
@@ -249,10 +282,12 @@ class Outputs:
 
     def clear_markers(self, header: Header) -> None:
         """Delete all markers, because what they showed is over."""
-        self._markers.publish(self._board.clear(header))
+        for publisher, board in self._boards.items():
+            publisher.publish(board.clear(header))
 
     def destroy(self) -> None:
-        """Destroy the publishers."""
+        """Destroy the publishers, and stop listening to transforms."""
+        self._surroundings.destroy()
         for publisher in [*self._publishers, *filter(None, [self._label_info, self._timing])]:
             self._node.destroy_lifecycle_publisher(publisher)
 
@@ -266,6 +301,33 @@ class Outputs:
     def _build_markers(self, result: Result) -> bytes:
         lifetime_s = result.tuning.marker_lifetime_s
         return self._board.show(_object_markers(result), result.header_cdr, lifetime_s)
+
+    def _build_objects(self, result: Result) -> bytes:
+        chosen = _chosen_objects(result)
+        markers = []
+        if result.placement is not None:
+            markers = object_markers(
+                result.things.where(chosen),
+                result.placement.where(chosen),
+                result.ground,
+                result.label_set,
+                _carried_by(result, chosen),
+            )
+        return self._objects_board.show(
+            markers, result.header_cdr, result.tuning.marker_lifetime_s
+        )
+
+    def _build_surfaces(self, result: Result) -> bytes:
+        markers = []
+        if result.camera is not None:
+            planes = support_planes(
+                result.panoptic, result.label_set, result.camera, result.ground, result.depth_m
+            )
+            segments = result.panoptic.segments.where(planes.row)
+            markers = surface_markers(planes, segments, result.label_set)
+        return self._surfaces_board.show(
+            markers, result.header_cdr, result.tuning.marker_lifetime_s
+        )
 
 
 @contextmanager
@@ -327,6 +389,50 @@ def _detections_3d(result: Result) -> Any:
     return messages.detections_3d_message(
         result.things, result.measured.boxes, result.label_set.names, result.header
     )
+
+
+def _chosen_objects(result: Result) -> np.ndarray:
+    """Return which things are wanted on ``~/objects``, intp [n]."""
+    roles = listed(result.tuning.object_roles)
+    return np.flatnonzero(with_roles(result.things, result.label_set, roles))
+
+
+def _carried_by(result: Result, chosen: np.ndarray) -> list[str]:
+    """Return class and track id of what carries each of some things; '' where nothing does."""
+    segments, names = result.panoptic.segments, result.label_set.names
+    rows = result.supports.row[segments.is_thing][chosen]
+    return [
+        names[segments.class_id[row]] + f' {segments.track_id[row]}' * bool(segments.is_thing[row])
+        if row != NONE
+        else ''
+        for row in rows.tolist()
+    ]
+
+
+def _object_detections(result: Result) -> Any:
+    chosen = _chosen_objects(result)
+    return messages.detections_message(
+        result.things.where(chosen),
+        result.label_set.names,
+        result.header,
+        _carried_by(result, chosen),
+    )
+
+
+def _occlusion(result: Result) -> bytes | None:
+    virtual_depth_m = result.find_virtual_depth()
+    if virtual_depth_m is None or (result.depth_m is None and result.placement is None):
+        return None
+    real_depth_m = result.depth_m
+    if real_depth_m is None:
+        real_depth_m = scene_depth(
+            result.panoptic,
+            result.label_set,
+            result.camera,
+            result.ground,
+            result.placement.base_m[:, 2],
+        )
+    return result.image(occlusion_mask(virtual_depth_m, real_depth_m) * np.uint8(255))
 
 
 def _object_markers(result: Result) -> list[MarkerRow]:

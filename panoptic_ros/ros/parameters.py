@@ -42,9 +42,12 @@ def _parameter(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    several: bool = False,
     read_only: bool = False,
 ) -> Any:
     constraint = f'one of {", ".join(choices)}' if choices else ''
+    if several:
+        constraint = f'nothing or, with commas between them, some of {", ".join(choices)}'
     descriptor = ParameterDescriptor(
         description=f'{description} [{unit}]' if unit else description,
         additional_constraints=constraint,
@@ -57,7 +60,12 @@ def _parameter(
     elif not expected:
         descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
         expected = f'a whole number, {low} to {high} {unit}'.rstrip()
-    metadata = {'descriptor': descriptor, 'choices': choices, 'expected': expected}
+    metadata = {
+        'descriptor': descriptor,
+        'choices': choices,
+        'several': several,
+        'expected': expected,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -111,6 +119,16 @@ class Structure:
         False,
         'Take depth images that are aligned to the image from the topic depth (32FC1 metres, or '
         '16UC1 millimetres), for objects and points in space',
+    )
+    virtual_depth: bool = _parameter(
+        False,
+        'Take depth images of virtual things from the topic virtual_depth and say on ~/occlusion '
+        'which of their pixels real things hide',
+    )
+    target_frame: str = _parameter(
+        '',
+        'Frame of ~/free_space, through tf2, whose x-y plane is the ground, such as '
+        'base_footprint or odom; empty for the frame of the image',
     )
 
 
@@ -215,6 +233,49 @@ class Tuning:
         'Boxes measured by depth stand upright on the ground and are turned to fit closely, which '
         'needs camera_pitch_rad; if false, they lie along the axes of the camera',
     )
+    object_roles: str = _parameter(
+        '',
+        'Only objects with one of these roles are on ~/objects; empty for all',
+        choices=tuple(sorted(ROLES)),
+        several=True,
+    )
+    grid_length_m: float = _parameter(
+        20.0, 'How far ~/free_space reaches ahead of the camera', unit='m', low=1.0, high=100.0
+    )
+    grid_width_m: float = _parameter(
+        10.0, 'How wide ~/free_space is, the camera in the middle', unit='m', low=1.0, high=100.0
+    )
+    grid_resolution_m: float = _parameter(
+        0.1, 'Side of a cell of ~/free_space', unit='m', low=0.05, high=5.0
+    )
+    walkable_cost: int = _parameter(
+        50,
+        'What cells of ~/free_space are worth where one may walk but not drive: from 0, as good '
+        'as a road, to 100, as bad as a wall',
+        low=0,
+        high=100,
+    )
+    agent_margin_m: float = _parameter(
+        0.5,
+        'How far around people and vehicles ~/free_space is occupied too',
+        unit='m',
+        low=0.0,
+        high=10.0,
+    )
+    obstacle_height_m: float = _parameter(
+        2.0,
+        'What is higher above the ground is no obstacle in ~/free_space; counts with depth',
+        unit='m',
+        low=0.1,
+        high=100.0,
+    )
+    collision_radius_m: float = _parameter(
+        1.5,
+        'Diagnostics tell when people and vehicles come so near to the camera',
+        unit='m',
+        low=0.1,
+        high=100.0,
+    )
     image_timeout_s: float = _parameter(
         2.0, 'Diagnostics warn after so long without an image', unit='s', low=0.1, high=3600.0
     )
@@ -307,10 +368,17 @@ def _declare(node: Node, group: type[Group]) -> Group:
     return _changed(group(), values.values())
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Return the entries of a text with commas between them."""
+    return tuple(entry.strip() for entry in text.split(',') if entry.strip())
+
+
 def _choice_fault(parameter: Parameter) -> str:
     declared = _FIELDS[Structure].get(parameter.name) or _FIELDS[Tuning].get(parameter.name)
     choices = declared.metadata['choices'] if declared else ()
     if not choices or parameter.value in choices:
+        return ''
+    if declared.metadata['several'] and set(listed(parameter.value)) <= set(choices):
         return ''
     expected = declared.metadata['expected']
     return f'parameter {parameter.name} is {parameter.value!r}; expected {expected}'

@@ -10,7 +10,7 @@ from std_msgs.msg import Header
 from panoptic_ros.errors import EngineError, FrameError
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.depth_input import DepthInput
-from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
+from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes, Surroundings
 from panoptic_ros.ros.messages import stamp_ns
 from panoptic_ros.ros.outputs import Outputs, Result, no_depth
 from panoptic_ros.ros.parameters import NodeParameters, Tuning
@@ -46,6 +46,8 @@ class Pipeline:
         What became of the frames.
     depth
         Where depth images go; None where the parameters want none.
+    virtual_depth
+        Where depth images of virtual things go; None where the parameters want none.
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class Pipeline:
         self.segmenter = segmenter
         self.log = FrameLog()
         self.depth = DepthInput(node, self.log) if parameters.structure.depth else None
+        self.virtual_depth = None
+        if parameters.structure.virtual_depth:
+            self.virtual_depth = DepthInput(node, self.log, 'virtual_depth', may_be_empty=True)
         self._node = node
         self._worker = worker
         self._outputs = outputs
@@ -68,6 +73,11 @@ class Pipeline:
         self._tuning: Tuning | None = None
         self._calibration: CameraInfo | None = None
         self._last_header: Header | None = None
+
+    @property
+    def surroundings(self) -> Surroundings | None:
+        """What was around lately; None where nobody wants to know."""
+        return self._outputs.surroundings
 
     # On the executor's thread.
 
@@ -118,8 +128,8 @@ class Pipeline:
         taken_ns = monotonic_ns()
         self.log.count_begun(taken_ns)
         logger = self._node.get_logger()
-        if self.depth is not None:
-            self.depth.begin(message.header)
+        for depth_input in filter(None, (self.depth, self.virtual_depth)):
+            depth_input.begin(message.header)
         try:
             if isinstance(message, Image):
                 picture = messages.decode_image(message)
@@ -147,9 +157,12 @@ class Pipeline:
         tracked_ns = monotonic_ns()
         self._compare_stamps(topic, header)
         calibration = self._calibration
-        find_depth = no_depth
-        if self.depth is not None:
-            find_depth = partial(self.depth.find, picture.size_wh, calibration, tuning)
+        find_depth, find_virtual_depth = (
+            no_depth
+            if depth_input is None
+            else partial(depth_input.find, picture.size_wh, calibration, tuning)
+            for depth_input in (self.depth, self.virtual_depth)
+        )
         self._outputs.publish(
             Result(
                 header=header,
@@ -159,6 +172,7 @@ class Pipeline:
                 calibration=calibration,
                 tuning=tuning,
                 find_depth=find_depth,
+                find_virtual_depth=find_virtual_depth,
             )
         )
         done_ns = monotonic_ns()
