@@ -94,7 +94,7 @@ class Surroundings:
     closest_obstacle_m
         To the nearest obstacle in ``~/free_space``; infinite where there is none.
     time_to_collision_s
-        What comes too close if it goes on as it does, and in how many seconds.
+        What comes too close soon if it goes on as it does, and in how many seconds.
     """
 
     closest_obstacle_m: float

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 WARN_PERIOD_S = 5.0
 """A warning about transforms is not repeated within so many seconds."""
 
+HORIZON_S = 30.0
+"""A collision that is farther off is none yet."""
+
 KEPT_NS = 2_000_000_000
 """What was around is not reported for longer than this."""
 
@@ -159,7 +162,7 @@ class SurroundingsBuilder:
 
     def _look_around(self, result: 'Result', camera: CameraPose, found: FreeSpace) -> Surroundings:
         tuning, agents = result.tuning, found.agents
-        if not True:  # ids mean nothing beyond a frame
+        if not tuning.tracking:  # ids mean nothing beyond a frame
             self._motion.reset()
             return Surroundings(found.closest_obstacle_m, ())
         position = agents.position_xy_m - camera.position_m[:2]
@@ -171,6 +174,6 @@ class SurroundingsBuilder:
             found.closest_obstacle_m,
             tuple(
                 (f'{names[class_id[row]]} {agents.track_id[row]}', float(seconds[row]))
-                for row in np.flatnonzero(np.isfinite(seconds)).tolist()
+                for row in np.flatnonzero(seconds <= HORIZON_S).tolist()
             ),
         )

@@ -16,6 +16,7 @@ Rules, below ``rviz_default_plugins/src/rviz_default_plugins/displays`` but the 
 
 import math
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ TYPE_OF_DISPLAY = {
     'rviz_default_plugins/Image': Image,
     'rviz_default_plugins/MarkerArray': MarkerArray,
 }
+if find_spec('nav_msgs') is not None:
+    from nav_msgs.msg import OccupancyGrid
+
+    TYPE_OF_DISPLAY['rviz_default_plugins/Map'] = OccupancyGrid
 POLICIES = {
     'History Policy': {
         'System Default': HistoryPolicy.SYSTEM_DEFAULT,
@@ -63,7 +68,8 @@ POLICIES = {
 def displays() -> list[dict[str, Any]]:
     """Return what config/segment.rviz subscribes to."""
     config = yaml.safe_load(resource('config', 'segment.rviz').read_text(encoding='utf-8'))
-    return [d for d in config['Visualization Manager']['Displays'] if 'Topic' in d]
+    found = [d for d in config['Visualization Manager']['Displays'] if 'Topic' in d]
+    return [d for d in found if d['Class'] in TYPE_OF_DISPLAY]
 
 
 def topic_of(display: dict[str, Any]) -> str:
@@ -133,10 +139,12 @@ def test_object_ids_are_told_apart_by_their_grey(shown) -> None:
 
 
 def test_markers_are_drawn_without_a_complaint(shown) -> None:
-    (message,) = (m for m in shown.values() if isinstance(m, MarkerArray))
-    named = [(m.ns, m.id) for m in message.markers]
-    assert len(set(named)) == len(named) > 0
-    for marker in message.markers:
+    arrays = [m for m in shown.values() if isinstance(m, MarkerArray)]
+    assert len(arrays) == 3
+    for message in arrays:
+        named = [(m.ns, m.id) for m in message.markers]
+        assert len(set(named)) == len(named) > 0
+    for marker in (marker for message in arrays for marker in message.markers):
         assert marker.action in (Marker.ADD, Marker.DELETE, Marker.DELETEALL)
         assert marker.header.frame_id
         p, q, s, c = marker.pose.position, marker.pose.orientation, marker.scale, marker.color

@@ -6,14 +6,21 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from rclpy.serialization import deserialize_message
+from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.geometry import GroundPlane, PlacedBy, Placement, upright_xyzw
 from panoptic_ros.labels import LabelSet
+from panoptic_ros.occlusion import Planes
 from panoptic_ros.panoptic import Segments
 from panoptic_ros.ros.cdr import MarkerRow, header_cdr
-from panoptic_ros.ros.markers import TEXT_HEIGHT_M, MarkerBoard, object_markers
+from panoptic_ros.ros.markers import (
+    TEXT_HEIGHT_M,
+    MarkerBoard,
+    object_markers,
+    surface_markers,
+)
 
 LABELS = LabelSet.load('cityscapes')
 PERSON, CAR = LABELS.class_id('person'), LABELS.class_id('car')
@@ -103,6 +110,37 @@ def test_boxes_stand_upright_when_the_camera_looks_down() -> None:
     )
     up = np.array([text.pose.position.y - 0.5, text.pose.position.z - 10.0])
     assert up / np.linalg.norm(up) == pytest.approx([-math.cos(pitch_rad), -math.sin(pitch_rad)])
+
+
+def test_what_an_object_stands_on_ends_its_text() -> None:
+    objects, places = things((CAR, 1), (CAR, 2), (CAR, 3)), placement(*[PlacedBy.GROUND] * 3)
+    places.method[0] = PlacedBy.NOTHING
+    found = object_markers(objects, places, GroundPlane(1.5), LABELS, ['table 9', 'road', ''])
+    assert [row.text for row in found if row.text] == [
+        'car 2: 10.0 m, on the ground, on road',
+        'car 3: 10.0 m, on the ground',
+    ]
+
+
+def test_a_surface_is_a_slab_with_the_pose_of_its_plane() -> None:
+    # A road 1.5 m below a level camera, 6 m wide and 4 m long.
+    planes = Planes(
+        row=np.array([3]),
+        normal=np.array([[0.0, -1, 0]]),
+        centre_m=np.array([[1.0, 1.5, 8]]),
+        size_m=np.array([[6.0, 4]]),
+        across=np.array([[1.0, 0, 0]]),
+        inliers=np.ones(1, np.float32),
+    )
+    segments = things((CAR, 7))
+    (slab,) = shown(MarkerBoard(), surface_markers(planes, segments, LABELS))
+    assert (slab.ns, slab.id, slab.type) == ('car', 7, Marker.CUBE)
+    position, q = slab.pose.position, slab.pose.orientation
+    assert (position.x, position.y, position.z) == (1.0, 1.5, 8.0)
+    axes = Rotation.from_quat([q.x, q.y, q.z, q.w]).apply(np.eye(3))
+    assert axes == pytest.approx(np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]), abs=1e-9)
+    assert (slab.scale.x, slab.scale.y) == (6.0, 4.0)
+    assert 0 < slab.scale.z < 0.1
 
 
 def test_objects_without_a_place_have_no_marker() -> None:

@@ -586,6 +586,39 @@ class Detection3D:
 
 
 @dataclass(slots=True)
+class Point2D:
+    x: float = 0.0
+    y: float = 0.0
+
+
+@dataclass(slots=True)
+class Pose2D:
+    position: Point2D = field(default_factory=Point2D)
+    theta: float = 0.0
+
+
+@dataclass(slots=True)
+class BoundingBox2D:
+    center: Pose2D = field(default_factory=Pose2D)
+    size_x: float = 0.0
+    size_y: float = 0.0
+
+
+@dataclass(slots=True)
+class Detection2D:
+    header: Header = field(default_factory=Header)
+    results: list[ObjectHypothesisWithPose] = field(default_factory=list)
+    bbox: BoundingBox2D = field(default_factory=BoundingBox2D)
+    id: str = ''
+
+
+@dataclass(slots=True)
+class Detection2DArray:
+    header: Header = field(default_factory=Header)
+    detections: list[Detection2D] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Detection3DArray:
     header: Header = field(default_factory=Header)
     detections: list[Detection3D] = field(default_factory=list)
@@ -593,6 +626,8 @@ class Detection3DArray:
 
 STAND_IN = SimpleNamespace(
     ObjectHypothesisWithPose=ObjectHypothesisWithPose,
+    Detection2D=Detection2D,
+    Detection2DArray=Detection2DArray,
     Detection3D=Detection3D,
     Detection3DArray=Detection3DArray,
 )
@@ -623,3 +658,16 @@ def test_detections_3d(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     (result,) = car.results
     assert (result.hypothesis.class_id, result.hypothesis.score) == ('car', 0.75)
     assert result.pose.pose == pose
+
+
+def test_what_a_thing_stands_on_is_a_second_hypothesis(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, 'vision_msgs', STAND_IN)
+    names = LabelSet.load('cityscapes').names
+    message = messages.detections_message(two_things(), names, HEADER, ['road', ''])
+    said = [
+        [(r.hypothesis.class_id, r.hypothesis.score) for r in detection.results]
+        for detection in message.detections
+    ]
+    assert said == [[('car', 0.75), ('on road', 0.0)], [('person', 0.5)]]
+    plain = messages.detections_message(two_things(), names, HEADER)
+    assert [len(detection.results) for detection in plain.detections] == [1, 1]

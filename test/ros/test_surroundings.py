@@ -170,6 +170,34 @@ def test_diagnostics_tell_the_closest_obstacle_and_nothing_comes_closer(ask, pee
     assert not [key for key in found if key.startswith('time to collision')]
 
 
+def test_diagnostics_tell_when_a_car_comes_closer(ask, peer, scene_bgr) -> None:
+    peer.subscribe(DiagnosticArray, '/diagnostics')
+    peer.subscribe(OccupancyGrid, OUT + 'free_space')
+    approaching = scene_bgr.copy()
+    approaching[:, 80:112] = scene_bgr[:, 64:65]  # only the left car
+
+    def collisions() -> dict[str, float]:
+        for foot in range(44, 63, 2):  # from 7.6 m to 4.4 m in a second
+            approaching[16:, 16:48] = scene_bgr[63, 63]
+            approaching[16:foot, 16:48] = scene_bgr[20, 20]
+            approaching[32:40, 32:40] = scene_bgr[34, 34]  # the centre stays
+            image = messages.image_message(approaching, peer.header(ahead_s=0.09))
+            peer.exchange(IMAGE, image, OUT + 'free_space')
+        seen = peer.received['/diagnostics']
+        count = len(seen)
+        peer.wait_until(lambda: len(seen) > count, 'diagnostics')
+        return {
+            v.key: float(v.value)
+            for v in seen[-1].status[0].values
+            if v.key.startswith('time to collision, car ')
+        }
+
+    found = peer.wait_until(collisions, 'a collision')
+    (seconds,) = found.values()
+    # At 3 to 4 m/s to 1.5 m: (4.4 - 1.5) m take about a second.
+    assert 0.5 < seconds < 1.5
+
+
 # ---- a grid in another frame ----
 
 
