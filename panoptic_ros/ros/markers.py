@@ -1,5 +1,6 @@
 """Objects in space as rviz markers: a box and a line of text each, deleted when they are gone."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,12 +35,13 @@ def object_markers(
     placement: Placement,
     ground: GroundPlane,
     label_set: LabelSet,
+    velocity_m_s: np.ndarray | None = None,
     carried_by: Sequence[str] = (),
 ) -> list[MarkerRow]:
     """Return a box and a line of text for every object that has a place.
 
-    The text says what the object is, how far away (along the optical axis), and whether that is
-    measured or what it is assumed from.
+    The text says what the object is, how far away (along the optical axis), whether that is
+    measured or what it is assumed from, and how fast it moves relative to the camera.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ def object_markers(
         Where they are, row by row, in an optical frame.
     ground
         Its direction is the boxes' vertical.
+    velocity_m_s
+        Float [n, 3], relative to the camera, NaN where it is not known; None if it never is.
     carried_by
         What each of the things stands on, '' where that is not known; it ends the text.
     """
@@ -58,7 +62,7 @@ def object_markers(
     color_rgba[:, :3] = label_set.colors_rgb[class_id] / 255
     position_m, size_m = placement.position_m[placed], placement.size_m[placed]
     above_m = position_m - ground.down * (size_m[:, 1:2] / 2 + TEXT_HEIGHT_M)
-    endings = [f', on {name}' if name else '' for name in carried_by] or [''] * len(things)
+    endings = _endings(len(things), velocity_m_s, carried_by)
     markers = []
     for class_number, track_id, color, position, turn, size, above, method, row in zip(
         class_id.tolist(),
@@ -88,6 +92,18 @@ def object_markers(
             ),
         )
     return markers
+
+
+def _endings(count: int, velocity_m_s: np.ndarray | None, carried_by: Sequence[str]) -> list[str]:
+    """How the text of each thing ends."""
+    endings = [''] * count
+    if velocity_m_s is not None:
+        speeds_m_s = np.linalg.norm(velocity_m_s, axis=1).tolist()
+        endings = ['' if math.isnan(speed) else f', {speed:.1f} m/s' for speed in speeds_m_s]
+    if carried_by:
+        names = [f', on {name}' if name else '' for name in carried_by]
+        endings = [ending + name for ending, name in zip(endings, names, strict=True)]
+    return endings
 
 
 def surface_markers(planes: Planes, segments: Segments, label_set: LabelSet) -> list[MarkerRow]:

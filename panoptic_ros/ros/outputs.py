@@ -39,6 +39,7 @@ from panoptic_ros.ros.parameters import ParameterError, Structure, Tuning, liste
 from panoptic_ros.ros.points import CloudBuilder
 from panoptic_ros.ros.surroundings import OccupancyGrid, SurroundingsBuilder
 from panoptic_ros.segmenter import Segmentation
+from panoptic_ros.tracking import Tracker
 
 QOS_OVERRIDES = QoSOverridingOptions(
     [
@@ -52,6 +53,9 @@ QOS_OVERRIDES = QoSOverridingOptions(
 
 TIMING_DEPTH = 100
 """Who measures wants the times of all frames, and they are small."""
+
+POSITION_NOISE = 0.02
+"""Standard deviation of the middle of a measured box, as a share of its depth."""
 
 Build = Callable[['Result'], Any]
 
@@ -83,6 +87,8 @@ class Result:
         not need depth is published before.
     find_virtual_depth
         The same for depth of virtual things.
+    tracker
+        Gave the objects their ids; None if these mean nothing beyond the frame.
     """
 
     header: Header
@@ -93,6 +99,7 @@ class Result:
     tuning: Tuning
     find_depth: Callable[[], np.ndarray | None] = no_depth
     find_virtual_depth: Callable[[], np.ndarray | None] = no_depth
+    tracker: Tracker | None = None
 
     @cached_property
     def header_cdr(self) -> bytes:
@@ -159,6 +166,15 @@ class Result:
     def supports(self) -> Supports:
         """What carries each segment."""
         return find_supports(self.panoptic, self.label_set, self.depth_m)
+
+    @cached_property
+    def velocity_m_s(self) -> np.ndarray:
+        """How the objects move relative to the camera, float32 [n, 3]; NaN where not known."""
+        if self.measured is None or self.tracker is None:
+            return np.full((len(self.things), 3), np.nan, np.float32)
+        noise_m = POSITION_NOISE * self.measured.depth_m
+        self.tracker.locate(self.measured.boxes.position_m, noise_m)
+        return self.tracker.tracks.velocity_m_s
 
     @property
     def ground(self) -> GroundPlane:
@@ -311,6 +327,7 @@ class Outputs:
                 result.placement.where(chosen),
                 result.ground,
                 result.label_set,
+                result.velocity_m_s[chosen],
                 _carried_by(result, chosen),
             )
         return self._objects_board.show(
@@ -438,7 +455,9 @@ def _occlusion(result: Result) -> bytes | None:
 def _object_markers(result: Result) -> list[MarkerRow]:
     if result.placement is None:
         return []
-    return object_markers(result.things, result.placement, result.ground, result.label_set)
+    return object_markers(
+        result.things, result.placement, result.ground, result.label_set, result.velocity_m_s
+    )
 
 
 def _overlay(result: Result) -> bytes:

@@ -173,6 +173,7 @@ class Pipeline:
                 tuning=tuning,
                 find_depth=find_depth,
                 find_virtual_depth=find_virtual_depth,
+                tracker=self._tracker if tuning.tracking else None,
             )
         )
         done_ns = monotonic_ns()

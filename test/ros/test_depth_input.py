@@ -1,6 +1,7 @@
 """Depth over DDS: what it gives, and that bad depth never stops the masks."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ def texts(answer: MarkerArray) -> list[str]:
     return sorted(m.text for m in answer.markers if m.text and m.action == Marker.ADD)
 
 
+SPEED = re.compile(r', measured, (\S+) m/s$')
 ARE_MEASURED = ['car 1: 4.0 m, measured', 'car 2: 4.0 m, measured']
 
 
@@ -304,6 +306,27 @@ def test_boxes_can_be_turned(peer, exchange, depth_m) -> None:
     peer.wait_until(is_tilted, 'upright boxes')
     set_parameter(peer, 'turn_boxes', False)
     set_parameter(peer, 'camera_pitch_rad', 0.0)
+
+
+def test_speeds_of_objects_that_are_tracked(peer, exchange, depth_m, instance) -> None:
+    set_parameter(peer, 'tracking', True)
+    peer.subscribe(MarkerArray, OUT + 'markers')
+    start = peer.header(ahead_s=10.0)
+    speeds = []
+
+    def receding(header: Header) -> Image:
+        passed_s = (messages.stamp_ns(header) - messages.stamp_ns(start)) / 1e9
+        depth_m[instance > 0] = CARS_M + 2.0 * passed_s
+        return depth_message(depth_m, header)
+
+    def are_known() -> bool:
+        peer.header(ahead_s=0.1)
+        (answer,) = exchange(receding, 'markers')
+        speeds[:] = [float(m.group(1)) for t in texts(answer) if (m := SPEED.search(t))]
+        return len(speeds) == 2 and all(abs(speed - 2.0) <= 0.2 for speed in speeds)
+
+    peer.wait_until(are_known, 'the speeds')
+    set_parameter(peer, 'tracking', False)
 
 
 def test_without_anybody_who_wants_depth_it_is_not_looked_for(peer, exchange, depth_m) -> None:

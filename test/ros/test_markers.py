@@ -97,6 +97,15 @@ def test_what_depth_has_measured_is_said() -> None:
     assert text.text == 'person 1: 10.0 m, measured'
 
 
+def test_a_known_speed_is_said() -> None:
+    two = things((PERSON, 1), (CAR, 2), (CAR, 3))
+    places = placement(PlacedBy.DEPTH, PlacedBy.NOTHING, PlacedBy.DEPTH)
+    velocity_m_s = np.array([[0.0, 3.0, -4.0], [1.0, 1.0, 1.0], [np.nan] * 3])
+    found = object_markers(two, places, GroundPlane(1.5), LABELS, velocity_m_s)
+    texts = [row.text for row in found if row.text]
+    assert texts == ['person 1: 10.0 m, measured, 5.0 m/s', 'car 3: 10.0 m, measured']
+
+
 def test_boxes_stand_upright_when_the_camera_looks_down() -> None:
     pitch_rad = 0.4
     box, text = markers(
@@ -115,7 +124,8 @@ def test_boxes_stand_upright_when_the_camera_looks_down() -> None:
 def test_what_an_object_stands_on_ends_its_text() -> None:
     objects, places = things((CAR, 1), (CAR, 2), (CAR, 3)), placement(*[PlacedBy.GROUND] * 3)
     places.method[0] = PlacedBy.NOTHING
-    found = object_markers(objects, places, GroundPlane(1.5), LABELS, ['table 9', 'road', ''])
+    carried_by = ['table 9', 'road', '']
+    found = object_markers(objects, places, GroundPlane(1.5), LABELS, carried_by=carried_by)
     assert [row.text for row in found if row.text] == [
         'car 2: 10.0 m, on the ground, on road',
         'car 3: 10.0 m, on the ground',
