@@ -22,7 +22,7 @@ SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the sourc
 PARAMETERS = ('model', 'engine', 'image_transport', 'autostart', 'tracking')
 
 # Topics that config/segment.rviz shows.
-SHOWN = ('overlay', 'semantic', 'instance', 'markers')
+SHOWN = ('overlay', 'semantic', 'instance', 'markers', 'objects', 'support_surfaces', 'free_space')
 
 ARGUMENTS = (
     ('image_topic', 'image', 'Camera images, sensor_msgs/Image'),

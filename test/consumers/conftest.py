@@ -184,8 +184,36 @@ def assert_compatible(peer: Any) -> Callable[[str, 'QoSProfile'], None]:
     return check
 
 
-def sensor_data(depth: int) -> 'QoSProfile':
-    """Return ``rmw_qos_profile_sensor_data`` with another depth."""
-    from rclpy.qos import QoSProfile, ReliabilityPolicy
+CAMERA_IN_ODOM_M = (3.0, -2.0, 1.5)
 
-    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+# The transform that a robot's tf would give: the camera looks along x of odom.
+TF2_ROS = f"""
+from geometry_msgs.msg import TransformStamped
+
+class TransformException(Exception):
+    pass
+
+class Buffer:
+    def lookup_transform(self, target, source, time, timeout):
+        assert target == 'odom'
+        found = TransformStamped()
+        shift, turn = found.transform.translation, found.transform.rotation
+        shift.x, shift.y, shift.z = {CAMERA_IN_ODOM_M}
+        turn.x, turn.y, turn.z, turn.w = -0.5, 0.5, -0.5, 0.5
+        return found
+
+class TransformListener:
+    def __init__(self, buffer, node):
+        pass
+
+    def unregister(self):
+        pass
+"""
+
+
+@pytest.fixture
+def camera_in_odom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float, float]:
+    """Give nodes that are started a tf2 that knows where the camera is in odom; return where."""
+    (tmp_path / 'tf2_ros.py').write_text(TF2_ROS, encoding='utf-8')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    return CAMERA_IN_ODOM_M

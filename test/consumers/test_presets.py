@@ -28,12 +28,14 @@ def content(preset: Path) -> dict[str, Any]:
 
 def test_there_is_one_for_every_consumer() -> None:
     assert {preset.stem for preset in PRESETS} == {
-        *('nav2', 'nvblox', 'hydra', 'panoptic_mapping', 'octomap'),
+        *('nav2', 'nav2_free_space', 'nvblox', 'hydra', 'panoptic_mapping', 'octomap'),
     }
 
 
 @pytest.mark.parametrize('preset', PRESETS, ids=lambda path: path.stem)
-def test_the_node_takes_it_without_a_warning(start_node, peer, tiny_model, preset: Path) -> None:
+def test_the_node_takes_it_without_a_warning(
+    start_node, peer, tiny_model, camera_in_odom, preset: Path
+) -> None:
     node = start_node(
         *('--params-file', str(preset), '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime')
     )

@@ -61,14 +61,23 @@ def test_parameter_file_is_one_that_ros_reads(context: Context, tmp_path: Path) 
         node.destroy_node()
 
 
+def launch_constant(name: str) -> ast.expr:
+    """Return what the launch file, which imports what is not here, assigns to a name."""
+    module = ast.parse(LAUNCH_FILE.read_text())
+    (value,) = (
+        statement.value
+        for statement in module.body
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == name
+    )
+    return value
+
+
 def test_every_parameter_is_explained() -> None:
-    lines = PARAMETERS.read_text().splitlines()
+    paragraphs = PARAMETERS.read_text().split('\n\n')
     for name in asdict(Structure()) | asdict(Tuning()):
-        (at,) = (i for i, line in enumerate(lines) if line.strip().startswith(f'{name}:'))
-        above = [line.strip() for line in lines[:at][::-1]]
+        (paragraph,) = (p for p in paragraphs if f'\n    {name}:' in p)
         # Neighbours may share their comment.
-        comment = next(line for line in above if not line.endswith(('-1.0',)))
-        assert comment.startswith('# '), name
+        assert paragraph.strip().startswith('# '), name
 
 
 # What rviz 2 reads, by class; it passes over keys it does not know without a word.
@@ -77,10 +86,12 @@ RVIZ_KEYS = {
     'rviz_default_plugins/Image': DISPLAY
     | {'Topic', 'Normalize Range', 'Min Value', 'Max Value', 'Median window'},
     'rviz_default_plugins/MarkerArray': DISPLAY | {'Topic', 'Namespaces'},
+    'rviz_default_plugins/Map': DISPLAY | {'Topic', 'Alpha', 'Color Scheme', 'Draw Behind'},
     'rviz_default_plugins/Axes': DISPLAY | {'Reference Frame', 'Length', 'Radius'},
 }
 TOPIC = {
-    'Value': {f'/segment/{name}' for name in ('overlay', 'semantic', 'instance', 'markers')},
+    # The launch file gives these the node's namespace.
+    'Value': {f'/segment/{name}' for name in ast.literal_eval(launch_constant('SHOWN'))},
     'Depth': {1},
     'History Policy': {'Keep Last'},
     'Reliability Policy': {'Reliable'},
@@ -134,12 +145,7 @@ def test_fast_dds_profile() -> None:
 
 
 def launch_arguments() -> set[str]:
-    module = ast.parse(LAUNCH_FILE.read_text())
-    (names,) = (
-        [element.elts[0].value for element in statement.value.elts]
-        for statement in module.body
-        if isinstance(statement, ast.Assign) and statement.targets[0].id == 'ARGUMENTS'
-    )
+    names = [element.elts[0].value for element in launch_constant('ARGUMENTS').elts]
     assert len(names) == len(set(names))
     return set(names)
 
