@@ -46,6 +46,12 @@ COMMANDS = (
         'record the synthetic street, a video or a data set as a rosbag2',
         'ros',
     ),
+    Command(
+        'soak',
+        'panoptic_ros.ros.soak',
+        'run the node for long with all kinds of input and prove that it stays as it is',
+        'ros',
+    ),
     Command('evaluate', 'panoptic_ros.evaluation.evaluate', 'measure a model on a data set'),
     Command(
         'build-engine',

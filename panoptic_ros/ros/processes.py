@@ -65,6 +65,20 @@ class Process:
         """None while it runs."""
         return self._process.poll()
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it without its doing."""
+        self._process.kill()
+        self._process.wait()
+
     def interrupt(self, timeout_s: float = 20.0) -> int:
         """Send SIGINT, wait, and return the exit code; kill it if it does not end in time."""
         if self.exit_code is None:
@@ -72,7 +86,7 @@ class Process:
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.kill()
             return self._process.wait()
 
     def tail(self, lines: int = 20) -> str:
