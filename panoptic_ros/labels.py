@@ -11,6 +11,7 @@ import yaml
 
 from panoptic_ros.errors import LabelSetError
 from panoptic_ros.resources import resource
+from panoptic_ros.untrusted import read_yaml
 
 VOID = 255
 """Class id of pixels that have no class."""
@@ -181,7 +182,7 @@ class LabelSet:
         if not path.is_file():
             raise LabelSetError(f'label set file {path} does not exist')
         try:
-            data = yaml.safe_load(path.read_text(encoding='utf-8'))
+            data = read_yaml(path)
         except yaml.YAMLError as error:
             raise LabelSetError(f'label set file {path} is not valid YAML: {error}') from error
         if not isinstance(data, dict) or not isinstance(data.get('classes'), list):

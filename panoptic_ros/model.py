@@ -14,7 +14,6 @@ Nothing is used before its SHA-256 agrees with the card, and no path of a card l
 import hashlib
 import re
 import shutil
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -26,6 +25,7 @@ import yaml
 from panoptic_ros.errors import LabelSetError, ModelError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.resources import resource
+from panoptic_ros.untrusted import has_external_data, read_npz, read_yaml
 
 CARD = 'card.yaml'
 GOLDEN = 'golden.npz'
@@ -133,6 +133,11 @@ class ModelCard:
     metrics: tuple[Metric, ...] = ()
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r'[^\x00-\x1f/\\]{1,100}', self.name):
+            raise ModelError(
+                f'a model is called {self.name[:120]!r}; expected a name of 1 to 100 characters, '
+                'no slash among them: files are named after it'
+            )
         if self.head not in HEADS:
             raise ModelError(
                 f'model {self.name!r} has head kind {self.head!r}; this version knows '
@@ -205,7 +210,9 @@ class Model:
                 f'model {self.card.name!r} has no {precision} file; it has '
                 f'{", ".join(self.card.files)}'
             )
-        return self._verified(self.card.files[precision])
+        path = self._verified(self.card.files[precision])
+        _refuse_external_data(path)
+        return path
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the golden image, uint8 [H, W, 3] RGB, and the outputs it must give.
@@ -215,9 +222,8 @@ class Model:
         """
         path = self._verified(self.card.golden)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            arrays = read_npz(path)
+        except (OSError, ValueError) as error:
             raise ModelError(
                 f'golden file {path} is not a usable .npz ({_one_line(error)}); export the '
                 'model again'
@@ -441,10 +447,12 @@ def _label_set_at(name: str, folder: Path) -> LabelSet:
 
 
 def _refuse_external_data(path: Path) -> None:
-    import onnx  # only who exports a model needs it
-
-    model = onnx.load(path, load_external_data=False)
-    if any(tensor.external_data for tensor in model.graph.initializer):
+    # A runtime would read any file that the network names.
+    try:
+        is_split = has_external_data(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f'{path} is not ONNX: {error}; export the model again') from error
+    if is_split:
         raise ModelError(
             f'{path} keeps its weights in another file, which the card could not vouch for; save '
             'the ONNX with its weights inside'
@@ -457,11 +465,13 @@ def _refuse_external_data(path: Path) -> None:
 def _read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     try:
-        data = yaml.safe_load(path.read_bytes())
+        data = read_yaml(path)
     except FileNotFoundError as error:
         raise ModelError(f'{folder} is not a model folder, it has no {CARD}') from error
     except yaml.YAMLError as error:
         raise ModelError(f'model card {path} is not valid YAML: {_one_line(error)}') from error
+    except OSError as error:
+        raise ModelError(f'model card {path} cannot be read ({error.strerror})') from error
     if not isinstance(data, dict):
         raise ModelError(f'model card {path} is not a map of fields; export the model again')
     return data
@@ -492,7 +502,7 @@ def _parse_card(data: Mapping[str, Any], path: Path) -> ModelCard:
         raise ModelError(
             f'model card {path} lacks the field {error}; export the model again'
         ) from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f'model card {path} has an unusable field: {_one_line(error)}') from error
 
 

@@ -43,8 +43,11 @@ OK, FAILED = 0, 1
 MAX_GROWTH = 0.01
 """Share by which the node's memory may have grown since the warm-up."""
 
-MIN_CYCLES = 3
-"""The first is the warm-up, the others are compared."""
+MIN_CYCLES = 4
+"""Two are compared with two."""
+
+WARM_UPS = 8
+"""So many reloads of the engine, and bursts, until allocators and queues have taken their fill."""
 
 RATE_HZ = 10.0
 SIZE_WH = (320, 160)
@@ -54,7 +57,8 @@ FIRST_LIFE = 0.75  # of the time; then the node is killed and started anew
 TIMEOUT_S = 60.0
 ENDS = ('processed', 'dropped', 'unwatched', 'bad', 'failed')
 
-NODE_MODULE = 'panoptic_ros.ros.node'
+MODULES = {name: f'panoptic_ros.ros.{name}' for name in ('node', 'camera')}
+"""What runs."""
 
 
 class SoakError(PanopticRosError):
@@ -91,22 +95,24 @@ class Usage:
 
 
 def usage_faults(cycles: Sequence[Usage]) -> dict[str, str]:
-    """Say what has grown from the end of the warm-up to the last cycle; empty texts if nothing.
+    """Say what is more in the second half of the cycles than in the first; empty texts if nothing.
 
-    The warm-up is the first third of the cycles, and at least one.
+    Memory is that of the smallest cycle of each half: allocators keep more or less from one
+    reload of the engine to the next. For threads and handles the last cycle counts.
     """
-    first, last = cycles[max(1, len(cycles) // 3)], cycles[-1]
-    growth = last.memory_mib / first.memory_mib - 1
+    first, second = cycles[: len(cycles) // 2], cycles[len(cycles) // 2 :]
+    before, after = (min(usage.memory_mib for usage in half) for half in (first, second))
+    growth = after / before - 1
     faults = {
-        'memory grows by 1 % at most': f'{first.memory_mib:.1f} MiB after the warm-up, '
-        f'{last.memory_mib:.1f} MiB at the end: {growth:+.2%}'
+        'memory grows by 1 % at most': f'{before:.1f} MiB in the first half, {after:.1f} MiB in '
+        f'the second: {growth:+.2%}'
         if growth > MAX_GROWTH
         else ''
     }
     for name in ('threads', 'handles'):
-        before, after = getattr(first, name), getattr(last, name)
+        most, last = max(getattr(usage, name) for usage in first), getattr(cycles[-1], name)
         faults[f'no {name} are left'] = (
-            f'{before} after the warm-up, {after} at the end' if after > before else ''
+            f'{most} in the first half, {last} at the end' if last > most else ''
         )
     return faults
 
@@ -143,7 +149,7 @@ class Soak:
     rows
         By phase.
     lives
-        Of each life of the node, what it held in each cycle.
+        Of each life of the node, what it held in each cycle after its warm-up.
     node
         The node's process.
     """
@@ -156,7 +162,7 @@ class Soak:
         checks: 'Checks',
         scale: float,
     ) -> None:
-        self.rows = {name: Row(name) for name in (*PHASES, 'restart')}
+        self.rows = {name: Row(name) for name in ('start', *PHASES)}
         self.lives: list[list[Usage]] = []
         self._driver = driver
         self._start = start
@@ -171,16 +177,18 @@ class Soak:
         self._base: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
         self._others_send = False
-        self.node: Process = self._new_life()
+        self.node: Process | None = None
 
     # What happens.
 
     def run(self, phases: Sequence[str], seconds: float) -> None:
         """Go through the phases until the time is over, with a new life of the node in between."""
         began_s = time.monotonic()
+        self._phase('start', Soak._begin_life)
         while len(self.lives[0]) < MIN_CYCLES or time.monotonic() < began_s + FIRST_LIFE * seconds:
             self._cycle(phases)
-        self._phase('restart', Soak._restart)
+        self.node.kill()
+        self._phase('start', Soak._begin_life)
         self._cycle(phases)
         while time.monotonic() < began_s + seconds:
             self._cycle(phases)
@@ -234,8 +242,11 @@ class Soak:
             self._sent['bad'] += 1
 
     def sizes(self) -> None:
-        """Another size every frame, grey among them, with a calibration of yet another size."""
-        sizes = [(1, 1), (33, 17), (640, 480), (31, 200), (2000, 2), (64, 64)]
+        """Another size every frame, grey among them, with a calibration of yet another size.
+
+        None is larger than the others: DDS keeps buffers of the largest message that came.
+        """
+        sizes = [(1, 1), (33, 17), (160, 320), (31, 200), (5000, 2), (64, 64)]
         for number, _ in enumerate(self._ticks(4.0)):
             picture = cv2.resize(self._pictures[0], sizes[number % len(sizes)])
             self._send_good(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if number % 2 else picture)
@@ -268,14 +279,10 @@ class Soak:
 
     def lifecycle(self) -> None:
         """Down to where it was before it was configured, by two ways, and up again."""
-        for transitions in (
-            ('deactivate', 'activate'),
-            ('deactivate', 'cleanup', 'configure', 'activate'),
-        ):
-            for transition in transitions:
-                done = self._driver.change_state(transition)
-                self._checks['transitions succeed'].add('' if done else f'{transition} failed')
-            self._connect()
+        self._change_states('deactivate', 'activate')
+        self._connect()
+        self._change_states('deactivate', 'cleanup', 'configure', 'activate')
+        self._connect()
 
     def camera(self) -> None:
         """A real camera that stops for a while, is killed, started anew, and ends as it should."""
@@ -291,20 +298,24 @@ class Soak:
             self._checks['the camera ends with exit code 0'].add(f'{code}' if code else '')
         self._require_frames('cameras are gone', self._send_good)
 
-    def _restart(self) -> None:
-        self.node.kill()
-        self.node = self._new_life()
-
     # What it is made of.
 
-    def _new_life(self) -> Process:
+    def _begin_life(self) -> None:
         self.lives.append([])
         self.node = self._start('node', self._parameters)
         self._driver.values = {}
         if not self._wait_until(lambda: self._driver.values.get('state') == 'active'):
             raise SoakError(f'the node does not become active; {self.node.tail()}')
+        for _ in range(WARM_UPS):
+            for _ in range(BURST):
+                self._send_good()
+            self._change_states('deactivate', 'cleanup', 'configure', 'activate')
         self._connect()
-        return self.node
+
+    def _change_states(self, *transitions: str) -> None:
+        for transition in transitions:
+            done = self._driver.change_state(transition)
+            self._checks['transitions succeed'].add('' if done else f'{transition} failed')
 
     def _connect(self) -> None:
         """Send frames until the node answers, and count from there: the first may get lost."""
@@ -506,9 +517,8 @@ def run(args: argparse.Namespace) -> int:
         stack.callback(driver.close)
 
         def start(name: str, parameters: dict[str, Any]) -> Process:
-            module = NODE_MODULE if name == 'node' else f'panoptic_ros.ros.{name}'
             log = args.out / f'{name}_{len(logs):03d}.log'
-            process = Process(module, parameters, environment, log)
+            process = Process(MODULES[name], parameters, environment, log)
             logs.append(log)
             stack.callback(process.interrupt)
             return process

@@ -20,7 +20,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.ros.checks import FrameKey, frame_key
 
-DEPTH = 500
+DEPTH = 100
 """Queues so long that nothing is lost between the processes: all losses are the node's."""
 
 OUTPUTS = {

@@ -12,9 +12,11 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,8 +156,12 @@ class EngineCache:
         return next((entry for entry in self.entries() if entry.identity.fits(identity)), None)
 
     def load(self, entry: Entry) -> bytes:
-        """Return the plan; raises PlanError if it is missing, cut short or changed."""
+        """Return the plan; raises PlanError if it is missing, cut short or changed.
+
+        Raises EngineError if anybody could have put it there.
+        """
         path = self.plan_path(entry.identity)
+        self._refuse_writable_by_all(self.folder, path)
         try:
             plan = path.read_bytes()
         except OSError as error:
@@ -200,18 +206,32 @@ class EngineCache:
     def lock(self, identity: Identity) -> Iterator[None]:
         """Wait until no other process builds this plan, and keep others from it.
 
-        Raises EngineError at once if nothing can be written to the folder, rather than after
-        minutes of building.
+        Raises EngineError at once if nothing can be written to the folder, or everybody can
+        write to it, rather than after minutes of building.
         """
         path = self.folder / f'{identity.stem}.lock'
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._refuse_writable_by_all(self.folder)
             file = path.open('w')
         except OSError as error:
             raise self._unwritable(error) from error
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            # What was being written when a process was killed; only who has the lock writes.
+            for draft in self.folder.glob(f'{glob.escape(identity.stem)}.engine.*'):
+                draft.unlink()
             yield
+
+    def _refuse_writable_by_all(self, *paths: Path) -> None:
+        # TensorRT runs what is in a plan: who can write one can do whatever this process can.
+        for path in paths:
+            if path.exists() and path.stat().st_mode & stat.S_IWOTH:
+                raise EngineError(
+                    f'everybody may write to {path}, and a plan is code: chmod o-w it and delete '
+                    'the plans in it, or choose another folder with --cache or the environment '
+                    f'variable {CACHE_VARIABLE}'
+                )
 
     def _sidecar_path(self, identity: Identity) -> Path:
         return self.folder / f'{identity.stem}.json'
@@ -235,7 +255,7 @@ class EngineCache:
         """Write beside it and rename, so that a reader finds the old or the new, never a part."""
         draft = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
             handle, draft = tempfile.mkstemp(prefix=f'{path.name}.', dir=self.folder)
             with os.fdopen(handle, 'wb') as file:
                 file.write(content)
