@@ -106,6 +106,7 @@ class StreetSamples(Sequence[Sample]):
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        frame = self._street.frame(range(self._count)[index])
+        index = range(self._count)[index]
+        frame = self._street.frame(index)
         image_id = f'{self._name}_{index:06d}'
         return Sample(image_id, frame.image_rgb, frame.truth, np.zeros(0, np.uint16))
