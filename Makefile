@@ -51,6 +51,7 @@ bench: $(VENV)/.with-bench
 	rm -rf out/bench/street
 	$(BIN)/python -m panoptic_ros make-bag street --seconds 4 --rate 15 --out out/bench/street
 	$(BIN)/python -m panoptic_ros.ros.replay out/bench/street --seconds 3 --out out/bench/replay
+	$(BIN)/python -m panoptic_ros.evaluation.bench_tracking street-lite --limit 30 --json out/bench/tracking.json
 
 colcon: $(VENV)/.with-test
 	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \
