@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -355,6 +355,7 @@ def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
 # Against a plain way, and what always holds.
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 4)),
     hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 3)),
@@ -375,6 +376,7 @@ def test_shared_cells_as_counted_pixel_by_pixel(
     assert np.array_equal(seen.area(3), [(now == k).sum() for k in (3, 1, 2)])
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint16, (5, 6), elements=st.integers(0, 3)), st.permutations([0, 1, 2]))
 def test_masks_taken_apart_and_joined(instance: np.ndarray, order: list[int]) -> None:
     masks = Masks.of(instance, np.array([1, 2, 3], np.uint16))
@@ -397,6 +399,7 @@ def random_frames(draw: st.DrawFn) -> list[Panoptic]:
     return frames
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_always_holds(data: st.DataObject) -> None:
     tracker = Tracker()
@@ -416,6 +419,7 @@ def test_what_always_holds(data: st.DataObject) -> None:
         assert np.isfinite(tracker.tracks.velocity_px_s).all()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_ids_of_the_frame_mean_nothing(data: st.DataObject) -> None:
     one, other = Tracker(), Tracker()
