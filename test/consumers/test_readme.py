@@ -1,13 +1,15 @@
-"""What the README promises: its table of topics is what the node has, with these very types."""
+"""What the README promises: its tables of topics and parameters are the node's."""
 
 import importlib.util
 import re
+from dataclasses import asdict
 
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from panoptic_ros.resources import resource
+from panoptic_ros.ros.parameters import Structure, Tuning
 
 OUT = '/robot/segment/'
 NODE_ARGUMENTS = ('-p', 'depth:=true', '-p', 'virtual_depth:=true')
@@ -20,11 +22,16 @@ def is_installed(message_type: str) -> bool:
     return not slash or importlib.util.find_spec(package) is not None
 
 
+def chapter(title: str) -> str:
+    """Return a chapter of the README."""
+    readme = (resource() / 'README.md').read_text(encoding='utf-8')
+    return readme.partition(f'\n## {title}\n')[2].partition('\n## ')[0]
+
+
 def promised() -> dict[str, str]:
     """Return the types by topic that the README's table states, of packages that are here."""
-    readme = (resource() / 'README.md').read_text(encoding='utf-8')
-    table = readme.partition('## Topics')[2].partition('## ')[0]
-    rows = re.findall(r'^\| `(\S+)`(?:, `(\S+)`)? \| (\S+?)(?:,[^|]*)? \|', table, re.MULTILINE)
+    row = re.compile(r'^\| `(\S+)`(?:, `(\S+)`)? \| (\S+?)(?:,[^|]*)? \|', re.MULTILINE)
+    rows = row.findall(chapter('Topics'))
     types = {
         topic.replace('~/', OUT): row[2].rpartition('/')[2]
         for row in rows
@@ -45,3 +52,19 @@ def test_the_readme_lists_the_node_s_topics(module_node, peer) -> None:
     # Discovery brings one topic after the other.
     peer.wait_until(lambda: advertised().keys() >= promised().keys(), f'{sorted(promised())}')
     assert advertised() == promised()
+
+
+def test_the_readme_lists_the_node_s_parameters() -> None:
+    rows = re.findall(r'^\| (`.*?) \| (.*?) \| .* \|$', chapter('Parameters'), re.MULTILINE)
+    stated = {}
+    for names, defaults in rows:
+        values = defaults.replace('`', '').replace('empty', '').split(', ')
+        own = re.findall(r'`(\w+)`', names)
+        # Neighbours may share a default too.
+        stated |= dict(zip(own, values * (len(own) if len(values) == 1 else 1), strict=True))
+    defaults = asdict(Structure()) | asdict(Tuning())
+    as_yaml = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in defaults.items()
+    }
+    assert stated == as_yaml
