@@ -99,6 +99,9 @@ they usually take."""
 IN_FLIGHT = 2
 """As fast as it keeps up: one frame in work and one in the node's slot; none is overtaken."""
 
+TRIES = 2
+"""A rate is too high if it was twice: what else the machine does makes things worse only."""
+
 GUESS_HZ = 10.0  # of the peak, for nodes too slow to answer twice in a trial
 
 PARAMETER_TIMEOUT_S = 5.0
@@ -501,18 +504,22 @@ class Session:
             return self._trial(f'{rate_hz:.4g} Hz', rate_hz, source, at_rate(rate_hz), seconds)
 
         def holds(rate_hz: float) -> bool:
-            if self.is_interrupted:
-                return False
-            trial = measured(rate_hz)
-            self.tried.append(trial)
-            return trial.dropped_fraction < MAX_DROPPED and trial.reached_rate
+            for _ in range(TRIES):
+                if self.is_interrupted:
+                    return False
+                trial = measured(rate_hz)
+                self.tried.append(trial)
+                if trial.dropped_fraction < MAX_DROPPED and trial.reached_rate:
+                    return True
+            return False
 
-        self.peak_hz = find_peak(holds, finite(fastest.frame_rate_hz) or GUESS_HZ)
+        guess_hz = 0.9 * fastest.frame_rate_hz
+        self.peak_hz = find_peak(holds, finite(guess_hz) or GUESS_HZ)
         if self.is_interrupted:
             self.peak_hz = None
             return
         if self.peak_hz is not None:
-            best = next(t for t in self.tried if t.asked_hz == self.peak_hz)
+            best = [t for t in self.tried if t.asked_hz == self.peak_hz][-1]
             self.trials.append(replace(best, name=f'peak, {self.peak_hz:.3g} Hz'))
         for rate_hz in self._args.rates:
             if self.is_interrupted:
