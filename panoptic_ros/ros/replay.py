@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import yaml
-from rclpy.utilities import remove_ros_args
 
 from panoptic_ros.engines import ENGINES
 from panoptic_ros.errors import PanopticRosError
@@ -155,9 +154,26 @@ def _parameter(text: str) -> tuple[str, object]:
         raise argparse.ArgumentTypeError(f'{text!r} has a value that is no YAML') from error
 
 
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without those for ROS, from ``--ros-args`` to ``--`` or the end.
+
+    (What rclpy has for this also takes ``a:=b`` for ROS's.)
+    """
+    own: list[str] = []
+    is_own = True
+    for argument in arguments:
+        if argument == '--ros-args':
+            is_own = False
+        elif is_own:
+            own.append(argument)
+        elif argument == '--':
+            is_own = True
+    return own
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Measure, until done, SIGINT or SIGTERM; returns the process's exit code."""
-    given = make_parser().parse_args(remove_ros_args(args)[1:] if args is None else args)
+    given = make_parser().parse_args(own_arguments(sys.argv[1:] if args is None else args))
     cv2.setNumThreads(1)  # leaves the cores to the node
     try:
         from panoptic_ros.ros import replay_session

@@ -27,6 +27,7 @@ from panoptic_ros.ros import messages
 from panoptic_ros.ros.parameters import NodeParameters, Structure, Tuning
 
 LAUNCH_FILE = resource('launch', 'segment.launch.py')
+REPLAY_LAUNCH_FILE = resource('launch', 'replay_benchmark.launch.py')
 PARAMETERS = resource('config', 'segment.yaml')
 RVIZ = resource('config', 'segment.rviz')
 PROFILE = resource('config', 'fastdds.xml')
@@ -61,9 +62,9 @@ def test_parameter_file_is_one_that_ros_reads(context: Context, tmp_path: Path) 
         node.destroy_node()
 
 
-def launch_constant(name: str) -> ast.expr:
-    """Return what the launch file, which imports what is not here, assigns to a name."""
-    module = ast.parse(LAUNCH_FILE.read_text())
+def launch_constant(name: str, path: Path = LAUNCH_FILE) -> ast.expr:
+    """Return what a launch file, which imports what is not here, assigns to a name."""
+    module = ast.parse(path.read_text())
     (value,) = (
         statement.value
         for statement in module.body
@@ -144,8 +145,8 @@ def test_fast_dds_profile() -> None:
     assert int(by_type['SHM'].findtext(f'{space}segment_size')) >= 10 * colour_1080p
 
 
-def launch_arguments() -> set[str]:
-    names = [element.elts[0].value for element in launch_constant('ARGUMENTS').elts]
+def launch_arguments(path: Path = LAUNCH_FILE) -> set[str]:
+    names = [element.elts[0].value for element in launch_constant('ARGUMENTS', path).elts]
     assert len(names) == len(set(names))
     return set(names)
 
@@ -175,14 +176,15 @@ def ros2() -> str:
     return command
 
 
-def test_ros2_launch_shows_its_arguments(ros2: str) -> None:
+@pytest.mark.parametrize('path', [LAUNCH_FILE, REPLAY_LAUNCH_FILE], ids=lambda p: p.name)
+def test_ros2_launch_shows_its_arguments(ros2: str, path: Path) -> None:
     shown = subprocess.run(
-        [ros2, 'launch', str(LAUNCH_FILE), '--show-args'],
+        [ros2, 'launch', str(path), '--show-args'],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    for name in launch_arguments():
+    for name in launch_arguments(path):
         assert f"'{name}':" in shown
 
 

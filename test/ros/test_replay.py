@@ -35,7 +35,7 @@ from panoptic_ros.bags import (
 from panoptic_ros.errors import BagError
 from panoptic_ros.resources import resource
 from panoptic_ros.ros import replay_session
-from panoptic_ros.ros.replay import make_parser
+from panoptic_ros.ros.replay import make_parser, own_arguments
 from panoptic_ros.ros.replay_session import Recording, Segment, find_outputs, find_targets
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +112,13 @@ def test_arguments():
     assert given.start_offset == 0
     assert arguments('bag', '--rate', '12.5').rate == 12.5
     assert arguments('bag').rate is None
+
+
+def test_arguments_for_ros_are_left_out_and_no_others():
+    assert own_arguments(
+        ['bag', '--param', 'depth:=true', '--ros-args', '-r', '__node:=a', '--', '--loop']
+    ) == ['bag', '--param', 'depth:=true', '--loop']
+    assert own_arguments(['bag', '--ros-args', '-p', 'a:=1']) == ['bag']
 
 
 # What is read.
@@ -351,9 +358,15 @@ def test_recorded_rate_to_a_node_that_runs_already(
         *('-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
         *('-p', f'image_transport:={kind}'),
     ).wait_for_log('waiting for images')
+    topic = {'raw': '/image', 'compressed': '/image/compressed:=/eye/picture/compressed'}
     run = run_replay(
         *(path, '--node', '/robot/segment', '--rate', 'recorded', '--out', tmp_path / 'out'),
         *('--outputs', 'instance', 'markers', 'camera_info'),
+        *(
+            '--topic',
+            '/image/compressed:=/eye/picture/compressed' if kind == 'compressed' else '/image',
+        ),
+        *('--ros-args', '-r', '__node:=replay_benchmark'),
     )
     assert run.returncode == 0, run.stderr
     content = json.loads((tmp_path / 'out' / 'replay.json').read_text())
