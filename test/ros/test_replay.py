@@ -362,10 +362,7 @@ def test_recorded_rate_to_a_node_that_runs_already(
     run = run_replay(
         *(path, '--node', '/robot/segment', '--rate', 'recorded', '--out', tmp_path / 'out'),
         *('--outputs', 'instance', 'markers', 'camera_info'),
-        *(
-            '--topic',
-            '/image/compressed:=/eye/picture/compressed' if kind == 'compressed' else '/image',
-        ),
+        *('--topic', topic[kind]),
         *('--ros-args', '-r', '__node:=replay_benchmark'),
     )
     assert run.returncode == 0, run.stderr
