@@ -82,6 +82,38 @@ def overlay(
     return picture
 
 
+def free_space_picture(occupancy: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """Draw a grid of the ground as it is seen from above, uint8 [H, W, 3] BGR.
+
+    Its x axis points up and its y axis to the left, as on a map with the camera at the lower
+    edge. Free is green, occupied red, what costs something between them yellow, unknown grey.
+
+    Parameters
+    ----------
+    occupancy
+        int8 [size y, size x]: 0 free .. 100 occupied, -1 unknown.
+    size_wh
+        Of the picture in pixels; cells stay square, around them it is black.
+    """
+    cells = occupancy.T[::-1, ::-1]
+    colors = np.zeros((256, 3), np.uint8)
+    cost = np.arange(101)
+    colors[:101, 1] = np.interp(cost, [0, 50, 100], [170, 190, 40])
+    colors[:101, 2] = np.interp(cost, [0, 50, 100], [60, 200, 220])
+    colors[:101, 0] = 50
+    colors[255] = 70
+    drawn = _paint(cells.astype(np.uint8), colors)
+    scale = min(size_wh[0] / cells.shape[1], size_wh[1] / cells.shape[0])
+    width, height = (max(1, int(scale * count)) for count in cells.shape[::-1])
+    picture = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
+    x, y = (size_wh[0] - width) // 2, (size_wh[1] - height) // 2
+    nearest = cv2.INTER_NEAREST
+    picture[y : y + height, x : x + width] = cv2.resize(
+        drawn, (width, height), interpolation=nearest
+    )
+    return picture
+
+
 def panel(
     images: Sequence[np.ndarray], titles: Sequence[str], columns: int | None = None
 ) -> np.ndarray:

@@ -7,18 +7,23 @@ DDS.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from panoptic_ros.geometry import CameraModel
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.markers import TEXT_NAMESPACE
 from panoptic_ros.ros.points import FIELDS, POINT
+
+if TYPE_CHECKING:
+    from nav_msgs.msg import OccupancyGrid
 
 IMAGE_ENCODINGS = {
     'semantic': 'mono8',
@@ -162,6 +167,10 @@ class FrameAudit:
             self._checks['points: one for every pixel, labelled as the maps are'].add(
                 _points_fault(outputs['points'], panoptic)
             )
+        if 'free_space' in outputs and panoptic is not None:
+            self._checks['free_space: what is free shows ground in the picture'].add(
+                _free_space_fault(outputs['free_space'], sent, panoptic, self._label_set)
+            )
         return panoptic
 
     def _audit_maps(self, outputs: Mapping[str, Any]) -> Panoptic | None:
@@ -296,6 +305,29 @@ def _points_fault(message: PointCloud2, panoptic: Panoptic) -> str:
         if not finite_or_nan.all():
             return 'points without a depth have to be NaN in x, y and z, all others finite'
     return '' if known.any() else 'no point has a depth'
+
+
+def _free_space_fault(
+    message: 'OccupancyGrid', sent: CameraInfo, panoptic: Panoptic, label_set: LabelSet
+) -> str:
+    info, place, turn = message.info, message.info.origin.position, message.info.origin.orientation
+    if len(message.data) != info.width * info.height:
+        return f'{len(message.data)} cells; expected {info.width} * {info.height}'
+    cells = np.frombuffer(message.data, np.int8)
+    if not ((cells >= -1) & (cells <= 100)).all():
+        return f'cells are {np.unique(cells)}; expected -1..100'
+    row, column = np.divmod(np.flatnonzero((cells >= 0) & (cells < 100)), info.width)
+    corner = np.stack([column + 0.5, row + 0.5, np.zeros(len(row))], -1) * info.resolution
+    rotation = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    point = corner @ rotation.T + [place.x, place.y, place.z]
+    camera = CameraModel.from_k(sent.k, (sent.width, sent.height))
+    u, v = np.rint(camera.project(point)).astype(int).T
+    # A ray along the border between pixels may be rounded to either.
+    inside = (u >= 0) & (v >= 0) & (u < sent.width) & (v < sent.height) & (point[:, 2] > 0)
+    ground = label_set.with_role('drivable') | label_set.with_role('walkable')
+    wrong = np.count_nonzero(~ground[panoptic.semantic[v[inside], u[inside]]])
+    wrong += np.count_nonzero(~inside)
+    return f'{wrong} of {len(row)} free cells' if wrong > 0.001 * len(row) else ''
 
 
 def _detections_fault(message: Any, panoptic: Panoptic) -> str:

@@ -31,7 +31,7 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.ros.processes import Process, process_environment
 from panoptic_ros.sources import open_pictures
-from panoptic_ros.visualize import instance_color, panel, semantic_color
+from panoptic_ros.visualize import free_space_picture, instance_color, panel, semantic_color
 
 if TYPE_CHECKING:
     from panoptic_ros.ros.receiver import FrameBook, Sample
@@ -45,6 +45,8 @@ START_TIMEOUT_S = 120.0
 MIN_ARRIVING = 0.8
 """Share of the frames sent that the node has to receive, and of those processed that have to
 arrive on each topic. Images are best effort, and the first may pass before DDS has connected."""
+
+GRID_M = 30.0
 
 PREFETCH_BYTES = 512 << 20
 BYTES_PER_PIXEL = 10  # of the messages of a frame of the street: image, truth, depth
@@ -75,6 +77,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     # The last diagnostics come after the last image and are to be about the run.
     node = {'model': args.model, 'engine': args.engine, 'image_timeout_s': 60.0}
     node['depth'] = args.source == STREET
+    node |= {'grid_length_m': GRID_M, 'grid_width_m': GRID_M}
     width, height = args.size or (0, 0)
     camera |= {'width': width, 'height': height}
     if args.source == STREET:
@@ -95,6 +98,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
         if is_video and not args.frames:
             frames = min(frames, pictures.count)
         camera |= {'loop': True, 'horizontal_fov_deg': args.fov}
+        node['camera_height_m'] = args.camera_height
+        node['camera_pitch_rad'] = args.camera_pitch
     camera |= {'rate_hz': float(rate_hz), 'frames': frames}
     return Plan(camera, node, frames, rate_hz)
 
@@ -368,6 +373,9 @@ def _write_panel(path: Path, sample: 'Sample', label_set: LabelSet) -> Path:
         'instance': instance_color(sample.panoptic, label_set),
         'overlay': sample.overlay_bgr,
     }
+    if sample.occupancy is not None:
+        title = f'free space, {GRID_M:g} m ahead'
+        pictures[title] = free_space_picture(sample.occupancy, sample.panoptic.size_wh)
     cv2.imwrite(str(path), panel(list(pictures.values()), list(pictures), columns=2))
     return path
 
@@ -422,6 +430,18 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=60.0,
         help='degrees, the field of view assumed of videos and pictures (%(default)s)',
+    )
+    parser.add_argument(
+        '--camera-height',
+        type=positive_number,
+        default=1.5,
+        help='metres above the ground, likewise (%(default)s)',
+    )
+    parser.add_argument(
+        '--camera-pitch',
+        type=float,
+        default=0.0,
+        help='radians that the camera looks down, likewise (%(default)s)',
     )
     return parser
 

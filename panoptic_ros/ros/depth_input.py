@@ -113,7 +113,7 @@ class DepthInput:
     def _complain(self, why: str) -> None:
         self._log.note_trouble(monotonic_ns(), f'{self._topic}: {why}')
         self._node.get_logger().warning(
-            f'{self._topic}: {why}; this image goes without depth',
+            f'{self._topic}: {why}; this image goes without {self._name}',
             throttle_duration_sec=WARN_PERIOD_S,
         )
 

@@ -36,6 +36,7 @@ from panoptic_ros.ros.checks import (
     pixels,
 )
 from panoptic_ros.ros.messages import vision_msgs
+from panoptic_ros.ros.surroundings import OccupancyGrid
 
 OUTPUTS_UNDER_WAY = 8
 """A frame is checked when outputs of so many later ones have begun to arrive."""
@@ -51,11 +52,15 @@ _CAMERA_INFO_QOS = QoSProfile(depth=100)
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One frame to look at: pictures uint8 [H, W, 3] BGR, and the map between them."""
+    """One frame to look at: pictures uint8 [H, W, 3] BGR, and the map between them.
+
+    ``occupancy`` is int8 [size y, size x] of ``~/free_space``, None where there is none.
+    """
 
     image_bgr: np.ndarray
     panoptic: Panoptic
     overlay_bgr: np.ndarray
+    occupancy: np.ndarray | None
 
 
 class FrameBook:
@@ -174,7 +179,11 @@ class FrameBook:
         is_complete = 'image' in images and 'overlay' in outputs
         if is_due and is_complete and len(self.samples) < self._max_samples:
             image_bgr, overlay_bgr = pixels(images['image']), pixels(outputs['overlay'])
-            self.samples.append(Sample(image_bgr, panoptic, overlay_bgr))
+            grid, occupancy = outputs.get('free_space'), None
+            if grid is not None:
+                shape = grid.info.height, grid.info.width
+                occupancy = np.frombuffer(grid.data, np.int8).reshape(shape)
+            self.samples.append(Sample(image_bgr, panoptic, overlay_bgr, occupancy))
 
 
 class Receiver:
@@ -225,6 +234,10 @@ class Receiver:
         outputs += [('camera_info', CameraInfo), ('markers', MarkerArray)]
         if takes_points:
             outputs.append(('points', PointCloud2))
+        if OccupancyGrid is None:
+            book.checks['free_space'].skipped = 'nav_msgs is not installed'
+        else:
+            outputs.append(('free_space', OccupancyGrid))
         if vision_msgs is None:
             for topic in ('detections', 'label_info'):
                 book.checks[topic].skipped = 'vision_msgs is not installed'
