@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panoptic_ros.datasets.synthetic import StreetFrame, SyntheticStreet
 from panoptic_ros.free_space import (
     CLEARANCE_M,
     FREE,
@@ -464,3 +465,43 @@ def test_sizes_that_differ_are_refused() -> None:
         free_space(small, VIEW, RULES)
     with pytest.raises(ValueError, match=r'depth_m is \(4, 4\); expected \(71, 100\)'):
         free_space(scene(), VIEW, RULES, depth_m=np.zeros((4, 4), np.float32))
+
+
+# ---- against the synthetic street ----
+
+
+def truth_of(frame: StreetFrame, view: GroundView) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells in which ground lies bare, and those in which something stands.
+
+    Found the other way round, from every pixel's true depth to the cell it lies in.
+    """
+    row, column = np.nonzero(np.isfinite(frame.depth_m))
+    x, y, z = view.points(column, row, frame.depth_m[row, column])
+    cell = view.grid.cells(np.stack([x, y], -1))
+    class_id = frame.truth.semantic[row, column]
+    count = len(view.range_m)
+    stands = RULES.is_obstacle[class_id] & (z < 2.0) & (cell >= 0)
+    lies = (RULES.cost[class_id] >= 0) & (cell >= 0)
+    occupied = np.bincount(cell[stands], minlength=count) > 0
+    return (np.bincount(cell[lies], minlength=count) > 0) & ~occupied, occupied
+
+
+@pytest.mark.parametrize(('with_depth', 'right'), [(False, 0.88), (True, 0.98)])
+def test_cells_of_the_synthetic_street_are_right_within_15_m(
+    with_depth: bool, right: float
+) -> None:
+    hits = looked = stood = 0
+    for seed in range(4):
+        frame = SyntheticStreet(seed, (1280, 640)).frame(200)
+        camera = CameraModel.from_k(frame.camera_matrix.ravel(), frame.size_wh)
+        pose = CameraPose.over(GroundPlane(frame.camera_height_m, frame.camera_pitch_rad))
+        view = GroundView(camera, pose, Grid.ahead(15, 15, 0.1), 60.0)
+        depth_m = frame.depth_m if with_depth else None
+        cells = free_space(frame.truth, view, RULES, depth_m=depth_m).occupancy.ravel()
+        free, occupied = truth_of(frame, view)
+        near = (view.range_m < 15) & (cells >= 0) & (free | occupied)
+        stood += np.count_nonzero(occupied & near)
+        hits += np.count_nonzero(near & ((cells < OCCUPIED) == free))
+        looked += np.count_nonzero(near)
+    assert stood > 200
+    assert hits >= right * looked, hits / looked

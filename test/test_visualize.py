@@ -9,7 +9,13 @@ from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.visualize import instance_color, overlay, panel, semantic_color
+from panoptic_ros.visualize import (
+    free_space_picture,
+    instance_color,
+    overlay,
+    panel,
+    semantic_color,
+)
 
 LABELS = LabelSet(
     'three',
@@ -147,6 +153,20 @@ def test_a_picture_of_another_size_or_opacity_is_refused() -> None:
         overlay(np.zeros((3, 6, 3), np.float32), scene(), LABELS)
     with pytest.raises(ValueError, match=r'opacity is 1.5; expected a number from 0 to 1'):
         overlay(np.zeros((3, 6, 3), np.uint8), scene(), LABELS, opacity=1.5)
+
+
+def test_free_space_is_drawn_with_forward_up_and_left_on_the_left() -> None:
+    # Three cells ahead, two across: right is the first row of a grid, left the second.
+    occupancy = np.array([[0, -1, 100], [50, 0, 0]], np.int8)
+    picture = free_space_picture(occupancy, (12, 9))
+    assert picture.shape == (9, 12, 3)
+    cells = picture[1::3, [4, 7]]  # squares of 3 pixels, in the middle
+    green, grey, red, yellow = (cells[i, j].tolist() for i, j in ((2, 1), (1, 1), (0, 1), (2, 0)))
+    assert cells.tolist() == [[green, red], [green, grey], [yellow, green]]
+    assert len({tuple(c) for c in (green, grey, red, yellow)}) == 4
+    assert red[2] > 150 > red[1]
+    assert green[1] > 150 > green[2]
+    assert not picture[:, [0, 1, 2, 9, 10, 11]].any()
 
 
 def test_panel_puts_pictures_under_titles_in_rows() -> None:

@@ -293,3 +293,40 @@ def test_points_that_break_their_promise(spoil, words):
     checks = audit(good_outputs() | {'points': message})
     assert failed(checks) == [POINTS]
     assert words in checks[POINTS].examples[0]
+
+
+FREE_SPACE = 'free_space: what is free shows ground in the picture'
+
+
+def free_space_frame(turn: tuple[float, ...], cells: list[int]) -> dict:
+    """Return a frame of which a grid of two cells of 1 m shows pixels (0, 1) and (2, 1).
+
+    The camera is 1 m above the ground and looks straight down; its grid begins at (-1, 0.25).
+    """
+    nav_msgs = pytest.importorskip('nav_msgs.msg', reason='nav_msgs is not installed')
+    grid = nav_msgs.OccupancyGrid(header=HEADER, data=array('b', cells))
+    grid.info.resolution, grid.info.width, grid.info.height = 1.0, 2, 1
+    place, turned = grid.info.origin.position, grid.info.origin.orientation
+    place.x, place.y, place.z = -1.0, -0.25, 1.0
+    turned.x, turned.y, turned.z, turned.w = turn
+    return good_outputs() | {'free_space': grid}
+
+
+NOT_TURNED = (0.0, 0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ('turn', 'cells', 'passes'),
+    [
+        (NOT_TURNED, [0, -1], True),  # road
+        (NOT_TURNED, [50, 100], True),
+        (NOT_TURNED, [0, 0], False),  # the second cell shows nothing
+        (NOT_TURNED, [0], False),  # a cell is missing
+        (NOT_TURNED, [101, -1], False),
+        ((0.0, 0.0, 1.0, 0.0), [0, -1], False),  # turned out of the picture
+    ],
+)
+def test_free_space(turn: tuple[float, ...], cells: list[int], passes: bool) -> None:
+    checks = audit(free_space_frame(turn, cells))
+    assert checks[FREE_SPACE].looked == 1
+    assert checks[FREE_SPACE].passed == passes
