@@ -19,7 +19,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the source tree
 
 # Parameters of the node that have an argument of the same name; empty leaves them to params_file.
-PARAMETERS = ('model', 'engine', 'image_transport', 'autostart', 'tracking')
+PARAMETERS = ('model', 'engine', 'image_transport', 'autostart', 'tracking', 'depth')
 
 # Topics that config/segment.rviz shows.
 SHOWN = ('overlay', 'semantic', 'instance', 'markers', 'objects', 'support_surfaces', 'free_space')
@@ -27,7 +27,7 @@ SHOWN = ('overlay', 'semantic', 'instance', 'markers', 'objects', 'support_surfa
 ARGUMENTS = (
     ('image_topic', 'image', 'Camera images, sensor_msgs/Image'),
     ('camera_info_topic', 'camera_info', 'Their calibration; markers need it'),
-    ('depth_topic', 'depth', 'Depth aligned to the images, if params_file says depth: true'),
+    ('depth_topic', 'depth', 'Depth aligned to the images, with depth:=true'),
     ('depth_camera_info_topic', 'depth/camera_info', 'Calibration of the depth images'),
     ('namespace', '', 'Namespace of the node; its topics are NAMESPACE/segment/...'),
     ('model', '', 'Embedded model or folder of a model; empty: as params_file says'),
@@ -47,6 +47,11 @@ ARGUMENTS = (
         'tracking',
         '',
         'false gives objects ids that mean nothing beyond a frame; empty: as params_file says',
+    ),
+    (
+        'depth',
+        '',
+        'true takes depth images and measures objects; empty: as params_file says',
     ),
     ('params_file', str(SHARE / 'config' / 'segment.yaml'), 'Parameters of the node'),
     (
@@ -86,7 +91,8 @@ def start(context: LaunchContext) -> list[Node]:
 
 def segment_node(given: dict[str, str]) -> Node:
     # As the types they are, whatever YAML would make of a model called 1.0 or yes.
-    types = dict.fromkeys(PARAMETERS, str) | {'autostart': bool, 'tracking': bool}
+    types = dict.fromkeys(PARAMETERS, str)
+    types |= dict.fromkeys(('autostart', 'tracking', 'depth'), bool)
     return Node(
         package='panoptic_ros',
         executable='segment',

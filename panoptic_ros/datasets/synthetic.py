@@ -164,6 +164,38 @@ class SyntheticStreet:
             self._camera.pitch_rad,
         )
 
+    def boxes(self, index: int) -> 'StreetBoxes':
+        """Return what frame ``index`` shows of each object, as boxes in space."""
+        _check_whole('frame index', index)
+        time_s = index / self.frame_rate_hz
+        seen, ego_s = self._world.seen(time_s), self._world.ego_s(time_s)
+        polygons = _thing_polygons(self._world, self._camera, seen, ego_s)
+        count = np.diff(polygons.first, append=len(polygons.points))
+        instance = np.repeat(polygons.instance, count)
+        ids, row = np.unique(instance, return_inverse=True)
+        low, high = np.full((len(ids), 3), np.inf), np.full((len(ids), 3), -np.inf)
+        np.minimum.at(low, row, polygons.points)
+        np.maximum.at(high, row, polygons.points)
+        is_thing = ids > 0
+        return StreetBoxes(ids[is_thing].astype(np.uint16), low[is_thing], high[is_thing])
+
+
+@dataclass(frozen=True, eq=False)
+class StreetBoxes:
+    """Boxes around the sides of objects that face the camera, also where something hides them.
+
+    Parameters
+    ----------
+    id
+        uint16 [n], instance ids, ascending; also of objects outside the picture.
+    low_m, high_m
+        float64 [n, 3], least and largest x, y and z in the optical frame.
+    """
+
+    id: np.ndarray
+    low_m: np.ndarray
+    high_m: np.ndarray
+
 
 @dataclass(frozen=True)
 class SyntheticSamples(Sequence[Sample]):
