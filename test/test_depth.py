@@ -122,7 +122,24 @@ def test_noise_is_measured() -> None:
     depth_m += np.random.default_rng(0).normal(0, 0.1, SHAPE).astype(np.float32)
     found = measure(instance, depth_m)
     assert found.depth_m[0] == pytest.approx(5.0, abs=0.03)
-    assert found.deviation_m[0] == pytest.approx(0.1, rel=0.2)
+    # A median of five varies about half as much as one.
+    assert found.deviation_m[0] == pytest.approx(0.054, rel=0.2)
+
+
+def test_objects_that_fill_the_image_and_are_cut_off_by_it() -> None:
+    instance = np.full(SHAPE, 3, np.uint16)
+    found = measure(instance, np.full(SHAPE, 2.0, np.float32))
+    assert found.depth_m.tolist() == [2.0]
+    assert found.boxes.size_m[0] == pytest.approx([128 * 0.02, 96 * 0.02, 0], abs=0.08)
+
+
+def test_smoothing_is_a_median_that_passes_over_what_is_not_known() -> None:
+    around = np.array([[1.0, 2.0, 9.0, 5.0, 4.0], [np.nan, 2.0, 9.0, np.nan, 3.0]], np.float32)
+    for values, expected in zip(around, (4.0, 3.0), strict=True):
+        depth_m = np.full((5, 5), 77.0, np.float32)
+        depth_m[2, 2], depth_m[2, 0], depth_m[2, 4], depth_m[0, 2], depth_m[4, 2] = values[::-1]
+        smooth = depth._smooth(depth_m, np.array([12, 0]), np.array([True, False]))
+        assert smooth.tolist() == [expected, 77.0]
 
 
 def test_objects_without_depth_are_unknown() -> None:

@@ -356,3 +356,24 @@ def test_unusual_cameras_work(camera):
         check_maps(frame.truth.semantic, frame.truth.instance, LABELS)
         sky = frame.truth.semantic == LABELS.class_id('sky')
         assert np.isfinite(frame.depth_m[~sky]).all()
+
+
+def test_boxes_are_around_what_is_seen_of_the_objects() -> None:
+    street = SyntheticStreet(2, (320, 240))
+    for index in (0, 37):
+        frame, boxes = street.frame(index), street.boxes(index)
+        things = frame.truth.segments.things
+        assert len(things) > 3
+        assert np.isin(things.id, boxes.id).all()
+        assert (np.diff(boxes.id.astype(int)) > 0).all()
+        y, x = np.nonzero(frame.truth.instance)
+        ray = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(frame.camera_matrix).T
+        point = ray * frame.depth_m[y, x, None]
+        row = np.searchsorted(boxes.id, frame.truth.instance[y, x])
+        # Polygons are painted to the nearest pixel, so a point may lie a pixel outside.
+        slack = 2 * frame.depth_m[y, x, None] / frame.camera_matrix[0, 0] + 0.05
+        inside = (point >= boxes.low_m[row] - slack) & (point <= boxes.high_m[row] + slack)
+        assert inside[:, :2].mean() > 0.99
+        assert inside.all(axis=1).mean() > 0.97
+    with pytest.raises(DatasetError, match='frame index'):
+        street.boxes(-1)
