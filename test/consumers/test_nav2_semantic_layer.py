@@ -21,6 +21,7 @@ Rules:
 import math
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ import yaml
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
@@ -197,6 +199,28 @@ def test_every_class_has_a_cost_but_void() -> None:
     assert layer.log == ['class void is not in the parameters']
     assert layer.cost_of_id.keys() == set(range(len(LABELS)))
     assert VOID not in layer.cost_of_id
+
+
+@pytest.mark.parametrize('name', ['cityscapes', 'coco', 'vistas', 'ade20k'])
+def test_ros_reads_the_parameters_as_they_are_meant(peer, tmp_path, name: str) -> None:
+    # rcl's YAML is 1.1, in which some words are booleans, and lists are of one type.
+    text = nav2_layer(LabelSet.load(name))
+    path = tmp_path / 'layer.yaml'
+    path.write_text('/**:\n  ros__parameters:\n' + indent(text, '    '))
+    node = Node(
+        'costmap',
+        context=peer.node.context,
+        cli_args=['--ros-args', '--params-file', str(path)],
+        automatically_declare_parameters_from_overrides=True,
+        enable_rosout=False,
+    )
+    prefix = 'semantic_segmentation_layer.camera.'
+    (layer,) = yaml.safe_load(text).values()
+    for kind in layer['camera']['class_types']:
+        classes = node.get_parameter(f'{prefix}{kind}.classes').value
+        assert list(classes) == layer['camera'][kind]['classes']
+    assert node.get_parameter(prefix + 'max_obstacle_distance').value == 10.0
+    node.destroy_node()
 
 
 LAYER_PARAMETERS = {
