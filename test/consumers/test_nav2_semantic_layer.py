@@ -20,8 +20,8 @@ Rules:
 
 import math
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from textwrap import indent
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
