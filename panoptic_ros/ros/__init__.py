@@ -4,4 +4,8 @@
 ``parameters`` declares what can be set; ``outputs`` are the topics of a segmented frame;
 ``worker`` is the one thread that owns the network, ``pipeline`` what runs on it, ``node`` the
 lifecycle around it.
+
+``camera`` and ``demo`` are a node and a program to try it with; ``recording`` makes rosbag2
+recordings, and ``replay`` measures the node on one: ``playback`` are its parts, ``replay_ends``
+the recording and the node, ``replay_trials`` and ``replay_session`` what is done with them.
 """

@@ -6,6 +6,7 @@ that, 10, 30 and 60 Hz; with the truth in the recording (``panoptic make-bag``) 
 """
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from panoptic_ros.ros.demo import positive_number
 from panoptic_ros.ros.signals import StopSignal
 
 OK, FAILED, USER_ERROR = 0, 1, 2
-"""Exit codes: measured or interrupted, the node gave no answer, what was asked for is no good."""
+"""Exit codes: measured or interrupted, the node gave no answer, what was asked for cannot be."""
 
 OUTPUTS = ('semantic', 'instance', 'markers', 'overlay')
 RATES_HZ = (10.0, 30.0, 60.0)
@@ -176,20 +177,21 @@ def main(args: Sequence[str] | None = None) -> int:
     given = make_parser().parse_args(own_arguments(sys.argv[1:] if args is None else args))
     cv2.setNumThreads(1)  # leaves the cores to the node
     try:
-        from panoptic_ros.ros import replay_session
+        from panoptic_ros.ros.replay_ends import NoAnswerError
+        from panoptic_ros.ros.replay_run import run
     except ModuleNotFoundError as error:
-        if str(error.name).partition('.')[0] == 'panoptic_ros':
+        missing = str(error.name).partition('.')[0]
+        if missing == 'panoptic_ros':
             raise
-        print(
-            f'replay_benchmark: it needs rosbags, and there is no {error.name}: pip install '
-            'rosbags matplotlib',
-            file=sys.stderr,
-        )
+        way_out = 'pip install rosbags matplotlib'
+        if importlib.util.find_spec('rclpy') is None:
+            way_out = "install ROS 2, or its wheels: pip install 'panoptic_ros[ros,bench]'"
+        print(f'replay_benchmark: there is no {missing} here; {way_out}', file=sys.stderr)
         return USER_ERROR
     with StopSignal() as stop:
         try:
-            return replay_session.run(given, stop.came)
-        except replay_session.NoAnswerError as error:
+            return run(given, stop.came)
+        except NoAnswerError as error:
             print(f'replay_benchmark: {error}', file=sys.stderr)
             return FAILED
         except PanopticRosError as error:
