@@ -247,7 +247,7 @@ def test_launch_file_hands_on_what_the_node_s_launch_file_takes():
 
 def test_folder_that_cannot_be_made(tmp_path, street):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(PanopticRosError, match='cannot make the folder .*; choose another'):
+    with pytest.raises(PanopticRosError, match=r'cannot make the folder .*; choose another'):
         run(arguments(street, '--out', tmp_path / 'file' / 'out'), Future())
 
 
