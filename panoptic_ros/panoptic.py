@@ -1,6 +1,7 @@
 """The one data type everything exchanges: a panoptic map and the table of its segments."""
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -84,7 +85,7 @@ class Segments:
         rows[self.class_id[~self.is_thing]] = np.flatnonzero(~self.is_thing)
         return rows
 
-    @property
+    @cached_property
     def things(self) -> 'Segments':
         """The rows that are things."""
         return self.where(self.is_thing)

@@ -18,7 +18,7 @@ from std_msgs.msg import Header
 
 from panoptic_ros.compressed import check_compressed
 from panoptic_ros.errors import FrameError
-from panoptic_ros.geometry import PlacedBy, Placement
+from panoptic_ros.geometry import CameraModel, PlacedBy, Placement
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Segments
 
@@ -386,6 +386,25 @@ def check_camera_info(info: CameraInfo) -> None:
         )
 
 
+def fit_camera(info: CameraInfo, size_wh: tuple[int, int]) -> CameraModel:
+    """Return the camera that :func:`fit_camera_info` describes."""
+    matrix = _full_to_image(info, size_wh) @ np.reshape(info.k, (3, 3))
+    return CameraModel.from_k(matrix, size_wh)
+
+
+def _full_to_image(info: CameraInfo, size_wh: tuple[int, int]) -> np.ndarray:
+    roi = info.roi
+    crop_wh = (roi.width or info.width, roi.height or info.height)
+    scale_x, scale_y = size_wh[0] / crop_wh[0], size_wh[1] / crop_wh[1]
+    return np.array(
+        [
+            [scale_x, 0.0, (0.5 - roi.x_offset) * scale_x - 0.5],
+            [0.0, scale_y, (0.5 - roi.y_offset) * scale_y - 0.5],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+
+
 def fit_camera_info(info: CameraInfo, header: Header, size_wh: tuple[int, int]) -> CameraInfo:
     """Return a calibration for images of another size, for example the masks'.
 
@@ -403,16 +422,7 @@ def fit_camera_info(info: CameraInfo, header: Header, size_wh: tuple[int, int]) 
     size_wh
         Width and height of the images in pixels.
     """
-    roi = info.roi
-    crop_wh = (roi.width or info.width, roi.height or info.height)
-    scale_x, scale_y = size_wh[0] / crop_wh[0], size_wh[1] / crop_wh[1]
-    full_to_image = np.array(
-        [
-            [scale_x, 0.0, (0.5 - roi.x_offset) * scale_x - 0.5],
-            [0.0, scale_y, (0.5 - roi.y_offset) * scale_y - 0.5],
-            [0.0, 0.0, 1.0],
-        ]
-    )
+    full_to_image = _full_to_image(info, size_wh)
     return CameraInfo(
         header=header,
         width=size_wh[0],

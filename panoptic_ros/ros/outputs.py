@@ -138,8 +138,9 @@ class Result:
     @cached_property
     def camera(self) -> CameraModel | None:
         """The camera of the maps' pixels; None without calibration."""
-        info = self.camera_info
-        return None if info is None else CameraModel.from_k(info.k, (info.width, info.height))
+        if self.calibration is None:
+            return None
+        return messages.fit_camera(self.calibration, self.panoptic.size_wh)
 
     @cached_property
     def measured(self) -> ObjectDepths | None:

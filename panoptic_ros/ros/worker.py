@@ -3,10 +3,16 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
+from time import sleep
 from typing import Any, TypeVar
 
 T = TypeVar('T')
 Task = Callable[[], None]
+
+HANDOVER_S = 1e-3
+"""Who submits a task steps aside for so long, so that the thread can get as far as the engine,
+which does not need the interpreter. The two would else wait for it by turns: an rclpy executor has
+a third of a millisecond to do between two callbacks."""
 
 
 def wait_for_ever(future: Future[Any]) -> None:
@@ -51,6 +57,8 @@ class NewestWorker:
             self._waiting = task
             if not overtakes:
                 self._pool.submit(self._run_waiting).add_done_callback(self._report)
+        if not overtakes:
+            sleep(HANDOVER_S)
         return overtakes
 
     def call(self, function: Callable[[], T]) -> Future[T]:

@@ -27,6 +27,7 @@ from panoptic_ros.ros.messages import (
     decode_compressed_image,
     decode_depth,
     decode_image,
+    fit_camera,
     fit_camera_info,
     fit_depth,
     image_message,
@@ -383,6 +384,7 @@ def test_any_camera_info_is_refused_or_stays_finite(
     assert np.isfinite(fitted.p).all()
     whole_image = np.array([[0, 0, *image_wh], [0, 0, 1, 1]])
     camera = CameraModel.from_k(fitted.k, image_wh)
+    assert fit_camera(info, image_wh) == camera
     placed = place_boxes(whole_image, camera, GroundPlane(1.5, 0.3), np.array([1.7, np.nan]))
     has_place = placed.method > 0
     assert np.isfinite(placed.position_m[has_place]).all()
