@@ -128,7 +128,7 @@ def measure_objects(
 
 @lru_cache(maxsize=4)
 def _dither(width: int, height: int) -> np.ndarray:
-    """uint16 [H * W]: the pixels below any threshold are spread evenly over the image.
+    """uint16 [H * W]: the pixels up to any value are spread evenly over the image.
 
     The R2 sequence of M. Roberts (2018, The unreasonable effectiveness of quasirandom sequences).
     """
@@ -155,8 +155,8 @@ def _sample(
     pixel = np.flatnonzero((instance > 0) & (depth_m == depth_m))
     of_id = instance.ravel()[pixel]
     present = np.bincount(of_id, minlength=int(ids.max(initial=0)) + 1)
-    share = np.ceil(65536 * MAX_SAMPLES / np.maximum(present, 1))
-    chosen = _dither(*instance.shape[::-1])[pixel] < share[of_id]
+    share = np.ceil(65535 * np.minimum(MAX_SAMPLES / np.maximum(present, 1), 1)).astype(np.uint16)
+    chosen = _dither(*instance.shape[::-1])[pixel] <= share[of_id]
     pixel, of_id = pixel[chosen], of_id[chosen]
 
     order = np.argsort(of_id, kind='stable')  # of 16 bits: a radix sort
@@ -222,11 +222,10 @@ class _Groups:
         some = self.size > 0
         place = share * (self.size[some] - 1)
         low = place.astype(np.intp)
-        below = self.start[some] + low
-        above = below + (place > low)
-        result[..., some] = ordered[..., below] + (ordered[..., above] - ordered[..., below]) * (
-            place - low
-        )
+        index = self.start[some] + low
+        below = ordered[..., index].astype(np.float64)
+        above = ordered[..., index + (place > low)]
+        result[..., some] = below + (above - below) * (place - low)
         return result
 
 
