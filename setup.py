@@ -25,7 +25,9 @@ REQUIRES = [
     f'openvino>=2025; {X86}',
 ]
 
-TEST = ['pytest>=8', 'pytest-timeout>=2.2', 'hypothesis>=6.90']
+KORNIA = 'kornia_rs>=0.2'  # decodes PNG several times as fast as OpenCV
+
+TEST = ['pytest>=8', 'pytest-timeout>=2.2', 'hypothesis>=6.90', KORNIA]
 
 EXTRAS = {
     'ros': [
@@ -55,7 +57,7 @@ EXTRAS = {
     ],
     'tensorrt': ['tensorrt>=10.3'],
     'zoo': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=4.50', 'timm>=1.0'],
-    'bench': ['psutil>=5.9', 'matplotlib>=3.8'],
+    'bench': ['psutil>=5.9', 'matplotlib>=3.8', KORNIA],
     'test': TEST,
     'dev': [
         *TEST,

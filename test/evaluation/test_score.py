@@ -9,7 +9,7 @@ import pytest
 from panoptic_ros.cli import main
 from panoptic_ros.datasets.coco import PanopticJson
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.evaluation.score import score_files
+from panoptic_ros.evaluation.score import _decode_fast, score_files
 from panoptic_ros.packing import ids_to_rgb, rgb_to_ids
 
 DATA = Path(os.environ.get('PANOPTIC_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
@@ -149,6 +149,19 @@ def test_a_picture_that_is_none_is_named(truth: Path, prediction: Path) -> None:
     (prediction.with_suffix('') / 'one.png').write_bytes(b'no')
     with pytest.raises(DatasetError, match=r'image 5: file .*one\.png is not a picture'):
         score_files(truth, prediction)
+
+
+def test_the_fast_decoder_gives_the_same_picture_or_nothing(truth: Path) -> None:
+    pytest.importorskip('kornia_rs', reason='extra bench')
+    picture = truth.with_suffix('') / 'one.png'
+    expected = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(_decode_fast(picture), expected)
+    grey = picture.with_name('grey.png')
+    cv2.imwrite(str(grey), expected[..., 0])
+    assert _decode_fast(grey) is None
+    assert _decode_fast(picture.with_name('none.png')) is None
+    picture.write_bytes(picture.read_bytes()[:60])
+    assert _decode_fast(picture) is None
 
 
 def test_threads_must_be_a_count(truth: Path, prediction: Path) -> None:
