@@ -288,6 +288,8 @@ class Records:
         Rows of what the node's process used: see :class:`Trial`.
     status
         The newest diagnostics of the node.
+    answered_ns
+        When a frame was answered last, of the steady clock; 0 if none was.
     doubled
         How many frames had a stamp that one before had: the later ones are not measured.
     """
@@ -300,6 +302,7 @@ class Records:
         self.doubled = 0
         self._changed = Condition()
         self._by_stamp: dict[int, Record] = {}
+        self.answered_ns = 0
         self._sent = 0
         self._newest_answered = 0
 
@@ -342,6 +345,7 @@ class Records:
     def _settle(self, record: Record) -> None:
         if self._is_complete(record):
             self._newest_answered = max(self._newest_answered, record.number)
+            self.answered_ns = monotonic_ns()
         self._changed.notify_all()
 
     def _is_complete(self, record: Record) -> bool:

@@ -131,7 +131,8 @@ class Session:
     def measure(self) -> None:
         """Run all trials that were asked for, and then, where there is truth, for quality.
 
-        Raises NoAnswerError if the node never answers, or ends before the first trial did.
+        Raises NoAnswerError if the node never answers; if it does so no more, later, what there
+        is is kept, and :attr:`failure` says it.
         """
         first = next(iter(cues(self._read, loop=False)))
         self._replay.warm_up(first, self._args.timeout)
@@ -150,20 +151,17 @@ class Session:
     def _find_peak_and_report(self) -> None:
         source = cues(self._read, loop=True)
         seconds = self._args.seconds or TRIAL_SECONDS
-        fastest = self._replay.measure(FASTEST, None, source, None, seconds)
-        self.trials.append(fastest)
+        fastest = self._try(self.trials, FASTEST, None, source, None, seconds)
 
-        def measured(rate_hz: float) -> Trial:
+        def try_rate(to: list[Trial], rate_hz: float) -> Trial:
             long_s = max(seconds, min(TRIAL_FRAMES / rate_hz, LONGEST_TRIAL_S))
-            name = f'{rate_hz:.4g} Hz'
-            return self._replay.measure(name, rate_hz, source, at_rate(rate_hz), long_s)
+            return self._try(to, f'{rate_hz:.4g} Hz', rate_hz, source, at_rate(rate_hz), long_s)
 
         def holds(rate_hz: float) -> bool:
             for _ in range(TRIES):
                 if self.is_interrupted:
                     return False
-                trial = measured(rate_hz)
-                self.tried.append(trial)
+                trial = try_rate(self.tried, rate_hz)
                 if trial.dropped_fraction < MAX_DROPPED and trial.reached_rate:
                     return True
             return False
@@ -179,7 +177,7 @@ class Session:
         for rate_hz in self._args.rates:
             if self.is_interrupted:
                 return
-            self.trials.append(measured(rate_hz))
+            try_rate(self.trials, rate_hz)
 
     def _measure_one(self, rate: float | str) -> None:
         source = cues(self._read, loop=self._args.loop)
@@ -189,8 +187,13 @@ class Session:
             name, asked_hz, schedule = 'as recorded', None, as_recorded()
         else:
             name, asked_hz, schedule = f'{rate:.4g} Hz', rate, at_rate(rate)
-        seconds = self._args.seconds
-        self.trials.append(self._replay.measure(name, asked_hz, source, schedule, seconds))
+        self._try(self.trials, name, asked_hz, source, schedule, self._args.seconds)
+
+    def _try(self, to: list[Trial], *how: Any) -> Trial:
+        trial = self._replay.measure(*how)
+        to.append(trial)
+        self._replay.check(trial)
+        return trial
 
     def _measure_quality(self) -> Quality:
         count = self._args.quality_frames

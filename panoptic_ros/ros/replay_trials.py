@@ -3,10 +3,11 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from time import monotonic, time_ns
+from time import monotonic, monotonic_ns, time_ns
 
 import numpy as np
 from rclpy.node import Node
+from tqdm import tqdm
 
 from panoptic_ros.evaluation.latency import Trial
 from panoptic_ros.ros.playback import (
@@ -27,6 +28,9 @@ WARM_UP_PATIENCE_S = 0.5  # for the answer to one; it is given another then
 ANSWER_TIMEOUT_S = 2.0
 """A frame that was not answered for so long will not be; slow nodes have five times as long as
 they usually take."""
+
+SILENCE_S = 8.0
+"""After so much longer without an answer to any frame a trial ends."""
 
 IN_FLIGHT = 2
 """As fast as it keeps up: one frame in work and one in the node's slot; none is overtaken."""
@@ -141,26 +145,22 @@ class Trials:
         seconds
             None for to the end.
 
-        Raises NoAnswerError if none is answered, or the node's process ends.
+        It ends early if the node does, or falls silent: see :meth:`check`.
         """
         self._records.forget()
         if schedule is None:
             pace = self.in_step(source, seconds, IN_FLIGHT)
         else:
             pace = paced(source, schedule, self._clock, seconds)
-        for cue in pace:
+        began_ns = monotonic_ns()
+        for cue in tqdm(pace, desc=name, unit='frame', disable=None, leave=False):
             self._send(cue)
+            if self._is_lost(began_ns):
+                break
         usage = self._records.usage
         if self._under_way:
             self._wait_for(self._under_way[-1])
         trial = self._records.trial(name, asked_hz, usage)
-        check_process(self._segment.process)
-        if not trial.answered and not self.is_interrupted:
-            raise NoAnswerError(
-                f'{self._segment.name} answered none of the {trial.published} images of trial '
-                f'{name!r}, after it had answered before; its diagnostics say: '
-                f'{self._records.status.message}'
-            )
         if not trial.reached_rate:
             self.notes.append(
                 f'{name}: this process could publish only {trial.publish_rate_hz:.1f} images a '
@@ -171,6 +171,23 @@ class Trials:
             flush=True,
         )
         return trial
+
+    def _is_lost(self, began_ns: int) -> bool:
+        process = self._segment.process
+        has_ended = process is not None and process.exit_code is not None
+        silent_ns = monotonic_ns() - max(began_ns, self._records.answered_ns)
+        return has_ended or silent_ns > (SILENCE_S + self._patience_s) * 1e9
+
+    def check(self, trial: Trial) -> None:
+        """Raise NoAnswerError if the node has ended, or answered no more towards the end."""
+        check_process(self._segment.process)
+        is_silent = trial.published > 1 and self._is_lost(0)
+        if (is_silent or not trial.answered) and not self.is_interrupted:
+            raise NoAnswerError(
+                f'{self._segment.name} answers no more, after it had answered before; trial '
+                f'{trial.name!r} ended there; its last diagnostics say: '
+                f'{self._records.status.message!r}'
+            )
 
     def in_step(
         self, source: Iterator[Cue], seconds: float | None = None, in_flight: int = 1

@@ -424,6 +424,38 @@ def test_loop_until_ctrl_c_gives_the_results_so_far(
 
 
 @pytest.mark.slow
+def test_node_that_ends_meanwhile_leaves_the_results_so_far(
+    tmp_path, picture_bag, start_node, tiny_model, peer
+):
+    path = picture_bag()
+    node = start_node('-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime')
+    node.wait_for_log('waiting for images')
+    seen = peer.subscribe(Image, '/segment/semantic')
+    process = subprocess.Popen(
+        [
+            *(*REPLAY, str(path), '--node', 'segment', '--rate', '10', '--loop'),
+            *('--out', str(tmp_path / 'out')),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        peer.wait_until(lambda: len(seen) > 40, 'a lap')
+        node.interrupt()
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 1, output
+    assert '/segment answers no more' in output
+    content = json.loads((tmp_path / 'out' / 'replay.json').read_text())
+    assert content['trials'][0]['frames_answered'] > 0
+    assert content['trials'][0]['frames_dropped'] > 0
+    assert '/segment answers no more' in content['notes'][0]
+
+
+@pytest.mark.slow
 def test_node_that_is_not_active(tmp_path, picture_bag, start_node, tiny_model):
     path = picture_bag()
     start_node('-p', f'model:={tiny_model}', '-p', 'autostart:=false')
