@@ -30,7 +30,7 @@ MIN_INLIERS = 0.15
 MAX_TILT = np.cos(np.radians(15))
 """A surface that leans by more carries nothing."""
 
-DEPTH_COLUMNS = 320
+DEPTH_COLUMNS = 160
 """Points are taken from so many columns of pixels, evenly spaced, and rows as far apart."""
 
 
@@ -88,11 +88,14 @@ def scene_depth(
         )
     of_id = np.full(int(things.id.max(initial=NO_INSTANCE)) + 1, np.nan, np.float32)
     of_id[things.id] = object_depth_m
-    depth_m = of_id[panoptic.instance]
     is_ground = label_set.with_role('drivable') | label_set.with_role('walkable')
-    row, column = np.nonzero(is_ground[panoptic.semantic] & (panoptic.instance == NO_INSTANCE))
-    depth_m[row, column] = ground.depth_m(camera.rays(np.stack([column, row], -1)))
-    return depth_m
+    is_ground = (is_ground & ~label_set.is_thing).take(panoptic.semantic)
+    # Without roll, ground in one row of pixels has one depth.
+    row = np.arange(len(is_ground))
+    depth_of_row = ground.depth_m(camera.rays(np.stack([np.full(len(row), camera.cx), row], -1)))
+    return np.where(
+        is_ground, depth_of_row[:, None].astype(np.float32), of_id.take(panoptic.instance)
+    )
 
 
 @dataclass(frozen=True, eq=False)
