@@ -30,8 +30,12 @@ from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros import frames, messages
 from panoptic_ros.ros.frames import Frames
-from panoptic_ros.ros.parameters import ParameterError
-from panoptic_ros.ros.surroundings import ground_frame_origin, target_grid
+from panoptic_ros.ros.parameters import ParameterError, Tuning
+from panoptic_ros.ros.surroundings import (
+    SurroundingsBuilder,
+    ground_frame_origin,
+    target_grid,
+)
 from panoptic_ros.segmenter import Segmenter
 
 NODE_ARGUMENTS = ('-p', 'virtual_depth:=true', '-p', 'camera_pitch_rad:=0.1')
@@ -324,6 +328,67 @@ def test_without_tf2_a_target_frame_is_refused(start_node, tiny_model) -> None:
     node = start_node('-p', f'model:={tiny_model}', '-p', 'target_frame:=odom')
     assert node.wait() == 2
     assert "configure failed: parameter target_frame is 'odom', which needs tf2_ros" in node.log
+
+
+def builder(monkeypatch, tf2: FakeTf2, warnings: list[str]) -> SurroundingsBuilder:
+    monkeypatch.setattr(frames, 'tf2_ros', tf2)
+    logger = SimpleNamespace(warning=lambda text, **_: warnings.append(text))
+    return SurroundingsBuilder(SimpleNamespace(get_logger=lambda: logger), 'odom')
+
+
+def result(segmented: tuple[Panoptic, Model]) -> SimpleNamespace:
+    panoptic, model = segmented
+    return SimpleNamespace(
+        panoptic=panoptic,
+        label_set=model.label_set,
+        camera=CAMERA,
+        ground=GROUND,
+        depth_m=None,
+        header=header(),
+        tuning=Tuning(agent_margin_m=0.0),
+    )
+
+
+def test_a_grid_in_odom_is_aligned_with_it_and_shows_the_same_ground(
+    monkeypatch, segmented
+) -> None:
+    yaw_rad, xy_m = 0.7, (30.0, -12.0)
+    pose = turned(CameraPose.over(GROUND), yaw_rad, xy_m)
+    warnings: list[str] = []
+    surroundings = builder(monkeypatch, FakeTf2(transform(pose)), warnings)
+    message = surroundings.build(result(segmented))
+    assert (message.header.frame_id, message.header.stamp) == ('odom', header().stamp)
+    origin, turn = message.info.origin.position, message.info.origin.orientation
+    assert (turn.x, turn.y, turn.z, turn.w, origin.z) == (0, 0, 0, 1, 0)
+    alone = ground_view(CAMERA, CameraPose.over(GROUND), GRID, 60.0)
+    panoptic, model = segmented
+    rules = Traversability.of(model.label_set, 50)
+    expected = free_space(panoptic, alone, rules).occupancy
+    # The same places, whichever of the two grids is asked; cells at edges may differ.
+    ahead = GRID.centres().reshape(-1, 2)
+    cos, sin = math.cos(yaw_rad), math.sin(yaw_rad)
+    places = ahead @ np.array([[cos, sin], [-sin, cos]]) + xy_m
+    size_xy = message.info.width, message.info.height
+    grid = Grid(0.1, (origin.x, origin.y), size_xy)
+    found = array(message).ravel()[grid.cells(places)]
+    for value in (-1, 0, 100):
+        assert (found[expected.ravel() == value] == value).mean() > 0.8
+    assert (found == expected.ravel()).mean() > 0.95
+    assert surroundings.latest.closest_obstacle_m > 1
+    assert warnings == []
+    surroundings.destroy()
+
+
+def test_without_a_transform_there_is_no_grid_and_a_warning(monkeypatch, segmented) -> None:
+    warnings: list[str] = []
+    surroundings = builder(monkeypatch, FakeTf2(None), warnings)
+    assert surroundings.build(result(segmented)) is None
+    (warning,) = warnings
+    assert "~/free_space: no pose of 'camera' in target_frame 'odom'" in warning
+    assert surroundings.latest is None
+    without = result(segmented)
+    without.camera = None
+    assert surroundings.build(without) is None
 
 
 # ---- objects ----
