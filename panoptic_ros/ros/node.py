@@ -197,6 +197,10 @@ class SegmentNode(LifecycleNode):
         except ParameterError as error:
             self._unsubscribe()
             return self._refuse('activate', error)
+        for name in self._settings.unused_qos_overrides:
+            self.get_logger().warning(
+                f'parameter {name} has no effect: there is no such topic or policy here'
+            )
         super().on_activate(state)
         self._pipeline.start()
         return self._enter('active')

@@ -298,6 +298,8 @@ _FIELDS: dict[type, dict[str, Field[Any]]] = {
     group: {f.name: f for f in fields(group)} for group in (Structure, Tuning)
 }
 
+_QOS_OVERRIDES = 'qos_overrides.'
+
 
 class NodeParameters:
     """The parameters of a node: declared, checked, and kept up to date.
@@ -323,14 +325,24 @@ class NodeParameters:
         self.is_structure_fixed = False
         self.structure = _declare(node, Structure)
         self.tuning = _declare(node, Tuning)
-        # rclpy has no public way to ask what was given. QoS overrides come with their topics.
-        self.unknown = sorted(
-            name
-            for name in node._parameter_overrides
-            if not node.has_parameter(name) and not name.startswith('qos_overrides.')
-        )
+        self._node = node
+        unused = self._unused()
+        self.unknown = [name for name in unused if not name.startswith(_QOS_OVERRIDES)]
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._take)
+
+    @property
+    def unused_qos_overrides(self) -> list[str]:
+        """QoS overrides given at start that no topic has used, which ROS passes over too.
+
+        A topic uses those of its own when it is made: they mean something only after that.
+        """
+        return [name for name in self._unused() if name.startswith(_QOS_OVERRIDES)]
+
+    def _unused(self) -> list[str]:
+        # rclpy has no public way to ask what was given.
+        given = self._node._parameter_overrides
+        return sorted(name for name in given if not self._node.has_parameter(name))
 
     def _check(self, changes: list[Parameter]) -> SetParametersResult:
         # Types and ranges are rclpy's to check, from the descriptors, before this is called.

@@ -29,7 +29,7 @@ from panoptic_ros.consumers import hydra_label_space
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.resources import resource
 
-IMAGE, OUT = '/robot/image', '/robot/segment/'
+IMAGE, DEPTH, OUT = '/robot/image', '/robot/depth', '/robot/segment/'
 SEMANTIC, PANOPTIC = OUT + 'semantic', OUT + 'panoptic'
 RELIABLE = QoSProfile(depth=10)
 LABELS = LabelSet.load('cityscapes')
@@ -45,9 +45,9 @@ KEYS = {
 
 
 @pytest.fixture
-def frame(module_node, camera, synchronise) -> dict[str, Image]:
-    sync = synchronise(dict.fromkeys([IMAGE, SEMANTIC, PANOPTIC], Image), RELIABLE, 10)
-    camera.film(1, lambda: len(sync.sets), 'colour, labels and instances of one frame')
+def frame(module_node, depth_camera, synchronise) -> dict[str, Image]:
+    sync = synchronise(dict.fromkeys([IMAGE, DEPTH, SEMANTIC, PANOPTIC], Image), RELIABLE, 10)
+    depth_camera.film(1, lambda: len(sync.sets), 'colour, depth, labels and instances')
     return sync.sets[-1]
 
 
@@ -68,12 +68,10 @@ def test_quality_of_service(module_node, assert_compatible) -> None:
     assert_compatible(PANOPTIC, RELIABLE)
 
 
-def test_labels_have_the_size_of_the_colour_image(frame) -> None:
-    assert (frame[SEMANTIC].width, frame[SEMANTIC].height) == (
-        frame[IMAGE].width,
-        frame[IMAGE].height,
-    )
-    assert frame[SEMANTIC].header == frame[IMAGE].header
+def test_labels_have_the_size_of_colour_and_depth(frame) -> None:
+    sizes = {(message.width, message.height) for message in frame.values()}
+    assert sizes == {(128, 64)}
+    assert frame[SEMANTIC].header == frame[IMAGE].header == frame[DEPTH].header
 
 
 def test_every_label_is_integrated_or_left_out_on_purpose(frame, label_space) -> None:

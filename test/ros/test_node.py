@@ -814,6 +814,18 @@ def test_quality_of_service_can_be_overridden(start_node, peer, tiny_model) -> N
         )
 
 
+def test_quality_of_service_of_no_topic_is_named(start_node, tiny_model) -> None:
+    node = start_node(
+        *('-r', '__ns:=/robot', '-p', f'model:={tiny_model}'),
+        *('-p', 'qos_overrides./segment/overlay.publisher.depth:=3'),  # without the namespace
+        *('-p', f'qos_overrides.{OUT}overlay.publisher.depth:=3'),
+    )
+    node.wait_for_log('waiting for images')
+    node.wait_for_log('has no effect')
+    (warning,) = [line for line in node.lines if '[WARN]' in line]
+    assert 'qos_overrides./segment/overlay.publisher.depth has no effect' in warning
+
+
 @pytest.mark.parametrize(
     'override',
     [
