@@ -46,6 +46,7 @@ KEYS = {
 
 @pytest.fixture
 def frame(module_node, depth_camera, synchronise) -> dict[str, Image]:
+    del depth_camera.others[DEPTH + '/camera_info']  # nobody here takes that
     sync = synchronise(dict.fromkeys([IMAGE, DEPTH, SEMANTIC, PANOPTIC], Image), RELIABLE, 10)
     depth_camera.film(1, lambda: len(sync.sets), 'colour, depth, labels and instances')
     return sync.sets[-1]
