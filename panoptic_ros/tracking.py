@@ -25,6 +25,8 @@ MAX_ID = 65535
 """Track ids are 1 to this, what an instance map can hold; then the free ones come again."""
 
 _GRID_CELLS = 240  # masks are compared on a grid of about so many cells along the shorter side
+_LIKELY_OVERLAP = 0.3  # IoU that a box counts for which is just where it is expected
+_FORGETTING_S = 1.0  # out of sight for so long, a track counts a third of one in sight
 _UNKNOWN = 1e9  # variance of what was not measured yet
 _ACCELERATION_M_S2 = 3.0
 _START_VELOCITY_M_S = 10.0
@@ -44,7 +46,7 @@ class TrackerSettings:
         0..1, IoU above which masks of two classes may be one thing, because networks take a car
         for a truck now and then; with 1 no id changes its class.
     max_deviation
-        0..100 standard deviations (root mean square over the four edges), how far off a box may
+        0..10 standard deviations (root mean square over the four edges), how far off a box may
         be to be the same thing although the masks do not overlap; 0 for never.
     box_noise
         0..1 box sizes, standard deviation of a box's edges.
@@ -72,7 +74,7 @@ class TrackerSettings:
             ('max_gap_s', 60),
             ('min_overlap', 1),
             ('min_overlap_of_classes', 1),
-            ('max_deviation', 100),
+            ('max_deviation', 10),
             ('box_noise', 1),
             ('acceleration', 1000),
             ('start_velocity', 1000),
@@ -158,7 +160,7 @@ class Tracker:
         # From here on in reading order, so that the ids of the frame decide nothing.
         order = np.lexsort((*things.box_xyxy.T, masks.first_cell(len(things))))
         things, masks = things.where(order), masks.where(order, len(things))
-        pairs = _match(self._table, self._masks, things, masks, self.settings)
+        pairs = _match(self._table, self._masks, things, masks, stamp_ns, self.settings)
         self._continue(things, masks, *pairs)
         return self._renumber(panoptic, things.id)
 
@@ -394,7 +396,12 @@ def shared_cells(tracked: Masks, tracks: int, seen: Masks, things: int) -> np.nd
 
 
 def _match(
-    table: '_Table', masks: Masks, things: Segments, seen: Masks, settings: TrackerSettings
+    table: '_Table',
+    masks: Masks,
+    things: Segments,
+    seen: Masks,
+    stamp_ns: int,
+    settings: TrackerSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of tracks and those of the things that continue them, pair by pair.
 
@@ -414,8 +421,10 @@ def _match(
     off_px = table.edges[:, 0, None] - things.box_xyxy
     deviation2 = (off_px**2 / variance[:, None]).mean(axis=2)
     is_likely = same_class & (deviation2 < settings.max_deviation**2)
-    # Two masks that overlap enough always come before two boxes.
-    affinity = np.where(overlap > enough, 1 + overlap, is_likely * np.exp(-deviation2 / 2))
+    likelihood = is_likely * np.exp(-deviation2 / 2)
+    affinity = np.where(overlap > enough, overlap, _LIKELY_OVERLAP * likelihood)
+    # Without this, what was hidden takes the place of what is there when a mask falls apart.
+    affinity *= np.exp((table.seen_ns - stamp_ns) / (_FORGETTING_S * 1e9))[:, None]
     track_row, thing_row = linear_sum_assignment(affinity, maximize=True)
     is_match = affinity[track_row, thing_row] > 0
     return track_row[is_match], thing_row[is_match]

@@ -107,6 +107,19 @@ def test_small_and_fast_ones_are_found_without_overlap() -> None:
     assert [ids_of(f) for f in strict] == [[1], [2], [3]]
 
 
+def test_a_mask_that_falls_apart_stays_with_what_it_overlaps_most() -> None:
+    """Once the right end of a car is an object, later the left end: 1 is always the larger part.
+
+    More matches, the old right end with the larger part and 1 with the left end, are not better.
+    """
+    whole = frame(car(20, width=40))
+    right_end = frame(car(20, width=34), car(54, width=6))
+    left_end = frame(car(20, width=6), car(26, width=34))
+    found = track([whole, right_end, whole, left_end])
+    assert id_at(found[1], 55, 12) == 2
+    assert [id_at(f, 40, 12) for f in found] == [1, 1, 1, 1]
+
+
 def test_a_new_one_far_away_is_another() -> None:
     found = track([frame(car(2)), frame(car(65))])
     assert [ids_of(f) for f in found] == [[1], [2]]
