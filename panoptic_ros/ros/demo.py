@@ -29,7 +29,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import as_json, summary_table, write_json
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
-from panoptic_ros.ros.processes import Process, process_environment
+from panoptic_ros.ros.processes import Process, process_environment, signals_held_back
 from panoptic_ros.sources import open_pictures
 from panoptic_ros.visualize import free_space_picture, instance_color, panel, semantic_color
 
@@ -147,8 +147,9 @@ def _run_processes(args: argparse.Namespace, plan: Plan, label_set: LabelSet) ->
 
         def start(name: str, parameters: dict[str, Any]) -> Process:
             module, log = f'panoptic_ros.ros.{name}', args.out / f'{name}.log'
-            process = Process(module, parameters, environment, log)
-            stack.callback(process.interrupt)
+            with signals_held_back():
+                process = Process(module, parameters, environment, log)
+                stack.callback(process.interrupt)
             return process
 
         print(f'starting the node with model {args.model} ...', flush=True)
