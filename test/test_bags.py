@@ -9,7 +9,13 @@ pytest.importorskip('rosbags', reason='rosbags reads and writes the recordings o
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from rosbags.rosbag2 import Reader
+from rosbags.rosbag2 import (
+    CompressionFormat,
+    CompressionMode,
+    Reader,
+    StoragePlugin,
+    Writer,
+)
 from rosbags.typesys import Stores, get_typestore
 
 from panoptic_ros.bags import (
@@ -133,6 +139,21 @@ def test_best_effort_is_recorded_as_such(tmp_path):
     with Reader(tmp_path / 'bag') as reader:
         (profile,) = reader.connections[0].ext.offered_qos_profiles
     assert (profile.reliability.name, profile.depth) == ('BEST_EFFORT', 5)
+
+
+@storages
+@pytest.mark.parametrize('mode', [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_compressed_recordings(tmp_path, storage, mode):
+    plugin = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}[storage]
+    writer = Writer(tmp_path / 'bag', version=9, storage_plugin=plugin)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection('/image', IMAGE, typestore=STORE)
+        for message in MESSAGES:
+            writer.write(connection, message.time_ns, message.data)
+    with BagReader(tmp_path / 'bag') as bag:
+        assert list(bag.read(['/image'])) == MESSAGES
+        assert bag.note('source') == ''  # nothing was noted
 
 
 def test_same_messages_same_bytes(write):

@@ -33,7 +33,11 @@ SILENCE_S = 8.0
 """After so much longer without an answer to any frame a trial ends."""
 
 IN_FLIGHT = 2
-"""As fast as it keeps up: one frame in work and one in the node's slot; none is overtaken."""
+"""As fast as it keeps up: one frame in work and one in the node's slot."""
+
+GAP = 0.25
+"""The second of them follows the first after this share of a frame's latency: sooner, it might
+overtake it in the slot."""
 
 
 class Trials:
@@ -81,8 +85,8 @@ class Trials:
         self._clock = clock
         self._restamp = restamp
         self._under_way: deque[int] = deque(maxlen=IN_FLIGHT)
-        self._room = 1
         self._in_flight = 1
+        self._gap_ns = 0
         self._patience_s = ANSWER_TIMEOUT_S
         self._player = Player(node, targets)
         self._listener = Listener(node, segment.name, kinds, records)
@@ -111,6 +115,7 @@ class Trials:
                 raise Stopped
         latency_ms = self._records.trial('', None, ()).latency_ms()
         self._patience_s = max(ANSWER_TIMEOUT_S, 5 * np.nanmedian(latency_ms) / 1e3)
+        self._gap_ns = round(GAP * np.nanmin(latency_ms) * 1e6)
         self.latest_ns = None
 
     def _silence(self, timeout_s: float) -> str:
@@ -194,8 +199,7 @@ class Trials:
     ) -> Iterator[Cue]:
         """Yield cues as fast as they are answered, so many at a time; see :meth:`ask`."""
         self._under_way.clear()
-        # Two at once are one too many for a node that has not begun with the first.
-        self._room, self._in_flight = 1, in_flight
+        self._in_flight = in_flight
         return in_step(source, self._wait_for_room, self._clock, seconds)
 
     def ask(self, cue: Cue) -> dict[str, bytes]:
@@ -214,9 +218,10 @@ class Trials:
         return stamp_ns
 
     def _wait_for_room(self) -> bool:
-        while len(self._under_way) >= self._room:
+        while len(self._under_way) >= self._in_flight:
             self._wait_for(self._under_way.popleft())
-            self._room = self._in_flight
+        if self._under_way:
+            self._clock.wait_until(self._clock.now_ns() + self._gap_ns)
         return not self.is_interrupted
 
     def _wait_for(self, stamp_ns: int, timeout_s: float | None = None) -> None:
