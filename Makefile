@@ -4,7 +4,7 @@
 #   make demo [SOURCE=street|video|folder|image|camera index]   a camera and the node over DDS
 #   make test [PYTEST_ARGS=...]    every test
 #   make lint                      style and formatting
-#   make bench                     speed, end to end
+#   make bench [SCORING='cityscapes ROOT']   speed, end to end and against the peers installed
 #   make colcon                    build as a ROS workspace does, into out/colcon
 #   make clean                     remove the environment and what was made
 
@@ -13,6 +13,7 @@ VENV ?= .venv
 SOURCE ?= street
 OUT ?= out/demo
 PYTEST_ARGS ?=
+SCORING ?= synthetic
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -53,6 +54,8 @@ bench: $(VENV)/.with-bench
 	$(BIN)/python -m panoptic_ros make-bag street --seconds 4 --rate 15 --out out/bench/street
 	$(BIN)/python -m panoptic_ros.ros.replay out/bench/street --seconds 3 --out out/bench/replay
 	$(BIN)/python -m panoptic_ros.evaluation.bench_tracking street-lite --limit 30 --json out/bench/tracking.json
+	$(BIN)/python -m panoptic_ros.evaluation.bench $(SCORING) --json out/bench/scoring.json
+	$(BIN)/python -m panoptic_ros.evaluation.bench_peers --json out/bench/peers.json
 
 colcon: $(VENV)/.with-test
 	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \

@@ -39,6 +39,14 @@ from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.packing import coco_categories, rgb_to_ids, to_coco
 from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
 
+INSTALL = {
+    'panopticapi': 'pip install --no-deps panopticapi-lite && pip install pillow',
+    'hotcoco': 'pip install hotcoco',
+    'torchmetrics': 'pip install torchmetrics',
+    'panoptica': 'pip install panoptica',
+}
+"""How to get a peer; panopticapi-lite asks for numpy below 2 but works without."""
+
 _SLOW_IMAGES = 5  # for peers that take long for one
 
 
@@ -171,7 +179,7 @@ def gather(
         try:
             contestants += make()
         except ImportError as error:
-            missing[name] = f'not installed ({error})'
+            missing[name] = f'not installed ({error}): {INSTALL[name]}'
     return contestants, missing
 
 
