@@ -32,15 +32,19 @@ from panoptic_ros.bags import (
     Topic,
     header_stamp_ns,
 )
+from panoptic_ros.datasets import Sample
 from panoptic_ros.errors import BagError, PanopticRosError
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.resources import resource
-from panoptic_ros.ros import replay_ends
+from panoptic_ros.ros import recording, replay_ends
 from panoptic_ros.ros.replay import make_parser, own_arguments
 from panoptic_ros.ros.replay_ends import Recording, Segment, find_outputs, find_targets
 from panoptic_ros.ros.replay_run import run
 
 ROOT = Path(__file__).parents[2]
 REPLAY = (sys.executable, '-m', 'panoptic_ros.ros.replay')
+LABELS = LabelSet.load('cityscapes')
 STREET = ('street', '--size', '128x64', '--rate', '20')
 
 
@@ -386,6 +390,51 @@ def test_recorded_rate_to_a_node_that_runs_already(
     assert content['quality'] is None
     assert 'ground_truth' in content['quality_reason']
     assert content['node']['started_here'] is False
+
+
+def painted(tiny_scene):
+    """Return the tiny scene as a labelled image: what the tiny model makes of it is the truth."""
+    semantic = np.zeros((32, 64), np.uint8)
+    semantic[:12] = LABELS.class_id('sky')
+    semantic[12:] = LABELS.class_id('road')
+    instance = np.zeros((32, 64), np.uint16)
+    for number, columns in enumerate((slice(8, 24), slice(40, 56)), start=1):
+        semantic[8:24, columns] = LABELS.class_id('car')
+        instance[8:24, columns] = number
+    truth = Panoptic.from_maps(semantic, instance, LABELS)
+    return Sample('painted', tiny_scene((64, 32)), truth, np.zeros(0, np.uint16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('label_set', ['cityscapes', 'coco'])
+def test_quality_against_the_truth_of_a_data_set(
+    tmp_path, start_node, tiny_model, tiny_scene, monkeypatch, label_set
+):
+    samples = [painted(tiny_scene)] * 5
+    known = LabelSet.load(label_set)
+    monkeypatch.setattr(recording, 'open_dataset', lambda *_: (samples, known))
+    path = tmp_path / 'bag'
+    assert cli.main(['make-bag', 'ROOT', '--dataset', 'coco', '--out', str(path)]) == 0
+    start_node('-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime').wait_for_log(
+        'waiting for images'
+    )
+    run = run_replay(
+        *(path, '--node', '/segment', '--rate', 'max', '--stamps', 'now'),
+        *('--out', tmp_path / 'out', '--outputs', 'semantic', 'instance'),
+    )
+    assert run.returncode == 0, run.stderr
+    content = json.loads((tmp_path / 'out' / 'replay.json').read_text())
+    assert content['trials'][0]['stages_ms']['age']['count'] > 0  # the stamps are of this clock
+    if label_set == 'coco':
+        assert content['quality'] is None
+        assert content['quality_reason'] == (
+            "the recording's truth has label set 'coco', the model 'cityscapes'"
+        )
+        assert content['quality_reason'] in run.stdout
+    else:
+        assert content['quality']['images'] > 0
+        assert content['quality']['PQ'] == 100
+        assert 'video' not in content['quality']  # its images do not follow each other
 
 
 @pytest.mark.slow
