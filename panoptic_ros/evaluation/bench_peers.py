@@ -243,7 +243,9 @@ def _export_yolo(form: str, folder: Path) -> Any:
     with contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
         model = ultralytics.YOLO('yolo11n-seg.yaml', verbose=False)
         if form:
-            path = model.export(format=form, imgsz=_YOLO_SIDE, simplify=False, verbose=False)
+            # Its simplifier is one more package, and there is little to simplify.
+            options = {'simplify': False} if form == 'onnx' else {}
+            path = model.export(format=form, imgsz=_YOLO_SIDE, verbose=False, **options)
             model = ultralytics.YOLO(folder / path, task='segment', verbose=False)
     return model
 
