@@ -288,6 +288,7 @@ class Soak:
         """A real camera that stops for a while, is killed, started anew, and ends as it should."""
         self._others_send = True
         for ending in (Process.kill, Process.interrupt):
+            self._driver.expect_camera()
             camera = self._start('camera', self._camera_parameters())
             self._require_frames('a camera has started')
             camera.send(signal.SIGSTOP)
@@ -309,6 +310,7 @@ class Soak:
         for _ in range(WARM_UPS):
             for _ in range(BURST):
                 self._send_good()
+            time.sleep(self._scale)
             self._change_states('deactivate', 'cleanup', 'configure', 'activate')
         self._connect()
 

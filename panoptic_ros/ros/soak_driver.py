@@ -19,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.ros.checks import FrameKey, frame_key
+from panoptic_ros.ros.messages import stamp_ns
 
 DEPTH = 100
 """Queues so long that nothing is lost between the processes: all losses are the node's."""
@@ -43,6 +44,9 @@ CAMERA_QOS: dict[str, Any] = {
     'qos_overrides./image.publisher.reliability': 'reliable',
     'qos_overrides./image.publisher.depth': DEPTH,
 }
+
+CAMERA_FRAME_ID = 'camera_optical_frame'
+"""What the other camera calls its frame; the driver never does."""
 
 SERVICE_TIMEOUT_S = 60.0
 
@@ -69,6 +73,8 @@ class Driver:
         self.values: dict[str, str] = {}
         self.message = ''
         self.reports = 0
+        self._expected_ns = 0
+        self._unheard_ns: list[tuple[int, int]] = []
         self._node = Node('soak')
         qos = QoSProfile(depth=DEPTH)
         self._image = self._node.create_publisher(Image, 'image', qos)
@@ -92,8 +98,22 @@ class Driver:
         with suppress(ExternalShutdownException):
             self._executor.spin()
 
+    def expect_camera(self) -> None:
+        """Say that another camera is about to start.
+
+        What it sent before the first frame that was heard of it here may have reached the node.
+        """
+        self._expected_ns = time.time_ns()
+
     def _take_camera_info(self, message: CameraInfo) -> None:
         self.sent.add(frame_key(message.header))
+        if self._expected_ns and message.header.frame_id == CAMERA_FRAME_ID:
+            self._unheard_ns.append((self._expected_ns, stamp_ns(message.header)))
+            self._expected_ns = 0
+
+    def _is_unheard(self, key: FrameKey) -> bool:
+        at_ns = key[0] * 1_000_000_000 + key[1]
+        return key[2] == CAMERA_FRAME_ID and any(a < at_ns < b for a, b in self._unheard_ns)
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -115,7 +135,8 @@ class Driver:
 
     def strangers(self, topic: str) -> set[FrameKey]:
         """Return the headers of a topic that nobody sent."""
-        return set(self.heard[topic]) - self.sent - self._sent_before
+        strange = set(self.heard[topic]) - self.sent - self._sent_before
+        return {key for key in strange if not self._is_unheard(key)}
 
     def forget(self) -> None:
         """Forget what was heard, and what was sent before the last time."""
