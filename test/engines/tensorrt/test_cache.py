@@ -251,3 +251,70 @@ def test_who_waited_for_the_lock_takes_what_the_other_built(install, model, worl
     assert world.builds == 1
     engine.close()
     assert len(cache.entries()) == 1
+
+
+@pytest.mark.parametrize('what', ['folder', 'plan'])
+def test_a_plan_that_everybody_may_write_is_not_run(install, model, world, cache_folder, what):
+    install()
+    tensorrt.open(model).close()
+    path = cache_folder if what == 'folder' else only(cache_folder, '*.engine')
+    path.chmod(path.stat().st_mode | 0o002)
+    with pytest.raises(EngineError, match=r'everybody may write to .*chmod o-w'):
+        tensorrt.open(model)
+    assert world.builds == 1
+
+
+def test_nothing_is_built_into_a_folder_that_everybody_may_write_to(
+    install, model, world, cache_folder
+):
+    install()
+    cache_folder.mkdir()
+    cache_folder.chmod(0o777)
+    with pytest.raises(EngineError, match='everybody may write to'):
+        tensorrt.open(model)
+    assert world.builds == 0
+
+
+def test_the_folder_is_made_for_its_owner_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        EngineCache(tmp_path / 'new').store(IDENTITY, b'plan', 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'new').stat().st_mode & 0o022 == 0
+
+
+def die_while_writing(folder):
+    """Be killed when half of the plan is on the disk."""
+    import panoptic_ros.engines.tensorrt.cache as module
+
+    module.os.fsync = lambda _: os.kill(os.getpid(), 9)
+    cache = EngineCache(folder)
+    with cache.lock(IDENTITY):
+        cache.store(IDENTITY, b'plan', 1)
+
+
+def test_a_process_killed_while_writing_leaves_no_plan_and_its_draft_goes(tmp_path):
+    writer = multiprocessing.get_context('fork').Process(
+        target=die_while_writing, args=(tmp_path,)
+    )
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -9
+    cache = EngineCache(tmp_path)
+    assert cache.entries() == []
+    assert not cache.plan_path(IDENTITY).exists()
+    assert list(tmp_path.glob('*.engine.*'))
+    with cache.lock(IDENTITY):
+        assert not list(tmp_path.glob('*.engine.*'))
+        cache.store(IDENTITY, b'plan', 1)
+    assert cache.load(cache.get(IDENTITY)) == b'plan'
+
+
+def test_a_model_name_does_not_lead_out_of_the_folder(own_tiny_model, tmp_path):
+    from panoptic_ros.errors import ModelError
+
+    card = own_tiny_model / 'card.yaml'
+    card.write_text(card.read_text().replace('name: tiny', 'name: ../../evil'))
+    with pytest.raises(ModelError, match='no slash'):
+        Model.load(own_tiny_model)
