@@ -153,6 +153,13 @@ class Tuning:
     min_stuff_area_fraction: float = _fusion_fraction(
         'Stuff classes smaller than this become void', 'fraction of the image'
     )
+    score_threshold: float = _fusion_fraction(
+        'Queries with a lower class probability do not count (head kind queries)', 'score 0..1'
+    )
+    min_kept_fraction: float = _fusion_fraction(
+        'Queries that keep no more than this of their mask become void (head kind queries)',
+        'fraction of the mask',
+    )
     tracking: bool = _parameter(
         True,
         'Objects keep their ids from frame to frame; if false, ids mean nothing beyond a frame',

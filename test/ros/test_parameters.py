@@ -10,7 +10,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.fusion import CentreFusion, QueryFusion
 from panoptic_ros.ros.parameters import NodeParameters, ParameterError, Structure, Tuning
 
 
@@ -207,4 +207,16 @@ def test_thresholds_of_the_card_stay_unless_set() -> None:
 
 def test_every_threshold_of_the_fusion_can_be_tuned() -> None:
     thresholds = {f.name for f in fields(CentreFusion)} - {'max_instances'}
+    thresholds |= {f.name for f in fields(QueryFusion)} - {
+        'max_instances',
+        'mask_threshold',
+        'logit_grid',
+    }
     assert thresholds <= {f.name for f in fields(Tuning)}
+
+
+def test_queries_are_tuned_by_thresholds_of_their_own() -> None:
+    card = QueryFusion(score_threshold=0.3, logit_grid=384)
+    assert Tuning(centre_threshold=0.9).tune(card) == card
+    tuned = Tuning(score_threshold=0.0, min_kept_fraction=1.0).tune(card)
+    assert tuned == QueryFusion(score_threshold=0.0, min_kept_fraction=1.0, logit_grid=384)
