@@ -274,7 +274,7 @@ class GroundView:
         )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def ground_view(
     camera: CameraModel, pose: CameraPose, grid: Grid, max_range_m: float
 ) -> GroundView:
@@ -419,7 +419,7 @@ def free_space(
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
         moving = cv2.dilate(moving, disc)
     occupancy[(still | moving).view(bool)] = OCCUPIED
-    ranges_m = view.range_m[np.flatnonzero(obstacle)]
+    ranges_m = view.range_m[np.flatnonzero(obstacle.view(bool))]
     return FreeSpace(occupancy, float(ranges_m.min(initial=np.inf)), agents)
 
 
@@ -435,7 +435,7 @@ def _by_lower_edges(
     # What touches the lower border is cut off there and stands there or nearer.
     is_foot = obstacle.copy()
     np.greater(obstacle[:-1], obstacle[1:], out=is_foot[:-1].view(bool))
-    pixel = np.flatnonzero(is_foot) + top * view.camera.size_wh[0]
+    pixel = np.flatnonzero(is_foot.view(bool)) + top * view.camera.size_wh[0]
     row, column = np.divmod(pixel, view.camera.size_wh[0])
     # A pixel's lower edge lies half a pixel below its centre.
     point = view.ground_xy_m(column, row + 0.5)

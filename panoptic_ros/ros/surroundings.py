@@ -105,6 +105,7 @@ class SurroundingsBuilder:
         self._node = node
         self._frames = Frames(node, target_frame) if target_frame else None
         self._motion = AgentMotion()
+        self._had_depth = False
         self._rules: tuple[LabelSet, int, Traversability] | None = None
         self._latest: tuple[int, Surroundings] | None = None
 
@@ -165,6 +166,10 @@ class SurroundingsBuilder:
         if not tuning.tracking:  # ids mean nothing beyond a frame
             self._motion.reset()
             return Surroundings(found.closest_obstacle_m, ())
+        has_depth = result.depth_m is not None
+        if has_depth != self._had_depth:  # what was assumed and what is measured are apart
+            self._motion.reset()
+        self._had_depth = has_depth
         position = agents.position_xy_m - camera.position_m[:2]
         velocity = self._motion.update(stamp_ns(result.header), agents.track_id, position)
         seconds = time_to_collision_s(position, velocity, tuning.collision_radius_m)
