@@ -129,3 +129,15 @@ def test_a_contestant_runs_once_before_it_is_timed() -> None:
 def test_seconds_must_be_above_0(capsys) -> None:
     assert main(['--seconds', '0']) == 2
     assert '--seconds is 0.0; expected a number above 0' in capsys.readouterr().err
+
+
+def test_masks_are_fused_as_transformers_does() -> None:
+    pytest.importorskip('transformers', reason='extra zoo')
+    truth = SyntheticStreet(1, size_wh=(320, 240)).frame(0).truth
+    notes = {}
+    for contestant in bench_peers._fusions(truth):
+        with contestant.prepare() as (_, notes[contestant.name]):
+            pass
+    theirs = {note for name, note in notes.items() if name.startswith('transformers')}
+    assert len(notes) == 8
+    assert theirs == {'0 pixels differ'}
