@@ -1,10 +1,16 @@
 """OpenVINO on the CPU: the fastest on x86, where it can compute in bfloat16."""
 
+import sys
+
 import numpy as np
 
 from panoptic_ros.engines import EngineDescription, check_image, golden_fault, require_golden
 from panoptic_ros.errors import EngineError, ModelError
 from panoptic_ros.model import Model, TensorSpec
+
+# Left to itself, each import of openvino sends a message to an analytics service, from a process
+# that it forks. Where this package of pip's is not there, it goes without.
+sys.modules.setdefault('openvino_telemetry', None)
 
 _NAMES = {'f32': 'float32', 'bf16': 'bf16', 'f16': 'float16'}
 

@@ -286,6 +286,11 @@ class SegmentNode(LifecycleNode):
 
     def _subscribe(self) -> None:
         image_topic, image_type = self._image_topic()
+        if any(publisher.topic_name == image_topic for publisher in self.publishers):
+            raise ParameterError(
+                f"the image topic {image_topic} is one of this node's own; remap image to a "
+                "camera's"
+            )
         camera_info_topic = self.resolve_topic_name('camera_info')
         inputs = [
             (camera_info_topic, CameraInfo, self._pipeline.take_camera_info),
@@ -361,7 +366,8 @@ def main(args: Sequence[str] | None = None) -> int:
             )
             node = SegmentNode()
         except (ParameterError, RuntimeError) as error:  # RuntimeError: unusable ROS arguments
-            print(f'segment: {error}', file=sys.stderr)
+            hint = '; ROS_LOG_DIR names another' if 'log directory' in str(error) else ''
+            print(f'segment: {error}{hint}', file=sys.stderr)
             rclpy.try_shutdown()
             return USER_ERROR
         stop.came.add_done_callback(lambda _: node.stop())

@@ -740,6 +740,22 @@ def test_unusable_arguments_end_the_process(
     one_sentence(node, words)
 
 
+def test_a_log_folder_that_cannot_be_made_ends_the_process(
+    start_node, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'file' / 'log'))
+    node = start_node()
+    assert node.wait() == 2
+    one_sentence(node, ['log directory', 'ROS_LOG_DIR names another'])
+
+
+def test_its_own_output_is_not_taken_for_a_camera(start_node, tiny_model) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-r', 'image:=/segment/overlay')
+    assert node.wait() == 2
+    one_sentence(node, ["the image topic /segment/overlay is one of this node's own"])
+
+
 def test_unknown_parameter_is_named(start_node, tiny_model) -> None:
     node = start_node('-p', f'model:={tiny_model}', '-p', 'modle:=x')
     node.wait_for_log('parameter modle is not known and has no effect')

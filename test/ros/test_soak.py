@@ -129,7 +129,7 @@ def deaf(self, topic, message):
         take_image(self, topic, message)
 
 def careless(self, topic, message, received_ns):
-    number = len(calls) % 19
+    number = len(calls) % 11
     if number == 1:
         return
     if number == 2:
@@ -143,7 +143,7 @@ def careless(self, topic, message, received_ns):
     process(self, topic, message, received_ns)
 
 def silent(self, result):
-    number = len(calls) % 19
+    number = len(calls) % 11
     if number != 6:
         publish(self, result)
     if number == 7:
@@ -168,7 +168,7 @@ node.SegmentNode.on_deactivate = stubborn
 
 STUBBORN = """
 parameters.NodeParameters._check = lambda self, changes: parameters.SetParametersResult(
-    successful=not self.is_structure_fixed)
+    successful=not (self.is_structure_fixed and changes[0].name == 'overlay_opacity'))
 """
 
 OFFENDED = """
@@ -230,7 +230,11 @@ WHAT_FAILS = {
             ANSWERED.format('the node was started or activated'),
         },
     ),
-    'parameters': (STUBBORN, 'parameters', {'good parameters are taken'}),
+    'parameters': (
+        STUBBORN,
+        'parameters',
+        {'good parameters are taken', 'bad parameters are refused'},
+    ),
     'camera': (
         OFFENDED,
         'camera',
