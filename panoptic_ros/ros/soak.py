@@ -324,9 +324,13 @@ class Soak:
         self._others_send = True
         self._require_frames('the node was started or activated', self._send_good)
         reports = self._driver.reports
-        self._wait_until(lambda: self._driver.reports > reports + 2)
+        self._wait_until(lambda: self._driver.reports > reports + 2 and self._is_quiet())
         self._sent.clear()
         self._count_from_here()
+
+    def _is_quiet(self) -> bool:
+        counts = self._counts()
+        return counts['received'] == sum(counts[end] for end in ENDS)
 
     def _require_frames(self, what: str, send: Callable[[], None] | None = None) -> None:
         """Wait for two new answers."""

@@ -107,8 +107,11 @@ class Driver:
 
     def _take_camera_info(self, message: CameraInfo) -> None:
         self.sent.add(frame_key(message.header))
-        if self._expected_ns and message.header.frame_id == CAMERA_FRAME_ID:
-            self._unheard_ns.append((self._expected_ns, stamp_ns(message.header)))
+        at_ns = stamp_ns(message.header)
+        is_of_camera = message.header.frame_id == CAMERA_FRAME_ID
+        # The one before may be heard late.
+        if is_of_camera and self._expected_ns and at_ns > self._expected_ns:
+            self._unheard_ns.append((self._expected_ns, at_ns))
             self._expected_ns = 0
 
     def _is_unheard(self, key: FrameKey) -> bool:
