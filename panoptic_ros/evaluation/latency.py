@@ -187,7 +187,7 @@ def find_peak(
     *,
     step: float = 1.25,
     precision: float = 0.05,
-    max_trials: int = 12,
+    max_trials: int = 8,
 ) -> float | None:
     """Find the highest rate that holds: steps from a guess until one does not, then halving.
 

@@ -38,6 +38,9 @@ from panoptic_ros.ros.replay_trials import Trials
 TRIES = 2
 """A rate is too high if it was twice: what else the machine does makes things worse only."""
 
+HOPELESS = 0.3
+"""Or if it was once, by so much: this share was dropped."""
+
 TRIAL_FRAMES = 20
 LONGEST_TRIAL_S = 30.0
 """Slow rates are tried for longer, until so many frames are out, but no longer than this."""
@@ -164,6 +167,8 @@ class Session:
                 trial = try_rate(self.tried, rate_hz)
                 if trial.dropped_fraction < MAX_DROPPED and trial.reached_rate:
                     return True
+                if trial.dropped_fraction > HOPELESS:
+                    return False
             return False
 
         guess_hz = 0.9 * fastest.frame_rate_hz
