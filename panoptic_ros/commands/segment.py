@@ -5,6 +5,8 @@
     OUT/overlay/NAME.jpg   (OUT/overlay.mp4 for a video or camera)
     OUT/panoptic/NAME.png  COCO panoptic: segment id as a colour
     OUT/panoptic.json      its images, segments and categories
+
+In a video, objects keep their ids from frame to frame.
 """
 
 import argparse
@@ -29,9 +31,10 @@ from panoptic_ros.packing import coco_categories, to_coco
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.segmenter import Segmenter
 from panoptic_ros.sources import IMAGE_SUFFIXES, open_pictures
+from panoptic_ros.tracking import Tracker
 from panoptic_ros.visualize import overlay
 
-STAGES = ('read', 'preprocess', 'inference', 'fusion', 'write')
+STAGES = ('read', 'preprocess', 'inference', 'fusion', 'tracking', 'write')
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +150,7 @@ def _segment_all(
         unit='frame',
         disable=None,
     )
+    tracker = Tracker()
     started_ns = perf_counter_ns()
     for frame in progress:
         if frame.image_bgr is None:
@@ -155,9 +159,13 @@ def _segment_all(
             continue
         read_ns = perf_counter_ns()
         result = segmenter.segment(frame.image_bgr)
+        panoptic = result.panoptic
         segmented_ns = perf_counter_ns()
-        drawn = overlay(frame.image_bgr, result.panoptic, label_set, args.opacity, args.labels)
-        results.add(frame, drawn, result.panoptic)
+        if source.video_rate_hz is not None:
+            panoptic = tracker.update(panoptic, round(len(rows) * 1e9 / source.video_rate_hz))
+        tracked_ns = perf_counter_ns()
+        drawn = overlay(frame.image_bgr, panoptic, label_set, args.opacity, args.labels)
+        results.add(frame, drawn, panoptic)
         stages = result.stages_ns
         ended_ns = perf_counter_ns()
         rows.append(
@@ -166,7 +174,8 @@ def _segment_all(
                 stages.preprocess_ns,
                 stages.inference_ns,
                 stages.fusion_ns,
-                ended_ns - segmented_ns,
+                tracked_ns - segmented_ns,
+                ended_ns - tracked_ns,
             )
         )
         started_ns = ended_ns

@@ -166,6 +166,21 @@ def test_video_gives_a_video(run, tiny_scene, tmp_path):
     assert not (tmp_path / 'out' / 'overlay').exists()
 
 
+def test_objects_of_a_video_keep_their_ids(run, tiny_scene, tmp_path):
+    both = np.ascontiguousarray(tiny_scene((256, 128))[..., ::-1])
+    right = both.copy()
+    right[:, :128] = right[:, :1]  # sky and road where the left car was
+    write_video(tmp_path / 'drive.mp4', [both, right, right, both])
+    assert run(tmp_path / 'drive.mp4') == 0
+    content, _ = read_coco(tmp_path / 'out')
+    things = [
+        {s['bbox'][0] > 128: s['id'] for s in a['segments_info'] if s['id'] < 65536}
+        for a in content['annotations']
+    ]
+    left, right = things[0][False], things[0][True]
+    assert things == [{False: left, True: right}, {True: right}, {True: right}, things[0]]
+
+
 def test_interrupted_run_keeps_what_it_has(run, picture, tmp_path, monkeypatch):
     for name in 'abc':
         picture(f'in/{name}.png')
@@ -223,12 +238,13 @@ def test_options_that_make_no_sense(capsys, option, match):
 
 
 def test_report():
-    table_ns = np.array([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]) * 1_000_000
+    table_ns = np.array([[1, 2, 3, 4, 6, 5], [1, 2, 3, 4, 6, 5]]) * 1_000_000
     report = segment._report(table_ns).splitlines()
     assert report[3].split() == ['inference', '3.00', '3.00']
-    assert report[6].split() == ['segmentation', '9.00', '9.00']
-    assert report[7].split() == ['total', '15.00', '15.00']
-    assert report[8].startswith('2 frames; 66.7 frames/s with reading and writing, 111.1')
+    assert report[5].split() == ['tracking', '6.00', '6.00']
+    assert report[7].split() == ['segmentation', '9.00', '9.00']
+    assert report[8].split() == ['total', '21.00', '21.00']
+    assert report[9].startswith('2 frames; 47.6 frames/s with reading and writing, 111.1')
 
 
 @given(
