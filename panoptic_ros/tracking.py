@@ -418,8 +418,9 @@ def _match(
     enough = np.where(same_class, settings.min_overlap, settings.min_overlap_of_classes)
 
     variance = table.edges[:, 2] + _noise_px(table, settings)[:, None] ** 2
-    off_px = table.edges[:, 0, None] - things.box_xyxy
-    deviation2 = (off_px**2 / variance[:, None]).mean(axis=2)
+    # The four edges come first: a sum over the last axis takes several times as long.
+    off_px = table.edges[:, 0].T[:, :, None] - things.box_xyxy.T[:, None]
+    deviation2 = (off_px**2 / variance.T[:, :, None]).sum(axis=0) / 4
     is_likely = same_class & (deviation2 < settings.max_deviation**2)
     likelihood = is_likely * np.exp(-deviation2 / 2)
     affinity = np.where(overlap > enough, overlap, _LIKELY_OVERLAP * likelihood)

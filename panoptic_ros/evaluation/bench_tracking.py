@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from time import perf_counter_ns
 from types import ModuleType
 from typing import Any
 
@@ -35,10 +36,11 @@ from panoptic_ros.evaluation.follow import (
     follow_videos,
 )
 from panoptic_ros.evaluation.report import write_json
+from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.segmenter import Segmenter
-from panoptic_ros.tracking import TrackerSettings
+from panoptic_ros.tracking import Tracker, TrackerSettings
 
 _MEMORY_S = TrackerSettings.max_gap_s
 _NEW_IDS = 1 << 20  # beyond those of any peer
@@ -63,11 +65,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('model', nargs='?', help='name or folder of a model; none: truth only')
     parser.add_argument('--limit', type=int, help='frames of each video')
     parser.add_argument('--rate', type=float, default=10.0, help='frames per second (%(default)s)')
+    parser.add_argument(
+        '--speed', action='store_true', help='only time our tracker, by number of things and size'
+    )
     parser.add_argument('--json', type=Path, help='write the table to this file')
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
+    if args.speed:
+        print(speed_table())
+        return 0
     if args.limit is not None and args.limit < 1:
         raise DatasetError(f'--limit is {args.limit}; expected 1 or more')
     cv2.setNumThreads(1)
@@ -101,6 +109,46 @@ def gather(rate_hz: float) -> tuple[list[Follower], list[tuple[str, str]]]:
         else:
             followers += make(module, rate_hz)
     return followers, missing
+
+
+def speed_table() -> str:
+    """Time the tracker on made scenes; returns the table."""
+    lines = [f'{"things":>8}{"size":>11}{"p50 ms":>9}{"p95 ms":>9}', '-' * 37]
+    for size_wh in ((640, 480), (1280, 720)):
+        for things in (10, 50, 200):
+            frames = drifting_ellipses(things, size_wh, frames=40)
+            tracker = Tracker()
+            times_ns = []
+            for index, frame in enumerate(frames * 5):
+                started_ns = perf_counter_ns()
+                tracker.update(frame, index * 50_000_000)
+                times_ns.append(perf_counter_ns() - started_ns)
+            p50, p95 = np.percentile(times_ns, [50, 95]) / 1e6
+            size = f'{size_wh[0]}x{size_wh[1]}'
+            lines.append(f'{things:8d}{size:>11}{p50:9.2f}{p95:9.2f}')
+    return '\n'.join(lines)
+
+
+def drifting_ellipses(things: int, size_wh: tuple[int, int], frames: int) -> list[Panoptic]:
+    """Paint cars that drift, in front of each other, on a third of the picture."""
+    label_set = LabelSet.load('cityscapes')
+    road, car = label_set.class_id('road'), label_set.class_id('car')
+    rng = np.random.default_rng(0)
+    size = np.array(size_wh)
+    radius = float(np.sqrt(0.35 * size.prod() / things / np.pi))
+    start = rng.uniform((0, 0), size, (things, 2))
+    velocity = rng.normal(0, radius / 10, (things, 2))
+    painted = []
+    for number in range(frames):
+        instance = np.zeros(size[::-1] // 2, np.uint16)
+        for place, instance_id in enumerate(rng.permutation(things) + 1):
+            x, y = (start[place] + velocity[place] * number) % size / 2
+            axes = (max(2, int(0.35 * radius)), max(2, int(0.5 * radius)))
+            cv2.ellipse(instance, (int(x), int(y)), axes, 0, 0, 360, int(instance_id), -1)
+        instance = cv2.resize(instance, size_wh, interpolation=cv2.INTER_NEAREST)
+        semantic = np.where(instance > 0, car, road).astype(np.uint8)
+        painted.append(Panoptic.from_maps(semantic, instance, label_set))
+    return painted
 
 
 def _of_boxes(start: Callable[[], FollowBoxes]) -> Callable[[], Follow]:

@@ -49,6 +49,18 @@ def test_with_a_model(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert 'tiny   tracked' in capsys.readouterr().out
 
 
+def test_made_scenes_and_their_times(capsys: pytest.CaptureFixture[str]) -> None:
+    frames = bench_tracking.drifting_ellipses(7, (64, 48), frames=2)
+    assert [frame.size_wh for frame in frames] == [(64, 48)] * 2
+    assert all(0 < len(frame.segments.things) <= 7 for frame in frames)
+    assert bench_tracking.main(['--speed']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [
+        [things, size] for size in ('640x480', '1280x720') for things in ('10', '50', '200')
+    ]
+    assert all(float(p) > 0 for line in lines[2:] for p in line.split()[2:])
+
+
 @pytest.mark.parametrize(('option', 'value'), [('--limit', '0'), ('--rate', '0')])
 def test_bad_options(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_tracking.main([option, value]) == 2
