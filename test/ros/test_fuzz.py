@@ -32,7 +32,7 @@ from std_msgs.msg import Header
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.node import SegmentNode
 
-MESSAGES = int(os.environ.get('PANOPTIC_FUZZ_MESSAGES', '6000'))
+MESSAGES = int(os.environ.get('PANOPTIC_FUZZ_MESSAGES', '10000'))
 OVER_DDS = 1500
 MAX_GROWTH_MIB = 300
 """More than any message here is worth: the largest of a few kB may declare 4 million pixels."""
