@@ -22,6 +22,7 @@ from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.model import Model, TrainingData, write_model
 from panoptic_ros.nn.deployed import OUTPUTS, DeployedNetwork
 from panoptic_ros.nn.network import PanopticNetwork
+from panoptic_ros.nn.restart import load_exported
 from panoptic_ros.nn.training import CHECKPOINT, TrainingConfig
 
 OPSET = 18
@@ -57,6 +58,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=(1, 2, 3, 4),
         help='input pixels a cell of the class map (default: %(default)s)',
     )
+    parser.add_argument(
+        '--blend',
+        metavar='MODEL',
+        help='mix in the weights of the exported model that the run started from',
+    )
+    parser.add_argument(
+        '--blend-share',
+        type=float,
+        default=0.3,
+        metavar='SHARE',
+        help='how much of them, 0..1 (default: %(default)s)',
+    )
     parser.add_argument('--peaks', type=int, default=128, help='most objects in a picture')
 
 
@@ -78,6 +91,12 @@ def run(args: argparse.Namespace) -> int:
         'command': f'panoptic train config/training/{config.name}.yaml --data ROOT',
         'exported': datetime.date.today().isoformat(),
     }
+    if args.blend:
+        other = config.build_network(pretrained=False)
+        blended_in = Model.load(args.blend)
+        load_exported(other, blended_in)
+        network = blend(network, other, args.blend_share)
+        provenance['blended'] = f'{args.blend_share:g} of {blended_in.card.name}'
     model = export_model(
         network,
         args.out,
@@ -218,6 +237,25 @@ def fold_batch_norm(network: PanopticNetwork) -> PanopticNetwork:
         ):
             module[0] = fuse_conv_bn_eval(module[0], module[1])
             module[1] = nn.Identity()
+    return network
+
+
+def blend(network: PanopticNetwork, other: PanopticNetwork, share: float) -> PanopticNetwork:
+    """Return the weighted mean of two networks' weights, batch normalisation folded.
+
+    A network that was trained on and the one it started from lie in one basin, and a point
+    between them often does better than both on new images (WiSE-FT, arXiv 2109.01903). ``share``
+    0..1 is the share of ``other``.
+
+    Raises PanopticRosError for a share outside 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise PanopticRosError(f'--blend-share is {share}; expected 0..1')
+    network, other = fold_batch_norm(network), fold_batch_norm(other)
+    mixed = other.state_dict()
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            value.lerp_(mixed[name], share)
     return network
 
 

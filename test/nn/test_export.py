@@ -8,7 +8,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
 from panoptic_ros.nn.backbones import EfficientNetLite
 from panoptic_ros.nn.deployed import DeployedNetwork, infer_heads
-from panoptic_ros.nn.export import export_model, fold_batch_norm, parse_fusion, parse_size
+from panoptic_ros.nn.export import blend, export_model, fold_batch_norm, parse_fusion, parse_size
 from panoptic_ros.nn.network import PanopticNetwork
 
 SIZE_WH = (128, 64)
@@ -120,3 +120,18 @@ def test_thresholds_are_read_as_they_are_written() -> None:
 def test_unusable_thresholds_are_named(text: str) -> None:
     with pytest.raises(PanopticRosError, match=f'--fusion {text} is not usable'):
         parse_fusion([text])
+
+
+def test_blending_takes_the_mean_of_what_two_networks_compute_with() -> None:
+    def network() -> PanopticNetwork:
+        return PanopticNetwork(EfficientNetLite(0, pretrained=False), 19).eval()
+
+    one, other = network(), network()
+    images = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        torch.testing.assert_close(blend(one, other, 0.0)(images), one(images))
+        torch.testing.assert_close(blend(one, other, 1.0)(images), other(images))
+    weights = [n.semantic_head.layers[1].weight for n in (one, other, blend(one, other, 0.25))]
+    torch.testing.assert_close(weights[2], 0.75 * weights[0] + 0.25 * weights[1])
+    with pytest.raises(PanopticRosError, match=r'--blend-share is 1.5; expected 0..1'):
+        blend(one, other, 1.5)

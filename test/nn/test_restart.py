@@ -13,20 +13,20 @@ from panoptic_ros.resources import resource
 
 @pytest.fixture(scope='module')
 def config() -> TrainingConfig:
-    path = resource('config', 'training', 'street-lite-small.yaml')
+    path = resource('config', 'training', 'street-lite-start.yaml')
     return TrainingConfig.load(path, batch=2, augmentation={'crop_wh': [128, 64]})
 
 
 @pytest.fixture(scope='module')
 def restarted(config: TrainingConfig) -> PanopticNetwork:
     network = config.build_network(pretrained=False)
-    load_exported(network, Model.load('street-lite-small'))
+    load_exported(network, Model.load('street-lite'))
     return network
 
 
 @pytest.mark.slow
 def test_the_network_computes_what_the_model_does(restarted: PanopticNetwork) -> None:
-    image, golden = Model.load('street-lite-small').golden()
+    image, golden = Model.load('street-lite').golden()
     with torch.inference_mode():
         outputs = DeployedNetwork(restarted)(torch.from_numpy(image)[None])
     ours = dict(zip(OUTPUTS, (o[0].numpy() for o in outputs), strict=True))
@@ -38,7 +38,7 @@ def test_renormalising_changes_the_statistics_and_not_the_function(
     config: TrainingConfig,
 ) -> None:
     network = config.build_network(pretrained=False)
-    load_exported(network, Model.load('street-lite-small'))
+    load_exported(network, Model.load('street-lite'))
     images = torch.rand(2, 3, 64, 128) * 255
     network.eval()
     with torch.inference_mode():
@@ -60,15 +60,15 @@ def test_renormalising_changes_the_statistics_and_not_the_function(
 
 def test_a_network_of_another_shape_is_refused() -> None:
     other = TrainingConfig('other', pyramid_channels=32).build_network(pretrained=False)
-    with pytest.raises(ModelError, match="weights of model 'street-lite-small' do not fit"):
-        load_exported(other, Model.load('street-lite-small'))
+    with pytest.raises(ModelError, match="weights of model 'street-lite' do not fit"):
+        load_exported(other, Model.load('street-lite'))
 
 
 @pytest.mark.slow
 def test_training_goes_on_from_an_exported_model(config: TrainingConfig, tmp_path) -> None:
     trainer = Trainer(config, tmp_path)
-    trainer.load_model(Model.load('street-lite-small'), list(synthetic_samples(1, 2)), batches=2)
+    trainer.load_model(Model.load('street-lite'), list(synthetic_samples(1, 2)), batches=2)
     weight = trainer.network.semantic_head.layers[1].weight
     assert torch.equal(weight, trainer.average.state['semantic_head.layers.1.weight'])
     assert weight.abs().max() > 0.1
-    assert trainer.initial_weights == 'model street-lite-small (52000 images in 89 minutes)'
+    assert trainer.initial_weights.startswith('model street-lite (')

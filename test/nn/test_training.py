@@ -31,7 +31,9 @@ TINY = {
 
 
 def test_the_shipped_configuration_loads() -> None:
-    config = TrainingConfig.load(resource('config', 'training', 'street-lite-small.yaml'), images=16)
+    config = TrainingConfig.load(
+        resource('config', 'training', 'street-lite-start.yaml'), images=16
+    )
     assert config.images == 16
     assert config.augmentation.crop_wh == (512, 256)
 
