@@ -68,7 +68,8 @@ def test_share_is_complete(prefix):
 
 def test_executables_are_where_ros2_run_looks(prefix):
     folder = prefix / 'lib' / 'panoptic_ros'
-    assert {path.name for path in folder.iterdir()} == {'segment', 'camera', 'panoptic'}
+    expected = {'segment', 'camera', 'replay_benchmark', 'panoptic'}
+    assert {path.name for path in folder.iterdir()} == expected
     for path in folder.iterdir():
         assert os.access(path, os.X_OK), path
 

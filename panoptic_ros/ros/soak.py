@@ -288,7 +288,7 @@ class Soak:
         """A real camera that stops for a while, is killed, started anew, and ends as it should."""
         self._others_send = True
         for ending in (Process.kill, Process.interrupt):
-            self._driver.expect_camera()
+            self._driver.begin_camera()
             camera = self._start('camera', self._camera_parameters())
             self._require_frames('a camera has started')
             camera.send(signal.SIGSTOP)
@@ -296,6 +296,7 @@ class Soak:
             camera.send(signal.SIGCONT)
             self._require_frames('a camera that stood still goes on')
             code = ending(camera)
+            self._driver.end_camera()
             self._checks['the camera ends with exit code 0'].add(f'{code}' if code else '')
         self._require_frames('cameras are gone', self._send_good)
 

@@ -1,5 +1,6 @@
 """The soak's own ROS node: plays the camera, hears everything, asks the node for changes."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.ros.checks import FrameKey, frame_key
-from panoptic_ros.ros.messages import stamp_ns
 
 DEPTH = 100
 """Queues so long that nothing is lost between the processes: all losses are the node's."""
@@ -73,8 +73,7 @@ class Driver:
         self.values: dict[str, str] = {}
         self.message = ''
         self.reports = 0
-        self._expected_ns = 0
-        self._unheard_ns: list[tuple[int, int]] = []
+        self._cameras_ns: list[tuple[float, float]] = []
         self._node = Node('soak')
         qos = QoSProfile(depth=DEPTH)
         self._image = self._node.create_publisher(Image, 'image', qos)
@@ -98,25 +97,24 @@ class Driver:
         with suppress(ExternalShutdownException):
             self._executor.spin()
 
-    def expect_camera(self) -> None:
+    def begin_camera(self) -> None:
         """Say that another camera is about to start.
 
-        What it sent before the first frame that was heard of it here may have reached the node.
+        Its first frames, before it knew of this listener, and its last one, if it was killed on
+        the way, may have reached the node alone.
         """
-        self._expected_ns = time.time_ns()
+        self._cameras_ns.append((time.time_ns(), math.inf))
+
+    def end_camera(self) -> None:
+        """Say that the camera is gone."""
+        self._cameras_ns[-1] = (self._cameras_ns[-1][0], time.time_ns())
 
     def _take_camera_info(self, message: CameraInfo) -> None:
         self.sent.add(frame_key(message.header))
-        at_ns = stamp_ns(message.header)
-        is_of_camera = message.header.frame_id == CAMERA_FRAME_ID
-        # The one before may be heard late.
-        if is_of_camera and self._expected_ns and at_ns > self._expected_ns:
-            self._unheard_ns.append((self._expected_ns, at_ns))
-            self._expected_ns = 0
 
-    def _is_unheard(self, key: FrameKey) -> bool:
+    def _may_be_unheard(self, key: FrameKey) -> bool:
         at_ns = key[0] * 1_000_000_000 + key[1]
-        return key[2] == CAMERA_FRAME_ID and any(a < at_ns < b for a, b in self._unheard_ns)
+        return key[2] == CAMERA_FRAME_ID and any(a < at_ns < b for a, b in self._cameras_ns)
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -139,7 +137,7 @@ class Driver:
     def strangers(self, topic: str) -> set[FrameKey]:
         """Return the headers of a topic that nobody sent."""
         strange = set(self.heard[topic]) - self.sent - self._sent_before
-        return {key for key in strange if not self._is_unheard(key)}
+        return {key for key in strange if not self._may_be_unheard(key)}
 
     def forget(self) -> None:
         """Forget what was heard, and what was sent before the last time."""

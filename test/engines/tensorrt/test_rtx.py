@@ -113,7 +113,7 @@ def test_it_parses_and_builds_in_float16(rtx, model):
     for name, (dtype, shape) in result['io'].items():
         assert names[dtype] == expected[name].dtype
         for size, wanted in zip(shape, expected[name].shape, strict=True):
-            assert size == wanted or wanted == 'K'
+            assert size == wanted or isinstance(wanted, str)  # a free size
     # A strongly typed network computes in the types it is written in.
     wide = {
         name: shape
