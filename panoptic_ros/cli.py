@@ -7,7 +7,7 @@ some of the work failed, 2 for a mistake of the user's, 130 if interrupted.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -91,6 +91,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('panoptic: interrupted', file=sys.stderr)
         return 130
+
+
+def run_alone(
+    name: str,
+    description: str,
+    configure: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run what is no subcommand, ``python -m panoptic_ros....NAME``; returns the exit status."""
+    parser = argparse.ArgumentParser(description=description)
+    configure(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except PanopticRosError as error:
+        print(f'{name}: {error}', file=sys.stderr)
+        return 2
 
 
 def _run(chosen: Command | None, arguments: list[str]) -> int:

@@ -28,9 +28,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from panoptic_ros.cli import run_alone
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS, open_dataset
-from panoptic_ros.errors import DatasetError, PanopticRosError
+from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.evaluate import spread
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.evaluation.report import write_json
@@ -102,13 +103,7 @@ class Contestant:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description='Time the scoring of panoptic predictions.')
-    configure(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except PanopticRosError as error:
-        print(f'bench: {error}', file=sys.stderr)
-        return 2
+    return run_alone('bench', 'Time the scoring of panoptic predictions.', configure, run, argv)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

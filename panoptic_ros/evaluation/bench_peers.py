@@ -33,9 +33,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from panoptic_ros.cli import run_alone
 from panoptic_ros.datasets.synthetic import SyntheticStreet
 from panoptic_ros.engines import open_engine
-from panoptic_ros.errors import EngineError, PanopticRosError
+from panoptic_ros.errors import EngineError
 from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.fusion import QueryFusion, QueryHeads
 from panoptic_ros.labels import LabelSet
@@ -87,13 +88,7 @@ class Timing:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description='Compare speed with peers.')
-    configure(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except PanopticRosError as error:
-        print(f'bench_peers: {error}', file=sys.stderr)
-        return 2
+    return run_alone('bench_peers', 'Compare speed with peers.', configure, run, argv)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

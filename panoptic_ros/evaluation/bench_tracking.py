@@ -23,9 +23,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from panoptic_ros.cli import run_alone
 from panoptic_ros.datasets.videos import open_videos
 from panoptic_ros.engines import open_engine
-from panoptic_ros.errors import DatasetError, PanopticRosError
+from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.evaluate import check_label_sets
 from panoptic_ros.evaluation.follow import (
     PER_FRAME,
@@ -51,13 +52,7 @@ FollowBoxes = Callable[[Segments, float], np.ndarray]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description='Compare tracking with peers.')
-    configure(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except PanopticRosError as error:
-        print(f'bench_tracking: {error}', file=sys.stderr)
-        return 2
+    return run_alone('bench_tracking', 'Compare tracking with peers.', configure, run, argv)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

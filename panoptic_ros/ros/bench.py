@@ -31,7 +31,7 @@ from panoptic_ros.datasets.synthetic import StreetFrame, SyntheticStreet
 from panoptic_ros.engines import ENGINES, Engine, EngineDescription
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import write_json
-from panoptic_ros.ros.demo import size_wh
+from panoptic_ros.ros.arguments import size_wh
 from panoptic_ros.ros.processes import process_environment
 from panoptic_ros.segmenter import Segmenter
 

@@ -29,6 +29,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import as_json, summary_table, write_json
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
+from panoptic_ros.ros.arguments import positive_number, size_wh
 from panoptic_ros.ros.processes import Process, process_environment, signals_held_back
 from panoptic_ros.sources import open_pictures
 from panoptic_ros.visualize import free_space_picture, instance_color, panel, semantic_color
@@ -379,25 +380,6 @@ def _write_panel(path: Path, sample: 'Sample', label_set: LabelSet) -> Path:
         pictures[title] = free_space_picture(sample.occupancy, sample.panoptic.size_wh)
     cv2.imwrite(str(path), panel(list(pictures.values()), list(pictures), columns=2))
     return path
-
-
-def size_wh(text: str) -> tuple[int, int]:
-    """Return width and height of an argument such as ``640x480``."""
-    width, _, height = text.partition('x')
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 640x480')
-    return int(width), int(height)
-
-
-def positive_number(text: str) -> float:
-    """Return an argument that is a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float('nan')
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
-    return value
 
 
 def make_parser() -> argparse.ArgumentParser:

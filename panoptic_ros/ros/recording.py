@@ -26,6 +26,7 @@ from panoptic_ros.datasets.synthetic import SyntheticStreet
 from panoptic_ros.errors import SourceError
 from panoptic_ros.labels import VOID
 from panoptic_ros.panoptic import NO_INSTANCE
+from panoptic_ros.ros.arguments import positive_number, size_wh
 from panoptic_ros.ros.camera import (
     DEFAULT_RATE_HZ,
     STREET,
@@ -35,7 +36,6 @@ from panoptic_ros.ros.camera import (
     street_frame,
 )
 from panoptic_ros.ros.checks import pixels
-from panoptic_ros.ros.demo import positive_number, size_wh
 from panoptic_ros.ros.messages import image_message
 from panoptic_ros.sources import open_pictures
 

@@ -16,7 +16,7 @@ import yaml
 
 from panoptic_ros.engines import ENGINES
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.ros.demo import positive_number
+from panoptic_ros.ros.arguments import positive_number
 from panoptic_ros.ros.signals import StopSignal
 
 OK, FAILED, USER_ERROR = 0, 1, 2

@@ -29,6 +29,7 @@ from panoptic_ros import __version__
 from panoptic_ros.datasets.synthetic import SyntheticStreet
 from panoptic_ros.engines import ENGINES
 from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.ros.arguments import positive_number
 from panoptic_ros.ros.processes import Process, process_environment
 
 if TYPE_CHECKING:
@@ -488,7 +489,7 @@ COUNTED = ('semantic', 'instance', 'overlay')
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument('--minutes', type=_positive, default=10.0, help='(%(default)s)')
+    parser.add_argument('--minutes', type=positive_number, default=10.0, help='(%(default)s)')
     parser.add_argument('--model', default='street-lite', help='name or folder (%(default)s)')
     parser.add_argument('--engine', default='auto', choices=('auto', *ENGINES))
     parser.add_argument(
@@ -612,16 +613,6 @@ def _as_text(report: dict[str, Any]) -> str:
         lines += [f'{"":13}{check["broken"]} times: {e}' for e in check['examples']]
     lines += ['', 'everything held' if report['passed'] else 'SOMETHING DID NOT HOLD']
     return '\n'.join(lines)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float('nan')
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
-    return value
 
 
 def _phases(text: str) -> tuple[str, ...]:

@@ -1,0 +1,22 @@
+"""What the command lines of the tools around the node have in common: types of arguments."""
+
+import argparse
+
+
+def size_wh(text: str) -> tuple[int, int]:
+    """Return width and height of an argument such as ``640x480``."""
+    width, _, height = text.partition('x')
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 640x480')
+    return int(width), int(height)
+
+
+def positive_number(text: str) -> float:
+    """Return an argument that is a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float('nan')
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
+    return value
