@@ -144,7 +144,9 @@ class TrainingExamples(Dataset):
         self._made = [_hold(s) for s in tqdm(made, desc='Making images', unit='image')]
         self._repeats = repeat_factors([held[1] for held in self._real], repeat_rare)
         self.paste_share = paste_share
-        self._cutouts = _find_cutouts(self._real, label_set, self._PASTE_MIN_AREA)
+        self._cutouts = (
+            _find_cutouts(self._real, label_set, self._PASTE_MIN_AREA) if paste_share else []
+        )
         # Between as often as they are (few train, many cars) and all alike (one train a hundred
         # times).
         frequency = np.array([len(cutouts) for cutouts in self._cutouts]) ** 0.25

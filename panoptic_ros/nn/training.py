@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -298,13 +299,16 @@ class Trainer:
         self.initial_weights = f'run {state["config"]["name"]}, {state["images_seen"]} images'
 
     def load_model(self, model: Model, samples: Sequence[Sample], batches: int = 12) -> None:
-        """Start from an exported model; ``samples`` tell how its activations are distributed.
+        """Start from an exported model.
+
+        ``samples``, of which so many batches are read, tell how its activations are distributed.
 
         Raises ModelError if the model is not an export of the configured network.
         """
         load_exported(self.network, model)
-        examples = self._examples(samples)
         count = self.config.batch
+        spread = np.linspace(0, len(samples) - 1, min(count * batches, len(samples)), dtype=int)
+        examples = self._examples([samples[i] for i in spread])
         renormalise(
             self.network,
             (
