@@ -1,4 +1,4 @@
-"""Backbones: image in, feature maps at strides 4, 8, 16 and 32 out."""
+"""Backbones: image in, feature maps at strides 2, 4, 8, 16 and 32 out."""
 
 from importlib import import_module
 from math import ceil
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 class Backbone(nn.Module):
     """What the feature pyramid needs of a backbone.
 
-    ``forward`` takes float [N, 3, H, W], RGB 0..255, H and W multiples of 32, and returns four
+    ``forward`` takes float [N, 3, H, W], RGB 0..255, H and W multiples of 32, and returns five
     maps [N, channels[i], H / strides[i], W / strides[i]]. ``mean`` and ``std`` (0..255) are what
     the pretrained weights expect; the backbone applies them itself. A plain-ViT backbone fits by
-    resampling its one map to the four strides.
+    resampling its one map to the five strides.
     """
 
-    strides: tuple[int, int, int, int] = (4, 8, 16, 32)
-    channels: tuple[int, int, int, int]
+    strides: tuple[int, ...] = (2, 4, 8, 16, 32)
+    channels: tuple[int, ...]
 
     def freeze(self, stages: int) -> None:
         """Hold the stem and the first ``stages`` stages at their present weights."""
@@ -156,7 +156,7 @@ class EfficientNetLite(Backbone):
         (4, 5, 2, 6, 192),
     )
     _SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # width, depth
-    _TAPS = (1, 2, 4, 5)  # stages whose outputs have strides 4, 8, 16, 32
+    _TAPS = (0, 1, 2, 4, 5)  # stages whose outputs have strides 2, 4, 8, 16, 32
 
     def __init__(self, variant: int = 0, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class EfficientNetLite(Backbone):
         if pretrained:
             self._load_imagenet(variant)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See :class:`Backbone`."""
         x = self.stem((image - self.mean) / self.std)
         taps = []

@@ -171,6 +171,7 @@ class TrainingExamples(Dataset):
             is_crowd,
             small_area=self.losses.small_area,
             small_weight=self.losses.small_weight,
+            by_segment=self.losses.by_segment,
         )
         return (
             torch.from_numpy(np.ascontiguousarray(image_rgb.transpose(2, 0, 1))),

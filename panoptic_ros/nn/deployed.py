@@ -43,14 +43,17 @@ class DeployedNetwork(nn.Module):
         """See the class."""
         heads = self.network(image.to(self.dtype).permute(0, 3, 1, 2))
         grid = (image.shape[1] // self.semantic_stride, image.shape[2] // self.semantic_stride)
-        logits = F.interpolate(heads.semantic, size=grid, mode='bilinear', align_corners=False)
+        logits = heads.semantic
+        if logits.shape[2:] != grid:
+            logits = F.interpolate(logits, size=grid, mode='bilinear', align_corners=False)
         semantic = logits.argmax(1)
         # The highest softmax probability, 1 / sum(exp(logit - highest)): the exponents are at
         # most 0, so float16 does not overflow. Said with max and mean because the exporter widens
         # amax and sum to float32, which costs TensorRT two copies of all logits.
-        highest = heads.semantic.max(1, keepdim=True).values
-        spread = (heads.semantic - highest).exp().mean(1)
-        confidence = 1 / (spread * heads.semantic.shape[1])
+        logits = F.avg_pool2d(heads.semantic, 2)
+        highest = logits.max(1, keepdim=True).values
+        spread = (logits - highest).exp().mean(1)
+        confidence = 1 / (spread * logits.shape[1])
         score, index = find_peaks(heads.centre, self.peaks)
         # TensorRT makes uint8 outputs from floating point only, hence the detour.
         return (

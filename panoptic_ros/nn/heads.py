@@ -4,21 +4,63 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_ros.nn.pyramid import separable_conv
+from panoptic_ros.nn.backbones import conv_bn
+from panoptic_ros.nn.pyramid import double_size, separable_conv
+
+
+class Detail(nn.Module):
+    """What the class logits lack at stride 2, where poles, lights and distant people are visible.
+
+    The same features as the semantic head's, and the backbone's map at stride 2. Its last
+    convolution starts at zero, so that added to a trained network it changes nothing at first.
+    """
+
+    def __init__(self, c_coarse: int, c_fine: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.coarse = conv_bn(c_coarse, channels, 1, act=False)
+        self.fine = conv_bn(c_fine, channels, 1, act=False)
+        self.mix = separable_conv(channels, channels, 5)
+        self.classes = nn.Conv2d(channels, classes, 1)
+        nn.init.zeros_(self.classes.weight)
+        nn.init.zeros_(self.classes.bias)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Return logits [N, classes, 2 h, 2 w] of maps of [h, w] and [2 h, 2 w] cells."""
+        x = double_size(self.coarse(coarse)) + self.fine(fine)
+        return self.classes(self.mix(F.relu6(x)))
 
 
 class SemanticHead(nn.Module):
-    """Class logits for every cell, stuff and things alike: [N, classes, h, w]."""
+    """Class logits for every second pixel, stuff and things alike.
 
-    def __init__(self, c_in: int, channels: int, classes: int) -> None:
+    Parameters
+    ----------
+    c_in, c_fine
+        Channels of the pyramid's map at stride 4 and of the backbone's at stride 2.
+    channels, classes
+        Width, and number of classes.
+    detail_channels
+        Width of :class:`Detail`; 0 leaves it out, and the logits are those of stride 4, smoothed.
+
+    ``forward`` takes the two maps and returns [N, classes, H / 2, W / 2].
+    """
+
+    def __init__(
+        self, c_in: int, channels: int, classes: int, c_fine: int, detail_channels: int = 0
+    ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             separable_conv(c_in, channels, 5), nn.Conv2d(channels, classes, 1)
         )
+        self.detail = (
+            Detail(channels, c_fine, detail_channels, classes) if detail_channels else None
+        )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fine: Tensor) -> Tensor:
         """See the class."""
-        return self.layers(x)
+        mixed = self.layers[0](x)
+        logits = double_size(self.layers[1](mixed))
+        return logits if self.detail is None else logits + self.detail(mixed, fine)
 
 
 class CentreHead(nn.Module):

@@ -28,6 +28,10 @@ class LossWeights:
         Fraction 0..1 of the pixels, the hardest, that the cross-entropy is averaged over.
     small_area, small_weight
         Objects below this area in pixels count this much in the cross-entropy.
+    by_segment
+        Count every segment below ``small_area``, stuff too, by the root of how much smaller it
+        is, at most ``small_weight``, and what surrounds it half as much: panoptic quality counts
+        segments, not pixels.
     """
 
     semantic: float = 1.0
@@ -36,6 +40,7 @@ class LossWeights:
     hard_fraction: float = 0.25
     small_area: int = 400
     small_weight: float = 3.0
+    by_segment: bool = False
 
     def __post_init__(self) -> None:
         for name in ('semantic', 'centre', 'offset', 'small_area', 'small_weight'):
@@ -81,9 +86,7 @@ def panoptic_losses(heads: Heads, batch: Batch, hard_fraction: float) -> Losses:
     size the semantic loss alone takes a third of a step. Which of the four pixels of a 2x2 block
     is looked at is drawn anew each time, so that no pixel is left out and nothing is shifted.
     """
-    logits = F.interpolate(
-        heads.semantic.float(), scale_factor=2, mode='bilinear', align_corners=False
-    )
+    logits = heads.semantic.float()
     top, left = torch.randint(2, (2,)).tolist()
     target = batch.semantic[:, top::2, left::2]
     pixel_weight = batch.pixel_weight[:, top::2, left::2]

@@ -10,10 +10,10 @@ from panoptic_ros.nn.pyramid import FeaturePyramid
 
 
 class Heads(NamedTuple):
-    """What the network says about a batch, everything at stride 4."""
+    """What the network says about a batch."""
 
     semantic: Tensor
-    """float [N, classes, H / 4, W / 4], logits."""
+    """float [N, classes, H / 2, W / 2], logits."""
     centre: Tensor
     """float [N, 1, H / 4, W / 4], 1 at an object's centre, 0 away from it; not clipped."""
     offset_xy: Tensor
@@ -31,6 +31,8 @@ class PanopticNetwork(nn.Module):
         Number of classes, stuff and things.
     pyramid_channels, semantic_channels, centre_channels
         Widths of the pyramid and of the two heads.
+    detail_channels
+        Width of the semantic head's part at stride 2; 0 leaves it out.
     """
 
     def __init__(
@@ -41,15 +43,20 @@ class PanopticNetwork(nn.Module):
         pyramid_channels: int = 96,
         semantic_channels: int = 96,
         centre_channels: int = 64,
+        detail_channels: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.pyramid = FeaturePyramid(backbone.channels, pyramid_channels)
-        self.semantic_head = SemanticHead(pyramid_channels, semantic_channels, classes)
+        finest, *coarser = backbone.channels
+        self.pyramid = FeaturePyramid(coarser, pyramid_channels)
+        self.semantic_head = SemanticHead(
+            pyramid_channels, semantic_channels, classes, finest, detail_channels
+        )
         self.centre_head = CentreHead(pyramid_channels, centre_channels)
 
     def forward(self, image: Tensor) -> Heads:
         """Return the :class:`Heads` of float [N, 3, H, W] RGB 0..255, H and W multiples of 32."""
-        features = self.pyramid(self.backbone(image))
+        finest, *coarser = self.backbone(image)
+        features = self.pyramid(coarser)
         centre, offset_xy = self.centre_head(features)
-        return Heads(self.semantic_head(features), centre, offset_xy)
+        return Heads(self.semantic_head(features, finest), centre, offset_xy)

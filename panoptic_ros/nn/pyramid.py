@@ -15,6 +15,11 @@ def separable_conv(channels: int, c_out: int, kernel: int) -> nn.Sequential:
     )
 
 
+def double_size(x: Tensor) -> Tensor:
+    """Return [N, C, 2 h, 2 w], bilinear between the middles of cells."""
+    return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
+
+
 class GlobalContext(nn.Module):
     """Add to every cell what the whole picture shows, and what lies within 9 cells around it."""
 
@@ -53,6 +58,5 @@ class FeaturePyramid(nn.Module):
         """See the class."""
         x = self.context(self.lateral[-1](features[-1]))
         for level in reversed(range(len(features) - 1)):
-            x = F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
-            x = self.smooth[level](x + self.lateral[level](features[level]))
+            x = self.smooth[level](double_size(x) + self.lateral[level](features[level]))
         return x

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from panoptic_ros.labels import VOID
 
 STRIDE = 4
 """Pixels a cell of the heads' grid."""
+
+_AROUND = 9  # pixels: the window whose middle is still "around" a small segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ def make_targets(
     *,
     small_area: int = 400,
     small_weight: float = 3.0,
+    by_segment: bool = False,
 ) -> Targets:
     """Turn a panoptic map into training targets.
 
@@ -56,8 +60,9 @@ def make_targets(
         uint16 [H, W], 0 for stuff and void.
     is_crowd
         bool [ids], True for instance ids that stand for a group of objects.
-    small_area, small_weight
-        Pixels of objects smaller than this many pixels count this much in the semantic loss.
+    small_area, small_weight, by_segment
+        Which pixels count how much in the semantic loss; see
+        :class:`~panoptic_ros.nn.losses.LossWeights`.
     """
     height, width = semantic.shape
     ids = instance.ravel()
@@ -66,8 +71,16 @@ def make_targets(
     is_object = (area > 0) & ~is_crowd
     is_object[0] = False
 
-    weight_of_id = np.where(is_object & (area < small_area), small_weight, 1.0)
-    pixel_weight = weight_of_id.astype(np.float32)[instance]
+    if by_segment:
+        pixel_weight = _segment_weight(semantic, instance, area, is_object, small_area)
+        pixel_weight = np.clip(pixel_weight, 1.0, small_weight)
+        # Half as much for what surrounds it: with no more than its own pixels weighted, a pole
+        # would be drawn too wide.
+        around = cv2.dilate(pixel_weight, np.ones((_AROUND, _AROUND), np.uint8))
+        pixel_weight = np.maximum(pixel_weight, around / 2)
+    else:
+        weight_of_id = np.where(is_object & (area < small_area), small_weight, 1.0)
+        pixel_weight = weight_of_id.astype(np.float32)[instance]
 
     # Centres of mass in cells; a cell's own coordinate is that of its middle.
     columns = np.tile(np.arange(width, dtype=np.float32), height)
@@ -104,6 +117,21 @@ def make_targets(
         offset_xy=offset_xy.astype(np.float32),
         offset_weight=is_object[cell_instance].astype(np.float32),
     )
+
+
+def _segment_weight(
+    semantic: np.ndarray,
+    instance: np.ndarray,
+    area: np.ndarray,
+    is_object: np.ndarray,
+    small_area: int,
+) -> np.ndarray:
+    """Return sqrt(small_area / area of the segment) for every pixel; 0 for void and crowds."""
+    rest_area = np.bincount(semantic[instance == 0], minlength=256).astype(np.float32)
+    rest_area[VOID] = np.inf
+    object_area = np.where(is_object, area, np.inf).astype(np.float32)
+    pixel_area = np.where(instance > 0, object_area[instance], rest_area[semantic])
+    return np.sqrt(small_area / np.maximum(pixel_area, 1.0))
 
 
 def _to_cells(pixels: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ class TrainingConfig:
         ``efficientnet-lite0`` .. ``efficientnet-lite4``.
     frozen_stages
         Backbone stages, from the image on, that keep their pretrained weights.
-    pyramid_channels, semantic_channels, centre_channels
+    pyramid_channels, semantic_channels, centre_channels, detail_channels
         Widths; see :class:`~panoptic_ros.nn.network.PanopticNetwork`.
     images, batch
         Images seen in the whole run, and images a step.
@@ -79,6 +79,7 @@ class TrainingConfig:
     pyramid_channels: int = 96
     semantic_channels: int = 96
     centre_channels: int = 64
+    detail_channels: int = 0
     images: int = 48000
     batch: int = 8
     learning_rate: float = 1.5e-3
@@ -140,6 +141,7 @@ class TrainingConfig:
             pyramid_channels=self.pyramid_channels,
             semantic_channels=self.semantic_channels,
             centre_channels=self.centre_channels,
+            detail_channels=self.detail_channels,
         )
 
 
@@ -305,7 +307,7 @@ class Trainer:
 
         Raises ModelError if the model is not an export of the configured network.
         """
-        load_exported(self.network, model)
+        fresh = load_exported(self.network, model)
         count = self.config.batch
         spread = np.linspace(0, len(samples) - 1, min(count * batches, len(samples)), dtype=int)
         examples = self._examples([samples[i] for i in spread])
@@ -317,6 +319,7 @@ class Trainer:
                 )
                 for step in range(batches)
             ),
+            fresh,
         )
         self.average = MovingAverage(self.network, self.config.ema_decay)
         trained = model.card.provenance.get('trained', 'images not known')

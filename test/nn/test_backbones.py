@@ -24,7 +24,7 @@ def test_fast_depthwise_gradients_are_the_plain_ones(kernel: int, stride: int) -
 def test_maps_have_the_promised_channels_and_strides() -> None:
     backbone = EfficientNetLite(0, pretrained=False)
     maps = backbone(torch.zeros(1, 3, 64, 96))
-    assert [m.shape[1] for m in maps] == list(backbone.channels) == [24, 40, 112, 192]
+    assert [m.shape[1] for m in maps] == list(backbone.channels) == [16, 24, 40, 112, 192]
     assert [m.shape[2:] for m in maps] == [(64 // s, 96 // s) for s in backbone.strides]
 
 

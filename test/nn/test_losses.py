@@ -56,7 +56,7 @@ def batch() -> Batch:
 
 def test_perfect_heads_have_no_loss() -> None:
     truth = batch()
-    semantic = torch.zeros(1, 3, 2, 2)
+    semantic = torch.zeros(1, 3, 4, 4)
     semantic[:, 0] = 50.0
     losses = panoptic_losses(Heads(semantic, truth.centre[:, None], truth.offset_xy), truth, 0.5)
     assert [round(float(v), 6) for v in losses] == [0.0, 0.0, 0.0]
@@ -66,7 +66,7 @@ def test_centre_and_offset_errors_are_means_over_what_is_known() -> None:
     truth = batch()
     centre = torch.tensor([[[[0.0, 0.0], [0.0, 9.0]]]])  # misses the peak; 9 lies in void
     offset = torch.tensor([[[[3.0, 7.0], [7.0, 7.0]], [[-1.0, 7.0], [7.0, 7.0]]]])
-    losses = panoptic_losses(Heads(torch.zeros(1, 3, 2, 2), centre, offset), truth, 1.0)
+    losses = panoptic_losses(Heads(torch.zeros(1, 3, 4, 4), centre, offset), truth, 1.0)
     assert losses.centre.item() == pytest.approx(1 / 3)
     assert losses.offset.item() == pytest.approx(4.0)
     assert losses.semantic.item() == pytest.approx(math.log(3))

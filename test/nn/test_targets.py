@@ -40,6 +40,27 @@ def test_small_objects_weigh_more() -> None:
     assert np.unique(targets.pixel_weight) == [1.0]
 
 
+def test_small_segments_and_what_surrounds_them_weigh_more() -> None:
+    semantic = np.zeros((32, 32), np.uint8)
+    instance = np.zeros((32, 32), np.uint16)
+    semantic[0:2, 0:2] = 5  # stuff of 4 pixels: sqrt(64 / 4) = 4, at most 3
+    semantic[16:20, 16:20], instance[16:20, 16:20] = 13, 1  # 16 pixels: sqrt(64 / 16) = 2
+    semantic[28:32, 28:32], instance[28:32, 28:32] = 13, 2  # a crowd
+    semantic[28:32, 0:4] = 255
+    weight = make_targets(
+        semantic,
+        instance,
+        np.array([False, False, True]),
+        small_area=64,
+        small_weight=3.0,
+        by_segment=True,
+    ).pixel_weight
+    assert weight[:2, :2].tolist() == [[3.0, 3.0]] * 2
+    assert np.unique(weight[16:20, 16:20]) == [2.0]
+    assert weight[0].tolist() == [3.0] * 2 + [1.5] * 4 + [1.0] * 26
+    assert np.unique(weight[28:]) == [1.0]
+
+
 def test_crowds_have_classes_but_neither_centres_nor_offsets() -> None:
     semantic, instance = street()
     targets = make_targets(semantic, instance, np.array([False, True]))
