@@ -31,7 +31,7 @@ class LossWeights:
     by_segment
         Count every segment below ``small_area``, stuff too, by the root of how much smaller it
         is, at most ``small_weight``, and what surrounds it half as much: panoptic quality counts
-        segments, not pixels.
+        segments, not pixels. The offsets of large objects count less by the same rule.
     """
 
     semantic: float = 1.0

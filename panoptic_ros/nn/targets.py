@@ -30,7 +30,7 @@ class Targets:
     offset_xy
         float32 [2, h, w], cells from each cell to the centre of its object.
     offset_weight
-        float32 [h, w], 1 on cells of objects, else 0.
+        float32 [h, w], 0 off the objects; 1 on them, or the weight of their size.
     """
 
     semantic: np.ndarray
@@ -71,8 +71,11 @@ def make_targets(
     is_object = (area > 0) & ~is_crowd
     is_object[0] = False
 
+    cell_weight = np.ones((height // STRIDE, width // STRIDE), np.float32)
     if by_segment:
         pixel_weight = _segment_weight(semantic, instance, area, is_object, small_area)
+        cell_weight = pixel_weight[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+        cell_weight = np.minimum(cell_weight, small_weight)
         pixel_weight = np.clip(pixel_weight, 1.0, small_weight)
         # Half as much for what surrounds it: with no more than its own pixels weighted, a pole
         # would be drawn too wide.
@@ -115,7 +118,7 @@ def make_targets(
         centre=centre.astype(np.float32),
         centre_weight=(~is_unknown).astype(np.float32),
         offset_xy=offset_xy.astype(np.float32),
-        offset_weight=is_object[cell_instance].astype(np.float32),
+        offset_weight=is_object[cell_instance] * cell_weight,
     )
 
 

@@ -47,6 +47,9 @@ class TrainingConfig:
         ``efficientnet-lite0`` .. ``efficientnet-lite4``.
     frozen_stages
         Backbone stages, from the image on, that keep their pretrained weights.
+    trained_part
+        The only part of the network that is trained, like ``semantic_head.detail``; everything
+        else keeps its weights and batch statistics. Empty: all of it.
     pyramid_channels, semantic_channels, centre_channels, detail_channels
         Widths; see :class:`~panoptic_ros.nn.network.PanopticNetwork`.
     images, batch
@@ -76,6 +79,7 @@ class TrainingConfig:
     label_set: str = 'cityscapes'
     backbone: str = 'efficientnet-lite0'
     frozen_stages: int = 2
+    trained_part: str = ''
     pyramid_channels: int = 96
     semantic_channels: int = 96
     centre_channels: int = 64
@@ -135,7 +139,7 @@ class TrainingConfig:
         """Return the network, its backbone pretrained and partly frozen."""
         backbone = EfficientNetLite(int(self.backbone[-1]), pretrained=pretrained)
         backbone.freeze(self.frozen_stages)
-        return PanopticNetwork(
+        network = PanopticNetwork(
             backbone,
             len(LabelSet.load(self.label_set)),
             pyramid_channels=self.pyramid_channels,
@@ -143,6 +147,16 @@ class TrainingConfig:
             centre_channels=self.centre_channels,
             detail_channels=self.detail_channels,
         )
+        if self.trained_part:
+            part = dict(network.named_modules()).get(self.trained_part)
+            if part is None:
+                raise ValueError(
+                    f'trained_part is {self.trained_part!r}; expected a part that the network '
+                    'has, like semantic_head.detail'
+                )
+            network.requires_grad_(False)
+            part.requires_grad_(True)
+        return network
 
 
 def _checked(cls: type, data: dict[str, Any], source: str) -> dict[str, Any]:
@@ -246,7 +260,7 @@ class Trainer:
             prefetch_factor=4,
             pin_memory=self.device.type == 'cuda',
         )
-        self.network.train()
+        self._set_training_mode()
         bar = tqdm(
             total=config.images,
             initial=self.images_seen,
@@ -278,6 +292,12 @@ class Trainer:
         bar.close()
         self.save()
         self._validate(validation, len(validation), report)
+
+    def _set_training_mode(self) -> None:
+        part = self.config.trained_part
+        self.network.train(not part)
+        if part:
+            self.network.get_submodule(part).train()
 
     def _examples(self, real: Sequence[Sample], made: Sequence[Sample] = ()) -> TrainingExamples:
         config = self.config

@@ -47,18 +47,27 @@ def test_small_segments_and_what_surrounds_them_weigh_more() -> None:
     semantic[16:20, 16:20], instance[16:20, 16:20] = 13, 1  # 16 pixels: sqrt(64 / 16) = 2
     semantic[28:32, 28:32], instance[28:32, 28:32] = 13, 2  # a crowd
     semantic[28:32, 0:4] = 255
-    weight = make_targets(
+    targets = make_targets(
         semantic,
         instance,
         np.array([False, False, True]),
         small_area=64,
         small_weight=3.0,
         by_segment=True,
-    ).pixel_weight
+    )
+    weight = targets.pixel_weight
     assert weight[:2, :2].tolist() == [[3.0, 3.0]] * 2
     assert np.unique(weight[16:20, 16:20]) == [2.0]
     assert weight[0].tolist() == [3.0] * 2 + [1.5] * 4 + [1.0] * 26
     assert np.unique(weight[28:]) == [1.0]
+    assert targets.offset_weight[4, 4] == 2.0
+    assert targets.offset_weight[7, 7] == targets.offset_weight[0, 0] == 0.0
+
+
+def test_offsets_of_large_objects_weigh_less() -> None:
+    targets = make_targets(*street(), np.array([False, False]), small_area=16, by_segment=True)
+    assert np.unique(targets.offset_weight).tolist() == [0.0, 0.5]  # sqrt(16 / 64)
+    assert np.unique(targets.pixel_weight).tolist() == [1.0]
 
 
 def test_crowds_have_classes_but_neither_centres_nor_offsets() -> None:

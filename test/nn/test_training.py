@@ -38,6 +38,36 @@ def test_the_shipped_configuration_loads() -> None:
     assert config.augmentation.crop_wh == (512, 256)
 
 
+def test_every_shipped_configuration_builds_its_network() -> None:
+    paths = sorted(resource('config', 'training').glob('*.yaml'))
+    assert len(paths) == 4
+    for path in paths:
+        TrainingConfig.load(path).build_network(pretrained=False)
+
+
+@pytest.mark.slow
+def test_only_the_part_that_is_named_is_trained(tmp_path: Path) -> None:
+    config = TrainingConfig.of(
+        TINY | {'images': 2, 'detail_channels': 4, 'trained_part': 'semantic_head.detail'}
+    )
+    trainer = Trainer(config, tmp_path)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.run(list(synthetic_samples(1, 2, (128, 64))))
+    changed = {
+        name
+        for name, value in trainer.network.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert 'semantic_head.detail.classes.weight' in changed
+    assert all(name.startswith('semantic_head.detail.') for name in changed)
+
+
+def test_a_part_that_is_not_there_is_named() -> None:
+    config = TrainingConfig.of(TINY | {'trained_part': 'semantic_head.detial'})
+    with pytest.raises(ValueError, match=r"trained_part is 'semantic_head\.detial'"):
+        config.build_network(pretrained=False)
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
