@@ -7,7 +7,14 @@ import numpy as np
 
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import VOID
-from panoptic_ros.packing import COCO_VOID, find_runs, rows_of, run_lengths
+from panoptic_ros.packing import (
+    COCO_VOID,
+    find_runs,
+    indices_of_true,
+    mark_changes,
+    rows_of,
+    run_lengths,
+)
 from panoptic_ros.panoptic import Panoptic
 
 
@@ -72,15 +79,22 @@ class JointAreas:
         Raises DatasetError if the sizes differ.
         """
         _check_sizes(prediction.semantic, truth.semantic)
-        starts = find_runs(
-            prediction.semantic, prediction.instance, truth.semantic, truth.instance
-        )
+        bands = [_thing_band(side) for side in (truth, prediction)]
+        begins = np.ones(truth.semantic.size, bool)
+        mark_changes(begins[1:], truth.semantic.ravel(), prediction.semantic.ravel())
+        for side, band in zip((truth, prediction), bands, strict=True):
+            # Where things begin and end the class changes as well: only what is between counts.
+            changes = begins[band][1:]
+            differs = np.empty_like(changes)
+            mark_changes(differs, side.instance.ravel()[band])
+            changes |= differs
+        starts = indices_of_true(begins)
         is_crowd = np.zeros(len(truth.segments), bool)
         if len(crowd_ids):
             is_crowd = np.isin(truth.segments.id, np.asarray(crowd_ids, np.int64))
         return cls._count(
-            _rows_at(truth, starts),
-            _rows_at(prediction, starts),
+            _rows_at(truth, starts, bands[0]),
+            _rows_at(prediction, starts, bands[1]),
             run_lengths(starts, truth.semantic.size),
             truth.segments.class_id,
             prediction.segments.class_id,
@@ -140,10 +154,10 @@ class JointAreas:
     ) -> 'JointAreas':
         """Add up the runs; the rows are 1 + those of the tables, 0 for void."""
         shape = (len(truth_class) + 1, len(prediction_class) + 1)
-        cell = truth_row * shape[1] + prediction_row
-        # The weights are summed in float64, which is exact up to 2**53 pixels.
-        area = np.bincount(cell, weights=length, minlength=shape[0] * shape[1])
-        area = area.astype(np.int64).reshape(shape)
+        truth_row *= shape[1]
+        truth_row += prediction_row
+        area = np.zeros(shape, np.int64)
+        np.add.at(area.reshape(-1), truth_row, length)
         truth_area = area.sum(axis=1)
         if stated_area is not None:
             truth_area[1:] = np.where(stated_area < 0, truth_area[1:], stated_area)
@@ -165,18 +179,32 @@ def _check_sizes(prediction: np.ndarray, truth: np.ndarray) -> None:
         )
 
 
-def _rows_at(panoptic: Panoptic, starts: np.ndarray) -> np.ndarray:
-    """Return 1 + the row in the segment table of the pixels at flat indices, 0 for void."""
+def _thing_band(panoptic: Panoptic) -> slice:
+    """Return the flat indices of the rows between the first and the last that have a thing."""
+    boxes = panoptic.segments.box_xyxy[panoptic.segments.is_thing]
+    if not len(boxes):
+        return slice(0, 0)
+    width = panoptic.semantic.shape[1]
+    return slice(width * int(boxes[:, 1].min()), width * int(boxes[:, 3].max()))
+
+
+def _rows_at(panoptic: Panoptic, starts: np.ndarray, band: slice) -> np.ndarray:
+    """Return 1 + the row in the segment table of the pixels at flat indices, 0 for void.
+
+    ``starts`` rise; ``band`` are the flat indices that have things.
+    """
     segments = panoptic.segments
     row = np.arange(1, len(segments) + 1)
     # A pixel has one of the two: things are found by instance, stuff by class.
-    row_of_instance = np.zeros(int(segments.id.max(initial=0)) + 1, np.intp)
     row_of_class = np.zeros(VOID + 1, np.intp)
-    row_of_instance[segments.id[segments.is_thing]] = row[segments.is_thing]
     row_of_class[segments.class_id[~segments.is_thing]] = row[~segments.is_thing]
-    return row_of_instance.take(panoptic.instance.take(starts)) + row_of_class.take(
-        panoptic.semantic.take(starts)
-    )
+    rows = row_of_class.take(panoptic.semantic.take(starts))
+    first, last = np.searchsorted(starts, (band.start, band.stop))
+    if first < last:
+        row_of_instance = np.zeros(int(segments.id.max()) + 1, np.intp)
+        row_of_instance[segments.id[segments.is_thing]] = row[segments.is_thing]
+        rows[first:last] += row_of_instance.take(panoptic.instance.take(starts[first:last]))
+    return rows
 
 
 def _listed_rows(
