@@ -70,7 +70,7 @@ def indices_of_true(flags: np.ndarray) -> np.ndarray:
     """
     whole = flags.size & ~7
     eights = flags[:whole].view(np.uint64)
-    chosen = np.flatnonzero(eights)
+    chosen = np.flatnonzero(eights != 0)
     index = np.flatnonzero(eights.take(chosen).view(bool))
     # index // 8 is a row of chosen, index % 8 the place among its eight flags.
     at = chosen.take(index >> 3)

@@ -123,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ('repeats', 'scale'):
         if getattr(args, name) < 1:
             raise DatasetError(f'--{name} is {getattr(args, name)}; expected 1 or more')
+    cv2.setNumThreads(1)  # as ``panoptic score`` sets it
     samples, label_set = open_dataset(args.dataset, args.root)
     pairs = make_pairs(spread(samples, args.images), label_set, args.scale)
     with tempfile.TemporaryDirectory() as folder:

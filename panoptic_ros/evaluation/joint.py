@@ -17,6 +17,8 @@ from panoptic_ros.packing import (
 )
 from panoptic_ros.panoptic import Panoptic
 
+_ID_MASK = 0xFFFFFF
+
 
 @dataclass(frozen=True, eq=False)
 class SegmentTable:
@@ -25,7 +27,7 @@ class SegmentTable:
     Parameters
     ----------
     id
-        int64 [n], the values in the map; each once, never 0 (void).
+        int64 [n], the values in the map; each once, 1..2**24 - 1 (0 is void).
     class_id
         uint8 [n].
     is_crowd
@@ -110,6 +112,9 @@ class JointAreas:
         truth: SegmentTable,
     ) -> 'JointAreas':
         """Compare two maps of segment ids, integers [H, W], as panoptic files hold them.
+
+        The low 24 bits are the id, so a picture's four bytes a pixel serve as they are, as long
+        as the fourth is the same everywhere.
 
         As in the COCO panoptic tools, every listed segment counts by itself (also several of
         one stuff class), a true segment has the area its file states, and a listed segment may
@@ -210,8 +215,9 @@ def _rows_at(panoptic: Panoptic, starts: np.ndarray, band: slice) -> np.ndarray:
 def _listed_rows(
     ids: np.ndarray, starts: np.ndarray, table: SegmentTable, side: str
 ) -> np.ndarray:
-    run_ids = ids.reshape(-1)[starts]
-    rows = rows_of(run_ids, table.id) + 1
+    run_ids = (ids.reshape(-1).take(starts) & _ID_MASK).astype(np.int32)
+    rows = rows_of(run_ids, table.id.astype(np.int32))
+    rows += 1
     lost = (rows == 0) & (run_ids != COCO_VOID)
     if lost.any():
         raise DatasetError(

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -27,6 +27,8 @@ from panoptic_ros.evaluation.report import as_json, class_table, summary_table, 
 from panoptic_ros.labels import VOID, LabelSet
 
 _FEW_CORES = 4
+_LARGEST_ID = 0xFFFFFF  # three bytes of colour
+_Item = TypeVar('_Item')
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the official table and the one by class."""
     if args.threads is not None and args.threads < 1:
         raise DatasetError(f'--threads is {args.threads}; expected 1 or more')
+    # One image is too little work for OpenCV's threads, and they would fight ours.
+    cv2.setNumThreads(1)
     score = score_files(
         args.truth,
         args.prediction,
@@ -113,7 +117,16 @@ def score_files(
     truth = PanopticJson.read(truth_json)
     prediction = PanopticJson.read(prediction_json)
     label_set = truth.label_set()
-    predicted = {str(a['image_id']): a for a in prediction.annotations}
+    annotation_of = {str(a['image_id']): a for a in prediction.annotations}
+    predicted = []
+    for annotation in truth.annotations:
+        image_id = str(annotation['image_id'])
+        if image_id not in annotation_of:
+            raise DatasetError(
+                f'image {image_id}: {prediction_json} has no prediction for it; every image of '
+                'the truth needs one'
+            )
+        predicted.append(annotation_of[image_id])
     if threads is None and _fast_decoder() and (os.cpu_count() or 1) <= _FEW_CORES:
         threads = 1
     # The fast decoder keeps the interpreter's lock: threads would only wait for one another.
@@ -121,33 +134,25 @@ def score_files(
     truth_folder = truth_folder or truth_json.with_suffix('')
     prediction_folder = prediction_folder or prediction_json.with_suffix('')
 
-    def compare(annotation: Mapping[str, Any]) -> JointAreas:
-        image_id = str(annotation['image_id'])
-        if image_id not in predicted:
-            raise DatasetError(
-                f'image {image_id}: {prediction_json} has no prediction for it; every image of '
-                'the truth needs one'
-            )
+    def compare(pair: tuple[_Picture, _Picture]) -> JointAreas:
+        of_truth, of_prediction = pair
         try:
-            return _compare(
-                truth_folder,
-                annotation,
-                prediction_folder,
-                predicted[image_id],
-                label_set,
-                read,
+            return JointAreas.of_ids(
+                read(of_prediction.path), of_prediction.table, read(of_truth.path), of_truth.table
             )
         except DatasetError as error:
-            raise DatasetError(f'image {image_id}: {error}') from error
+            raise DatasetError(f'image {of_truth.image_id}: {error}') from error
 
+    pairs = list(
+        zip(
+            _pictures(truth.annotations, truth_folder, label_set, 'truth'),
+            _pictures(predicted, prediction_folder, label_set, 'prediction'),
+            strict=True,
+        )
+    )
     quality, overlap, misstated = PanopticQuality(label_set), ClassOverlap(label_set), 0
-    joints = _in_threads(compare, truth.annotations, threads)
-    for joint in tqdm(
-        joints,
-        total=len(truth.annotations),
-        unit='image',
-        disable=None if progress else True,
-    ):
+    joints = _in_threads(compare, pairs, threads)
+    for joint in tqdm(joints, total=len(pairs), unit='image', disable=None if progress else True):
         quality.add(joint)
         overlap.add(joint)
         misstated += int((joint.truth_area != joint.area.sum(axis=1))[1:].sum())
@@ -155,7 +160,7 @@ def score_files(
 
 
 def _in_threads(
-    work: Any, items: Sequence[Mapping[str, Any]], threads: int | None
+    work: Callable[[_Item], JointAreas], items: Sequence[_Item], threads: int | None
 ) -> Iterator[JointAreas]:
     """Map in order; reading and counting release the interpreter's lock for most of their time."""
     if threads == 1:
@@ -168,41 +173,66 @@ def _in_threads(
             pool.shutdown(cancel_futures=True)
 
 
-def _compare(
-    truth_folder: Path,
-    truth: Mapping[str, Any],
-    prediction_folder: Path,
-    prediction: Mapping[str, Any],
-    label_set: LabelSet,
-    read: Callable[[Path], np.ndarray],
-) -> JointAreas:
-    return JointAreas.of_ids(
-        read(prediction_folder / prediction['file_name']),
-        _table(prediction['segments_info'], label_set, 'prediction'),
-        read(truth_folder / truth['file_name']),
-        _table(truth['segments_info'], label_set, 'truth'),
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """One side of one image: where its picture is, and what the JSON says of it."""
+
+    image_id: str
+    path: Path
+    table: SegmentTable
+
+
+def _pictures(
+    annotations: Sequence[Mapping[str, Any]], folder: Path, label_set: LabelSet, side: str
+) -> list[_Picture]:
+    """Check what the JSON says, the segments of all images at once; pictures are not opened."""
+    image_ids = [str(a['image_id']) for a in annotations]
+    image = np.repeat(np.arange(len(annotations)), [len(a['segments_info']) for a in annotations])
+    infos = [info for a in annotations for info in a['segments_info']]
+    ids = np.array([info['id'] for info in infos], np.int64)
+    categories = np.array([info['category_id'] for info in infos], np.int64)
+    is_crowd = np.array([bool(info.get('iscrowd', 0)) for info in infos], bool)
+    area = np.array([info.get('area', -1) for info in infos], np.int64)
+
+    def refuse(wrong: np.ndarray, values: np.ndarray, message: str) -> None:
+        if wrong.any():
+            first = image[wrong][0]
+            those = np.unique(values[wrong & (image == first)])[:5].tolist()
+            raise DatasetError(f'image {image_ids[first]}: the {side} ' + message.format(those))
+
+    order = np.lexsort((ids, image))
+    repeated = np.zeros(len(ids), bool)
+    repeated[order[1:]] = (np.diff(ids[order]) == 0) & (np.diff(image[order]) == 0)
+    refuse(
+        repeated | (ids < 1) | (ids > _LARGEST_ID),
+        ids,
+        f'lists segment ids {{}}; each must be above 0, at most {_LARGEST_ID}, and listed once',
     )
+    class_id = label_set.class_ids_of(categories)
+    refuse(class_id == VOID, categories, 'has category ids {} that the truth does not declare')
+    ends = np.searchsorted(image, np.arange(1, len(annotations)))
+    columns = (np.split(column, ends) for column in (ids, class_id, is_crowd, area))
+    return [
+        _Picture(image_id, folder / annotation['file_name'], SegmentTable(*table))
+        for image_id, annotation, *table in zip(image_ids, annotations, *columns, strict=True)
+    ]
 
 
 def _read_ids(path: Path) -> np.ndarray:
-    """Read a COCO panoptic picture as segment ids, uint32 [H, W]."""
+    """Read a COCO panoptic picture, uint32 [H, W]; the low 24 bits are the segment id."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
         what = 'is not a picture that OpenCV can read' if path.is_file() else 'does not exist'
         raise DatasetError(f'file {path} {what}')
-    return _pack(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA))
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view('<u4')[..., 0]
 
 
 def _read_ids_fast(path: Path) -> np.ndarray:
     """Do the same with the fast decoder if it is installed and takes the file."""
     rgb = _decode_fast(path)
-    return _read_ids(path) if rgb is None else _pack(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA))
-
-
-def _pack(rgba: np.ndarray) -> np.ndarray:
-    words = rgba.view('<u4')[..., 0]
-    words &= np.uint32(0xFFFFFF)
-    return words
+    if rgb is None:
+        return _read_ids(path)
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view('<u4')[..., 0]
 
 
 def _decode_fast(path: Path) -> np.ndarray | None:
@@ -227,28 +257,3 @@ def _fast_decoder() -> Callable[[str], Any] | None:
     except ImportError:
         return None
     return io.read_image
-
-
-def _table(
-    segments_info: Sequence[Mapping[str, Any]], label_set: LabelSet, side: str
-) -> SegmentTable:
-    ids = np.array([info['id'] for info in segments_info], np.int64)
-    unique, count = np.unique(ids, return_counts=True)
-    if (count > 1).any() or (ids == 0).any():
-        wrong = unique[(count > 1) | (unique == 0)].tolist()
-        raise DatasetError(
-            f'the {side} lists segment ids {wrong[:5]}; each must be above 0 and listed once'
-        )
-    categories = np.array([info['category_id'] for info in segments_info], np.int64)
-    class_id = label_set.class_ids_of(categories)
-    if (class_id == VOID).any():
-        raise DatasetError(
-            f'the {side} has category ids {np.unique(categories[class_id == VOID]).tolist()} that '
-            f'the truth does not declare'
-        )
-    return SegmentTable(
-        ids,
-        class_id,
-        np.array([bool(info.get('iscrowd', 0)) for info in segments_info], bool),
-        np.array([info.get('area', -1) for info in segments_info], np.int64),
-    )
