@@ -53,7 +53,7 @@ def find_runs(*maps: np.ndarray) -> np.ndarray:
 
 
 def mark_changes(changes: np.ndarray, first: np.ndarray, *others: np.ndarray) -> None:
-    """Set ``changes``, bool [n - 1], to where any of some arrays [n] differs from its successor."""
+    """Set ``changes``, bool [n - 1], to where the next value of any of the arrays [n] differs."""
     np.not_equal(first[1:], first[:-1], out=changes)
     if others:
         differs = np.empty_like(changes)

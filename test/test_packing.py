@@ -79,6 +79,11 @@ def test_find_runs_of_nothing() -> None:
     assert len(packing.find_runs(np.zeros((0, 5), np.uint8))) == 0
 
 
+@given(hnp.arrays(bool, st.integers(0, 40)))
+def test_indices_of_true_are_those_of_numpy(flags: np.ndarray) -> None:
+    np.testing.assert_array_equal(packing.indices_of_true(flags), np.flatnonzero(flags))
+
+
 def test_ids_are_little_endian_colours() -> None:
     rgb = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 1], [255, 255, 255]]], np.uint8)
     np.testing.assert_array_equal(packing.rgb_to_ids(rgb), [[1, 256, 65536, 2**24 - 1]])

@@ -35,7 +35,7 @@ from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.evaluate import spread
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.evaluation.report import write_json
-from panoptic_ros.evaluation.score import score_files
+from panoptic_ros.evaluation.score import prepare_process, score_files
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.packing import coco_categories, rgb_to_ids, to_coco
 from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ('repeats', 'scale'):
         if getattr(args, name) < 1:
             raise DatasetError(f'--{name} is {getattr(args, name)}; expected 1 or more')
-    cv2.setNumThreads(1)  # as ``panoptic score`` sets it
+    prepare_process()  # as ``panoptic score`` does; the peers have it as well
     samples, label_set = open_dataset(args.dataset, args.root)
     pairs = make_pairs(spread(samples, args.images), label_set, args.scale)
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ from panoptic_ros.evaluation.report import as_json, class_table, summary_table, 
 from panoptic_ros.labels import VOID, LabelSet
 
 _FEW_CORES = 4
+_LARGE_BLOCK = 31 << 20  # bytes; glibc learns from blocks of up to 32 MiB
 _LARGEST_ID = 0xFFFFFF  # three bytes of colour
 _Item = TypeVar('_Item')
 
@@ -47,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the official table and the one by class."""
     if args.threads is not None and args.threads < 1:
         raise DatasetError(f'--threads is {args.threads}; expected 1 or more')
-    # One image is too little work for OpenCV's threads, and they would fight ours.
-    cv2.setNumThreads(1)
+    prepare_process()
     score = score_files(
         args.truth,
         args.prediction,
@@ -69,6 +69,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, as_json(score.quality, score.overlap))
     return 0
+
+
+def prepare_process() -> None:
+    """Set OpenCV and the allocator for many small pictures; for commands, not for libraries."""
+    # One image is too little work for OpenCV's threads, and they would fight ours.
+    cv2.setNumThreads(1)
+    # glibc returns a freed block of a picture's size to the system, and every page of the next
+    # picture costs a fault: most of the time, where pages are dear. Once it has seen a larger
+    # block go, it keeps them.
+    np.empty(_LARGE_BLOCK, np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +188,7 @@ class _Picture:
     """One side of one image: where its picture is, and what the JSON says of it."""
 
     image_id: str
-    path: Path
+    path: str
     table: SegmentTable
 
 
@@ -213,21 +223,23 @@ def _pictures(
     ends = np.searchsorted(image, np.arange(1, len(annotations)))
     columns = (np.split(column, ends) for column in (ids, class_id, is_crowd, area))
     return [
-        _Picture(image_id, folder / annotation['file_name'], SegmentTable(*table))
+        _Picture(image_id, f'{folder}/{annotation["file_name"]}', SegmentTable(*table))
         for image_id, annotation, *table in zip(image_ids, annotations, *columns, strict=True)
     ]
 
 
-def _read_ids(path: Path) -> np.ndarray:
+def _read_ids(path: str) -> np.ndarray:
     """Read a COCO panoptic picture, uint32 [H, W]; the low 24 bits are the segment id."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    bgr = cv2.imread(path, cv2.IMREAD_COLOR)
     if bgr is None:
-        what = 'is not a picture that OpenCV can read' if path.is_file() else 'does not exist'
+        what = (
+            'is not a picture that OpenCV can read' if Path(path).is_file() else 'does not exist'
+        )
         raise DatasetError(f'file {path} {what}')
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view('<u4')[..., 0]
 
 
-def _read_ids_fast(path: Path) -> np.ndarray:
+def _read_ids_fast(path: str) -> np.ndarray:
     """Do the same with the fast decoder if it is installed and takes the file."""
     rgb = _decode_fast(path)
     if rgb is None:
@@ -235,7 +247,7 @@ def _read_ids_fast(path: Path) -> np.ndarray:
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA).view('<u4')[..., 0]
 
 
-def _decode_fast(path: Path) -> np.ndarray | None:
+def _decode_fast(path: str) -> np.ndarray | None:
     """Return uint8 [H, W, 3] RGB from a decoder that is several times as fast as OpenCV's.
 
     None if it is not installed (extra ``bench``) or refuses the file, for OpenCV to judge.
@@ -244,7 +256,7 @@ def _decode_fast(path: Path) -> np.ndarray | None:
     if read is None:
         return None
     try:
-        picture = np.asarray(read(str(path)))
+        picture = np.asarray(read(path))
     except Exception:  # noqa: BLE001  the only type it raises for a file it cannot decode
         return None
     return picture if picture.dtype == np.uint8 and picture.shape[2:] == (3,) else None

@@ -242,6 +242,14 @@ def test_ids_far_apart_are_no_matter() -> None:
     assert score(prediction, truth).PQ == 100
 
 
+def test_things_that_touch_are_told_apart_also_in_rows_of_one_side_only() -> None:
+    truth = maps([[0] * 4, [3] * 4, [0] * 4], [[0] * 4, [1, 1, 2, 2], [0] * 4])
+    prediction = maps([[3] * 4, [3] * 4, [0] * 4], [[4, 4, 4, 4], [1, 1, 2, 2], [0] * 4])
+    result = score(prediction, truth)
+    assert counts(result, CAR) == (2, 1, 0)
+    assert result.per_class[CAR].SQ == 100
+
+
 def test_sizes_must_agree() -> None:
     with pytest.raises(DatasetError, match='prediction is 3x1, the truth is 2x1'):
         score(maps([[0, 0, 0]], [[0, 0, 0]]), maps([[0, 0]], [[0, 0]]))

@@ -135,6 +135,7 @@ def test_an_error_ends_the_command_with_one_sentence(
             r'image 5: the prediction lists segment ids \[1\]; each must be .* once',
         ),
         ([[1] * 4] * 2, [segment(1, 7), segment(0, 26)], r'ids \[0\]; each must be above 0'),
+        ([[1] * 4] * 2, [segment(1, 7), segment(1 << 24, 26)], r'ids \[16777216\]; .* 16777215,'),
         ([[1] * 4] * 2, [segment(1, 7), segment(3, 26)], r'ids \[3\] that its picture lacks'),
     ],
 )
@@ -143,6 +144,19 @@ def test_a_bad_prediction_is_named(
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         score_files(truth, write(tmp_path / 'p.json', ids, info))
+
+
+def test_of_several_images_the_wrong_one_is_named(truth: Path, prediction: Path) -> None:
+    """The same ids in two images are no repetition."""
+    for path in (truth, prediction):
+        content = json.loads(path.read_text())
+        content['annotations'].append(content['annotations'][0] | {'image_id': 6})
+        path.write_text(json.dumps(content))
+    assert score_files(truth, prediction).quality.images == 2
+    content['annotations'][1]['segments_info'] = [segment(9, 7), segment(9, 26)]
+    prediction.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r'image 6: the prediction lists segment ids \[9\]'):
+        score_files(truth, prediction)
 
 
 def test_a_picture_that_is_none_is_named(truth: Path, prediction: Path) -> None:
@@ -155,13 +169,13 @@ def test_the_fast_decoder_gives_the_same_picture_or_nothing(truth: Path) -> None
     pytest.importorskip('kornia_rs', reason='extra bench')
     picture = truth.with_suffix('') / 'one.png'
     expected = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
-    np.testing.assert_array_equal(_decode_fast(picture), expected)
+    np.testing.assert_array_equal(_decode_fast(str(picture)), expected)
     grey = picture.with_name('grey.png')
     cv2.imwrite(str(grey), expected[..., 0])
-    assert _decode_fast(grey) is None
-    assert _decode_fast(picture.with_name('none.png')) is None
+    assert _decode_fast(str(grey)) is None
+    assert _decode_fast(str(picture.with_name('none.png'))) is None
     picture.write_bytes(picture.read_bytes()[:60])
-    assert _decode_fast(picture) is None
+    assert _decode_fast(str(picture)) is None
 
 
 def test_threads_must_be_a_count(truth: Path, prediction: Path) -> None:
