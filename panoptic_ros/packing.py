@@ -96,8 +96,11 @@ def rows_of(ids: np.ndarray, table_ids: np.ndarray) -> np.ndarray:
         return np.full(np.shape(ids), -1, np.intp)
     order = np.argsort(table_ids)
     known = table_ids[order]
-    at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-    return np.where(known[at] == ids, order[at], -1)
+    at = np.searchsorted(known, ids)
+    np.minimum(at, len(known) - 1, out=at)
+    rows = order.take(at)
+    rows[known.take(at) != ids] = -1
+    return rows
 
 
 def rgb_to_ids(rgb: np.ndarray) -> np.ndarray:

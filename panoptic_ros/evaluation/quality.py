@@ -104,8 +104,9 @@ class PanopticQuality:
         may_match = (truth_class[:, None] == prediction_class) & (joint.area > 0)
         may_match[0] = False
         may_match[joint.truth_is_crowd] = False
-        rows, columns = np.nonzero(may_match)
-        shared = joint.area[rows, columns]
+        candidate = np.flatnonzero(may_match)
+        rows, columns = np.divmod(candidate, len(prediction_class))
+        shared = joint.area.take(candidate)
         union = joint.truth_area[rows] + prediction_area[columns] - shared - joint.area[0, columns]
         iou = shared / union
         matched = iou > 0.5
@@ -115,14 +116,15 @@ class PanopticQuality:
         missed[0] = False
         missed[rows] = False
 
-        # For an index that is repeated, numpy keeps the last value: the last group of a class.
-        crowd_row = np.zeros(VOID + 1, np.intp)
+        excused = joint.area[0]
         crowds = np.flatnonzero(joint.truth_is_crowd)
-        crowd_row[truth_class[crowds]] = crowds
-        own_crowd = crowd_row[prediction_class]
-        excused = joint.area[0] + np.where(
-            own_crowd > 0, joint.area[own_crowd, np.arange(len(own_crowd))], 0
-        )
+        if len(crowds):
+            # For an index that is repeated, numpy keeps the last value: the last group of a class.
+            crowd_row = np.zeros(VOID + 1, np.intp)
+            crowd_row[truth_class[crowds]] = crowds
+            own_crowd = crowd_row[prediction_class]
+            on_crowd = joint.area[own_crowd, np.arange(len(own_crowd))]
+            excused = excused + np.where(own_crowd > 0, on_crowd, 0)
         wrong = 2 * excused <= prediction_area
         wrong[0] = False
         wrong[columns] = False
