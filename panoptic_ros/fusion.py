@@ -122,10 +122,11 @@ class CentreFusion:
        lower class id if two have as many votes).
     3. Thing cells without a centre are *orphans*: each connected patch (8 neighbours) of one
        class becomes an instance of its own.
-    4. Instances and stuff classes that are too small become void.
-    5. Instances are numbered 1..n by falling score: the centre's score times the mean confidence
-       of its cells; for orphans, which no centre supports, ``centre_threshold`` takes the place
-       of the centre's score. The score of stuff is its mean confidence.
+    4. The score of an instance is its centre's times the mean confidence of its cells; for
+       orphans, which no centre supports, ``centre_threshold`` takes the place of the centre's
+       score. The score of stuff is its mean confidence.
+    5. Instances and stuff classes that are too small or score too low become void.
+    6. Instances are numbered 1..n by falling score.
 
     Parameters
     ----------
@@ -143,6 +144,10 @@ class CentreFusion:
         0..1, fraction of the image; stuff classes smaller than this become void.
     max_instances
         1..65535; the instances with the lowest scores beyond this number become void.
+    min_thing_score, min_stuff_score
+        0..1; instances and stuff classes with a lower score become void. In panoptic quality a
+        segment pays if the chance that it is right, times its overlap, is above half of what its
+        class has. A ``min_thing_score`` above ``centre_threshold`` leaves no orphan.
 
     Raises ValueError if a value is outside its range.
     """
@@ -153,6 +158,8 @@ class CentreFusion:
     min_orphan_area_fraction: float = 0.001
     min_stuff_area_fraction: float = 0.0005
     max_instances: int = 1000
+    min_thing_score: float = 0.0
+    min_stuff_score: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -161,6 +168,8 @@ class CentreFusion:
             'min_thing_area_fraction',
             'min_orphan_area_fraction',
             'min_stuff_area_fraction',
+            'min_thing_score',
+            'min_stuff_score',
         ):
             _check_fraction(name, getattr(self, name))
         _check_max_instances(self.max_instances)
@@ -201,6 +210,8 @@ class CentreFusion:
             size_wh,
             self.min_stuff_area_fraction,
             self.max_instances,
+            self.min_thing_score,
+            self.min_stuff_score,
         )
         return Fused(panoptic, heads.confidence)
 
@@ -644,6 +655,8 @@ def _assemble(
     size_wh: tuple[int, int],
     min_stuff_area_fraction: float,
     max_instances: int,
+    min_thing_score: float = 0.0,
+    min_stuff_score: float = 0.0,
 ) -> Panoptic:
     """Filter, rank, number, measure and enlarge what a rule has assigned on the grid.
 
@@ -678,6 +691,8 @@ def _assemble(
     min_area = np.full(count, min_stuff_area_fraction, np.float64)
     min_area[256:] = candidates.min_area
     kept = (area > 0) & (area >= min_area * (width * height))
+    kept[:VOID] &= score[:VOID] >= min_stuff_score
+    kept[256:] &= score[256:] >= min_thing_score
     stuff = np.flatnonzero(kept[:VOID])
     things = np.flatnonzero(kept[256:]) + 256
     things = things[np.argsort(-score[things], kind='stable')[:max_instances]]

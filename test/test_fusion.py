@@ -177,6 +177,19 @@ def test_what_is_too_small_becomes_void() -> None:
     assert panoptic.segments.class_id.tolist() == [ROAD, CAR, PERSON]
 
 
+def test_what_scores_too_low_becomes_void() -> None:
+    heads = centre_heads(
+        [[2, 2, 0, 0, 3, 3], [2, 2, 0, 0, 3, 3]], [(0.9, 0), (0.4, 2)], confidence=204
+    )  # scores 0.72 and 0.32, stuff 0.8
+    panoptic = replace(KEEP_ALL, min_thing_score=0.4)(heads, LABELS, (6, 2)).panoptic
+    assert panoptic.semantic[0].tolist() == [2, 2, 0, 0, VOID, VOID]
+    assert panoptic.instance[0].tolist() == [1, 1, 0, 0, 0, 0]
+    panoptic = replace(KEEP_ALL, min_stuff_score=0.81)(heads, LABELS, (6, 2)).panoptic
+    assert panoptic.semantic[0].tolist() == [2, 2, VOID, VOID, 3, 3]
+    kept = replace(KEEP_ALL, min_thing_score=0.3, min_stuff_score=0.79)
+    assert len(kept(heads, LABELS, (6, 2)).panoptic.segments) == 3
+
+
 def test_the_weakest_instances_beyond_the_largest_number_become_void() -> None:
     heads = centre_heads([[2, 2, 2, 2, 2, 2]] * 2, [(0.9, 0), (0.7, 1), (0.8, 2)])
     panoptic = replace(KEEP_ALL, max_instances=2)(heads, LABELS, (6, 2)).panoptic
@@ -480,6 +493,8 @@ def plain_assemble(
     max_instances: int,
     confidence: np.ndarray,
     size_wh: tuple[int, int],
+    min_thing_score: float = 0.0,
+    min_stuff_score: float = 0.0,
 ) -> Panoptic:
     """Do what _assemble does, pixel by pixel on the enlarged maps."""
     grid_height, grid_width = semantic.shape
@@ -507,7 +522,8 @@ def plain_assemble(
         limit = min_stuff_area if kind == 'stuff' else min_area[number]
         if area >= limit * size_wh[0] * size_wh[1]:
             score = mean * np.float32(evidence[number]) if kind == 'thing' else mean
-            kept.append((segment, score))
+            if score >= (min_thing_score if kind == 'thing' else min_stuff_score):
+                kept.append((segment, score))
     things = [entry for entry in kept if entry[0][0] == 'thing']
     things = sorted(things, key=lambda entry: (-entry[1], entry[0][1]))[:max_instances]
     out_semantic = np.full(cell.shape, VOID, np.uint8)
@@ -573,6 +589,8 @@ def plain_centre_fusion(
         fusion.max_instances,
         heads.confidence,
         size_wh,
+        fusion.min_thing_score,
+        fusion.min_stuff_score,
     )
 
 
@@ -634,6 +652,7 @@ class_ids = st.sampled_from([ROAD, SKY, CAR, PERSON, CAR, PERSON, VOID])
 bytes_ = st.integers(0, 255)
 sizes_wh = st.tuples(st.integers(1, 20), st.integers(1, 20))
 fractions = st.sampled_from([0.0, 1 / 16, 1 / 4, 1.0])  # exact in binary, like the areas
+min_scores = st.sampled_from([0.0, 0.30007, 0.60007])  # what no score is exactly
 
 
 @st.composite
@@ -681,6 +700,8 @@ def random_mask_heads(draw: st.DrawFn) -> MaskHeads:
     distance=fractions,
     threshold=st.sampled_from([0.0, 0.5]),
     max_instances=st.sampled_from([1, 3, 1000]),
+    thing_score=min_scores,
+    stuff_score=min_scores,
 )
 def test_centre_fusion_equals_plain_loops(
     heads: CentreHeads,
@@ -691,8 +712,12 @@ def test_centre_fusion_equals_plain_loops(
     distance: float,
     threshold: float,
     max_instances: int,
+    thing_score: float,
+    stuff_score: float,
 ) -> None:
-    fusion = CentreFusion(threshold, distance, thing, orphan, stuff, max_instances)
+    fusion = CentreFusion(
+        threshold, distance, thing, orphan, stuff, max_instances, thing_score, stuff_score
+    )
     fused = fusion(heads, LABELS, size_wh)
     assert_same(fused, plain_centre_fusion(heads, fusion, size_wh))
     assert_keeps_the_promises(fused.panoptic)

@@ -153,6 +153,13 @@ class Tuning:
     min_stuff_area_fraction: float = _fusion_fraction(
         'Stuff classes smaller than this become void', 'fraction of the image'
     )
+    min_thing_score: float = _fusion_fraction(
+        "Objects with a lower score, their centre's times the mean confidence, become void",
+        'score 0..1',
+    )
+    min_stuff_score: float = _fusion_fraction(
+        'Stuff classes with a lower score, the mean confidence, become void', 'score 0..1'
+    )
     score_threshold: float = _fusion_fraction(
         'Queries with a lower class probability do not count (head kind queries)', 'score 0..1'
     )
