@@ -118,11 +118,12 @@ class AgentMotion:
             np.full(count, stamp_ns, np.int64),
             fresh,
         )
-        _, here, there = np.intersect1d(now.track_id, old.track_id, return_indices=True)
+        same = now.track_id[:, None] == old.track_id
+        here, there = np.nonzero(same)
         now.seen[here] += old.seen[there]
         now.first_ns[here] = old.first_ns[there]
         now.sums[here] += old.sums[there]
-        hidden = old.where(~np.isin(old.track_id, now.track_id))
+        hidden = old.where(~same.any(0))
         self._fits = _Fits(
             *(
                 np.concatenate([getattr(now, name), getattr(hidden, name)])

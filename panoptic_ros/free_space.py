@@ -64,8 +64,7 @@ class CameraPose:
 
     def __post_init__(self) -> None:
         matrix = np.array(self.axes, np.float64)
-        is_rotation = matrix.shape == (3, 3) and np.allclose(matrix @ matrix.T, np.eye(3), 0, 1e-6)
-        if not (is_rotation and np.linalg.det(matrix) > 0):
+        if not (matrix.shape == (3, 3) and _is_rotation(matrix)):
             raise ValueError(f'axes are {self.axes}; expected three rows of a rotation matrix')
         if not (np.isfinite(self.position_m).all() and self.position_m[2] > 0):
             raise ValueError(
@@ -94,6 +93,11 @@ class CameraPose:
     def to_optical(self, point_m: np.ndarray) -> np.ndarray:
         """Take points [..., 3] from the ground to the optical frame."""
         return (np.asarray(point_m) - self.position_m) @ self.matrix
+
+
+def _is_rotation(matrix: np.ndarray) -> bool:
+    off = np.abs(matrix @ matrix.T - np.eye(3)).max()
+    return bool(off <= 1e-6 and np.linalg.det(matrix) > 0)
 
 
 @dataclass(frozen=True)
@@ -153,19 +157,27 @@ class Grid:
         size_m = np.array(self.size_xy) * self.resolution_m
         return self.origin_xy_m + np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * size_m
 
-    def centres(self) -> np.ndarray:
-        """Return x and y of every cell's centre, float64 [size y, size x, 2]."""
+    def axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return x of the centres of each row's cells and y of each column's, two float64 [n]."""
         x, y = (
             start + (np.arange(count) + 0.5) * self.resolution_m
             for start, count in zip(self.origin_xy_m, self.size_xy, strict=True)
         )
-        return np.stack(np.meshgrid(x, y), -1)
+        return x, y
+
+    def centres(self) -> np.ndarray:
+        """Return x and y of every cell's centre, float64 [size y, size x, 2]."""
+        return np.stack(np.meshgrid(*self.axes()), -1)
 
     def cells(self, point_xy_m: np.ndarray) -> np.ndarray:
         """Return the flat index of the cell of each point [n, 2], -1 outside, intp [n]."""
-        cell = np.floor((point_xy_m - self.origin_xy_m) / self.resolution_m).astype(np.intp)
-        inside = ((cell >= 0) & (cell < self.size_xy)).all(-1)
-        return np.where(inside, cell[..., 1] * self.size_xy[0] + cell[..., 0], -1)
+        # Column by column: along an axis of two, numpy takes many times as long.
+        x, y = (
+            np.floor((point_xy_m[..., k] - self.origin_xy_m[k]) / self.resolution_m)
+            for k in range(2)
+        )
+        inside = (x >= 0) & (x < self.size_xy[0]) & (y >= 0) & (y < self.size_xy[1])
+        return np.where(inside, y * self.size_xy[0] + x, -1).astype(np.intp)
 
 
 @dataclass(frozen=True)
@@ -191,30 +203,37 @@ class GroundView:
 
     @cached_property
     def _optical(self) -> np.ndarray:
-        """The cells' centres in the optical frame, float64 [cells, 3]."""
-        centre = self.grid.centres().reshape(-1, 2)
-        return self.pose.to_optical(np.pad(centre, ((0, 0), (0, 1))))
+        """The cells' centres in the optical frame, float64 [3, size y, size x]."""
+        along_x, along_y = self.grid.axes()
+        start = np.array([-self.pose.position_m[0], -self.pose.position_m[1]])
+        turn, down = self.pose.matrix, -self.pose.position_m[2]
+        return np.stack(
+            [
+                (along_x + start[0]) * turn[0, k]
+                + ((along_y + start[1]) * turn[1, k] + down * turn[2, k])[:, None]
+                for k in range(3)
+            ]
+        )
 
     @cached_property
     def range_m(self) -> np.ndarray:
         """How far each cell's centre is from the point below the camera, float32 [cells]."""
-        offset = self.grid.centres().reshape(-1, 2) - self.pose.position_m[:2]
-        return np.hypot(*offset.T).astype(np.float32)
+        along_x, along_y = self.grid.axes()
+        x, y, _ = self.pose.position_m
+        return np.hypot(along_x - x, (along_y - y)[:, None]).astype(np.float32).ravel()
 
     @cached_property
     def pixel(self) -> np.ndarray:
         """Flat index of the pixel that sees each cell's centre, -1 where none, intp [cells]."""
-        point = self._optical
         width, height = self.camera.size_wh
-        near = np.linalg.norm(point, axis=1) <= self.max_range_m
-        seen = np.flatnonzero(near & (point[:, 2] > 1e-6))
-        # Within pixels -0.5..size-0.5, compared before rounding: it may be far outside.
-        uv = np.floor(self.camera.project(point[seen]) + 0.5)
-        inside = ((uv >= 0) & (uv < (width, height))).all(1)
-        column, row = uv[inside].astype(np.intp).T
-        pixel = np.full(len(point), -1, np.intp)
-        pixel[seen[inside]] = row * width + column
-        return pixel
+        x, y, z = self._optical
+        seen = (x * x + y * y + z * z <= self.max_range_m**2) & (z > 1e-6)
+        with np.errstate(divide='ignore', invalid='ignore'):  # what is not in front
+            column = np.floor(self.camera.fx * x / z + (self.camera.cx + 0.5))
+            row = np.floor(self.camera.fy * y / z + (self.camera.cy + 0.5))
+        # Compared before it becomes an index: it may be far outside.
+        seen &= (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        return np.where(seen, row * width + column, -1).astype(np.intp).ravel()
 
     @cached_property
     def seen(self) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +244,7 @@ class GroundView:
     @cached_property
     def plane_depth_m(self) -> np.ndarray:
         """Depth at which each cell of :attr:`seen` lies, float32 [n]."""
-        return self._optical[self.seen[0], 2].astype(np.float32)
+        return self._optical[2].ravel()[self.seen[0]].astype(np.float32)
 
     @cached_property
     def _ray_to_ground(self) -> np.ndarray:
@@ -252,26 +271,21 @@ class GroundView:
 
         Not: at the horizon and above, and beyond ``max_range_m``.
         """
-        ray = np.stack([column, row, np.ones(len(column))], -1) @ self._ray_to_ground.T
-        falls = ray[:, 2] < 0
-        depth = np.divide(
-            -self.pose.position_m[2], ray[:, 2], out=np.full(len(ray), np.nan), where=falls
-        )
-        step = ray * depth[:, None]
-        step[~(np.linalg.norm(step, axis=1) <= self.max_range_m)] = np.nan
-        return step[:, :2] + self.pose.position_m[:2]
+        x, y, z = self.rays_to_ground(column, row)
+        depth = np.divide(-self.pose.position_m[2], z, out=np.full(len(z), np.nan), where=z < 0)
+        depth[~((x * x + y * y + z * z) * depth * depth <= self.max_range_m**2)] = np.nan
+        start = self.pose.position_m
+        return np.stack([x * depth + start[0], y * depth + start[1]], -1)
+
+    def rays_to_ground(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Return where in the ground frame a metre of depth leads, float64 [3, *shape]."""
+        m = self._ray_to_ground
+        return np.stack([m[k, 0] * column + (m[k, 1] * row + m[k, 2]) for k in range(3)])
 
     def points(self, column: np.ndarray, row: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
         """Return where pixels of known depth are in the ground frame, float32 [3, n]."""
-        m = self._ray_to_ground.astype(np.float32)
-        column, row = column.astype(np.float32), row.astype(np.float32)
-        return np.stack(
-            [
-                (m[k, 0] * column + m[k, 1] * row + m[k, 2]) * depth_m
-                + np.float32(self.pose.position_m[k])
-                for k in range(3)
-            ]
-        )
+        ray = self.rays_to_ground(column, row).astype(np.float32)
+        return ray * depth_m + np.array(self.pose.position_m, np.float32)[:, None]
 
 
 @lru_cache(maxsize=1)
@@ -280,6 +294,84 @@ def ground_view(
 ) -> GroundView:
     """Return the view of a camera, the one made before where nothing has changed."""
     return GroundView(camera, pose, grid, max_range_m)
+
+
+Between = tuple[np.ndarray, np.ndarray]
+"""From which to which depth, float32 [h, w] each; from more to less where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Lookout:
+    """The pixels in which depth is looked at, and what it means there.
+
+    Along the ray of a pixel, what is not too high is an interval of depth, and so is the grid.
+
+    Parameters
+    ----------
+    step
+        So many pixels apart.
+    pixel
+        intp [h * w], their flat indices in the map.
+    ray
+        float32 [3, h * w], where in the ground frame a metre of depth leads.
+    range_per_m
+        float32 [h * w], and how far along the ground.
+    in_the_way
+        Not too high, and within range.
+    on_grid
+        That, and on the grid.
+    """
+
+    step: int
+    pixel: np.ndarray
+    ray: np.ndarray
+    range_per_m: np.ndarray
+    in_the_way: Between
+    on_grid: Between
+
+
+@lru_cache(maxsize=1)
+def _lookout(view: GroundView, obstacle_height_m: float) -> _Lookout:
+    width, height = view.camera.size_wh
+    step = max(1, width // DEPTH_COLUMNS)
+    row, column = np.mgrid[:height:step, :width:step]
+    ray = view.rays_to_ground(column, row)
+    start = view.pose.position_m
+    in_the_way = _overlap(
+        (np.full(row.shape, -np.inf), np.full(row.shape, view.max_range_m)),
+        _between(ray[2], start[2], -np.inf, obstacle_height_m),
+    )
+    (low_x, low_y), (high_x, high_y) = view.grid.corners_xy_m[[0, 2]]
+    on_grid = _overlap(
+        in_the_way,
+        _overlap(
+            _between(ray[0], start[0], low_x, high_x), _between(ray[1], start[1], low_y, high_y)
+        ),
+    )
+    return _Lookout(
+        step=step,
+        pixel=(row * width + column).ravel(),
+        ray=ray.astype(np.float32).reshape(3, -1),
+        range_per_m=np.hypot(ray[0], ray[1]).astype(np.float32).ravel(),
+        in_the_way=_single(in_the_way),
+        on_grid=_single(on_grid),
+    )
+
+
+def _between(ray: np.ndarray, start: float, low: float, high: float) -> Between:
+    """Return at which depths ``start + depth * ray`` lies in ``low``..``high``."""
+    ray = np.where(ray == 0, 1e-12, ray)
+    ends = (low - start) / ray, (high - start) / ray
+    return np.minimum(*ends), np.maximum(*ends)
+
+
+def _overlap(one: Between, other: Between) -> Between:
+    return np.maximum(one[0], other[0]), np.minimum(one[1], other[1])
+
+
+def _single(between: Between) -> Between:
+    largest = float(np.finfo(np.float32).max)
+    return tuple(np.clip(end, -largest, largest).astype(np.float32) for end in between)
 
 
 @dataclass(frozen=True, eq=False)
@@ -489,9 +581,11 @@ def _draw_things(
     Between wheels and between legs the lower edge is off the ground. A line through the image is
     a line on the ground, so the hull has its edges where the wheels are.
     """
-    ids, start, things, range_m = _sorted_by_thing(foot_id, point, view)
+    offset = point - view.pose.position_m[:2]
+    range_m = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+    ids, start, things = _sorted_by_thing(foot_id, range_m)
     rows = segments.row_of_id[ids]
-    point = point[things]
+    point, range_m = point[things], range_m[things]
     count = np.diff(start, append=len(point))
     tall_px = segments.box_xyxy[rows, 3] - segments.box_xyxy[rows, 1]
     near_m = range_m[start]
@@ -515,16 +609,16 @@ def _draw_things(
 
 
 def _sorted_by_thing(
-    ids: np.ndarray, point: np.ndarray, view: GroundView
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Sort points by the thing they belong to, each thing's by their distance.
+    ids: np.ndarray, range_m: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort points by the thing they belong to, each thing's by their distance, float32 [n].
 
-    Returns the things' ids, where each begins, the order, and the distances in that order.
+    Returns the things' ids, where each begins, and the order.
     """
-    range_m = np.hypot(*(point - view.pose.position_m[:2]).T)
-    order = np.lexsort((range_m, ids))
+    # The bits of floats above 0 are in the order of the floats.
+    order = np.argsort((ids.astype(np.int64) << 32) | range_m.view(np.int32))
     present, start = np.unique(ids[order], return_index=True)
-    return present, start, order, range_m[order]
+    return present, start, order
 
 
 def _by_depth(
@@ -535,31 +629,48 @@ def _by_depth(
     depth_m: np.ndarray,
 ) -> _Obstacles:
     """Return what stands still, what moves (uint8 grids, 0 or 1), and the agents."""
-    step = max(1, view.camera.size_wh[0] // DEPTH_COLUMNS)
-    semantic = np.ascontiguousarray(panoptic.semantic[::step, ::step])
-    depth_m = np.ascontiguousarray(depth_m[::step, ::step])
-    obstacle = cv2.LUT(semantic, traversability.is_obstacle.view(np.uint8)).view(bool)
-    pixel = np.flatnonzero(obstacle & (depth_m <= view.max_range_m))
-    row, column = np.divmod(pixel, semantic.shape[1])
-    x, y, z = view.points(column * step, row * step, depth_m.ravel()[pixel])
-    low = z <= obstacle_height_m
-    pixel, point = pixel[low], np.stack([x[low], y[low]], -1)
-    moves = traversability.is_agent[semantic.ravel()[pixel]]
-    cell = view.grid.cells(point)
-    count = view.grid.size_xy[0] * view.grid.size_xy[1]
-    on_grid = cell >= 0
+    look = _lookout(view, obstacle_height_m)
+    semantic = np.ascontiguousarray(panoptic.semantic[:: look.step, :: look.step])
+    depth_m = np.ascontiguousarray(depth_m[:: look.step, :: look.step])
 
-    def crowded(chosen: np.ndarray) -> np.ndarray:
-        hits = np.bincount(cell[on_grid & chosen], minlength=count) >= MIN_HITS
-        return hits.reshape(view.grid.shape).astype(np.uint8)
+    def pixels(is_wanted: np.ndarray, between: Between) -> np.ndarray:
+        wanted = cv2.LUT(semantic, is_wanted.view(np.uint8))
+        wanted = cv2.bitwise_and(wanted, cv2.inRange(depth_m, *between))
+        return np.flatnonzero(wanted.view(bool))
 
-    ids, start, order, _ = _sorted_by_thing(
-        panoptic.instance[::step, ::step].ravel()[pixel][moves], point[moves], view
+    pixel = pixels(traversability.is_obstacle, look.on_grid)
+    depth = depth_m.ravel().take(pixel)
+    x, y = (
+        # Rounding may put what is on the border of the grid beyond it.
+        ((depth * look.ray[k].take(pixel) + (start - low)) * (1 / view.grid.resolution_m))
+        .astype(np.int32)
+        .clip(0, size - 1)
+        for k, start, low, size in zip(
+            range(2),
+            view.pose.position_m[:2],
+            view.grid.origin_xy_m,
+            view.grid.size_xy,
+            strict=True,
+        )
     )
+    moves = traversability.is_agent.take(semantic.ravel().take(pixel))
+    count = len(view.range_m)
+    cell = y * view.grid.size_xy[0] + x + count * moves
+    crowded = np.bincount(cell, minlength=2 * count) >= MIN_HITS
+    still, moving = crowded.view(np.uint8).reshape(2, *view.grid.shape)
+
+    # Where agents are is also told of those beyond the grid.
+    pixel = pixels(traversability.is_agent, look.in_the_way)
+    ids = panoptic.instance.ravel().take(look.pixel.take(pixel))
+    range_m = depth_m.ravel().take(pixel) * look.range_per_m.take(pixel)
+    ids, start, order = _sorted_by_thing(ids, range_m)
     # A few of the nearest depth may have invented.
-    chosen = start + np.diff(start, append=len(order)) // 20
+    pixel = pixel[order[start + np.diff(start, append=len(order)) // 20]]
+    position = look.ray[:2, pixel] * depth_m.ravel()[pixel]
     rows = panoptic.segments.row_of_id[ids]
     agents = Agents(
-        rows, panoptic.segments.track_id[rows], point[moves][order[chosen]].astype(np.float64)
+        rows,
+        panoptic.segments.track_id[rows],
+        position.T.astype(np.float64) + view.pose.position_m[:2],
     )
-    return crowded(~moves), crowded(moves), agents
+    return still, moving, agents

@@ -7,6 +7,7 @@ Pixels are counted as in sensor_msgs/CameraInfo: the centre of the upper left pi
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from math import isfinite
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class CameraModel:
 
     def __post_init__(self) -> None:
         values = (self.fx, self.fy, self.cx, self.cy)
-        if not (np.isfinite(values).all() and self.fx > 0 and self.fy > 0):
+        if not (all(map(isfinite, values)) and self.fx > 0 and self.fy > 0):
             raise FrameError(
                 f'camera has fx={self.fx} fy={self.fy} cx={self.cx} cy={self.cy}; expected finite '
                 'numbers with fx and fy above 0: calibrate the camera, or correct the matrix K '
@@ -112,7 +113,7 @@ class GroundPlane:
     def __post_init__(self) -> None:
         for name in ('camera_height_m', 'max_range_m'):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
+            if not (isfinite(value) and value > 0):
                 raise ValueError(f'{name} is {value}; expected metres above 0')
         if not abs(self.pitch_rad) <= np.pi / 2:
             raise ValueError(

@@ -8,6 +8,7 @@ the result against ``rosbags-image``.
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -247,6 +248,10 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
         raise FrameError(f'{what} has no pixel with a depth; is the camera covered?')
     if layout is _MILLIMETRES:
         depth = cv2.multiply(depth, 0.001, dtype=cv2.CV_32F)
+    if layout is not _MILLIMETRES and known == cv2.countNonZero(
+        cv2.compare(depth, depth, cv2.CMP_EQ)
+    ):
+        return depth  # all else is NaN already
     if known < depth.size:
         depth = cv2.copyTo(depth, has_depth, np.full(depth.shape, np.nan, np.float32))
     return depth
@@ -279,10 +284,8 @@ def fit_depth(
     both = depth_info is not None and image_info is not None
     sizes = f'depth is {width}x{height}, the image {size_wh[0]}x{size_wh[1]}'
     if both:
-        wanted, found = (
-            fit_camera_info(info, info.header, size_wh).k[[0, 4, 2, 5]]
-            for info in (image_info, depth_info)
-        )
+        cameras = (fit_camera(info, size_wh) for info in (image_info, depth_info))
+        wanted, found = (np.array([c.fx, c.fy, c.cx, c.cy]) for c in cameras)
         scale = np.array([wanted[0], wanted[1], size_wh[0], size_wh[0]])
         if (abs(found - wanted) > ALIGNMENT_TOLERANCE * scale).any():
             raise FrameError(
@@ -388,18 +391,29 @@ def check_camera_info(info: CameraInfo) -> None:
 
 def fit_camera(info: CameraInfo, size_wh: tuple[int, int]) -> CameraModel:
     """Return the camera that :func:`fit_camera_info` describes."""
-    matrix = _full_to_image(info, size_wh) @ np.reshape(info.k, (3, 3))
-    return CameraModel.from_k(matrix, size_wh)
+    return _fit_camera(tuple(info.k), _crop_xywh(info), size_wh)
 
 
-def _full_to_image(info: CameraInfo, size_wh: tuple[int, int]) -> np.ndarray:
+@lru_cache(maxsize=8)  # a camera's calibration comes with each of its images
+def _fit_camera(
+    k: tuple[float, ...], crop_xywh: tuple[int, int, int, int], size_wh: tuple[int, int]
+) -> CameraModel:
+    return CameraModel.from_k(_crop_to_image(crop_xywh, size_wh) @ np.reshape(k, (3, 3)), size_wh)
+
+
+def _crop_xywh(info: CameraInfo) -> tuple[int, int, int, int]:
+    """What the image shows of the full one, pixels."""
     roi = info.roi
-    crop_wh = (roi.width or info.width, roi.height or info.height)
-    scale_x, scale_y = size_wh[0] / crop_wh[0], size_wh[1] / crop_wh[1]
+    return roi.x_offset, roi.y_offset, roi.width or info.width, roi.height or info.height
+
+
+def _crop_to_image(crop_xywh: tuple[int, int, int, int], size_wh: tuple[int, int]) -> np.ndarray:
+    x, y, width, height = crop_xywh
+    scale_x, scale_y = size_wh[0] / width, size_wh[1] / height
     return np.array(
         [
-            [scale_x, 0.0, (0.5 - roi.x_offset) * scale_x - 0.5],
-            [0.0, scale_y, (0.5 - roi.y_offset) * scale_y - 0.5],
+            [scale_x, 0.0, (0.5 - x) * scale_x - 0.5],
+            [0.0, scale_y, (0.5 - y) * scale_y - 0.5],
             [0.0, 0.0, 1.0],
         ]
     )
@@ -422,7 +436,7 @@ def fit_camera_info(info: CameraInfo, header: Header, size_wh: tuple[int, int]) 
     size_wh
         Width and height of the images in pixels.
     """
-    full_to_image = _full_to_image(info, size_wh)
+    full_to_image = _crop_to_image(_crop_xywh(info), size_wh)
     return CameraInfo(
         header=header,
         width=size_wh[0],

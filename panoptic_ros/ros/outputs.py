@@ -177,7 +177,7 @@ class Result:
         self.tracker.locate(self.measured.boxes.position_m, noise_m)
         return self.tracker.tracks.velocity_m_s
 
-    @property
+    @cached_property
     def ground(self) -> GroundPlane:
         """Flat ground, where the parameters say it is."""
         return GroundPlane(

@@ -1,5 +1,6 @@
 """``~/free_space``: panoptic maps from above as nav_msgs/OccupancyGrid, and what comes close."""
 
+from functools import lru_cache
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from std_msgs.msg import Header
 
 from panoptic_ros.collision import AgentMotion, time_to_collision_s
 from panoptic_ros.errors import FrameError
+from panoptic_ros.geometry import GroundPlane
 from panoptic_ros.free_space import (
     CameraPose,
     FreeSpace,
@@ -75,6 +77,12 @@ def ground_frame_origin(camera: CameraPose, grid: Grid) -> Pose:
     )
 
 
+@lru_cache(maxsize=1)
+def _of_camera_alone(ground: GroundPlane, grid: Grid) -> tuple[CameraPose, Pose]:
+    camera = CameraPose.over(ground)
+    return camera, ground_frame_origin(camera, grid)
+
+
 def target_grid(camera: CameraPose, ahead: Grid) -> Grid:
     """Return the grid in another frame that covers what ``ahead`` covers in front of the camera.
 
@@ -129,8 +137,7 @@ class SurroundingsBuilder:
         tuning, header = result.tuning, result.header
         grid = Grid.ahead(tuning.grid_length_m, tuning.grid_width_m, tuning.grid_resolution_m)
         if self._frames is None:
-            camera = CameraPose.over(result.ground)
-            origin = ground_frame_origin(camera, grid)
+            camera, origin = _of_camera_alone(result.ground, grid)
         else:
             try:
                 camera = self._frames.camera_pose(header)
