@@ -8,6 +8,7 @@ network finds.
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from time import perf_counter_ns
@@ -18,15 +19,15 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
 from panoptic_ros.cli import run_alone
-from panoptic_ros.datasets.synthetic import SyntheticStreet
+from panoptic_ros.datasets.synthetic import StreetFrame, SyntheticStreet
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.fusion import Fused
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.arguments import size_wh
-from panoptic_ros.ros.camera import CameraFrame, street_frame
-from panoptic_ros.ros.outputs import Result
+from panoptic_ros.ros.camera import street_frame
+from panoptic_ros.ros.outputs import Result, no_depth
 from panoptic_ros.ros.parameters import Tuning
 from panoptic_ros.ros.points import CloudBuilder
 from panoptic_ros.ros.surroundings import SurroundingsBuilder
@@ -79,57 +80,62 @@ def run(args: argparse.Namespace) -> int:
 def times_ms(seed: int, size_wh: tuple[int, int]) -> Iterator[dict[str, float]]:
     """Yield what each stage took, milliseconds by name, frame after frame of a street."""
     street = SyntheticStreet(seed, size_wh, RATE_HZ)
-    label_set = LabelSet.load('cityscapes')
-    tracker, clouds = Tracker(), CloudBuilder()
-    surroundings, flat = SurroundingsBuilder(None, ''), SurroundingsBuilder(None, '')
-    for frame in map(street.frame, count()):
-        sent: CameraFrame = street_frame(frame)
+    stages = Stages()
+    for number in count():
+        yield stages.times_ms(street.frame(number))
+
+
+class Stages:
+    """What a node does with tracking and depth, one frame after the other."""
+
+    def __init__(self) -> None:
+        self._label_set = LabelSet.load('cityscapes')
+        self._tracker = Tracker()
+        self._clouds = CloudBuilder()
+        self._with_depth, self._without = (SurroundingsBuilder(None, '') for _ in range(2))
+
+    def times_ms(self, frame: StreetFrame) -> dict[str, float]:
+        """Take a frame and return how long each stage took, milliseconds."""
         header = Header(frame_id='camera')
         header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 1_000_000_000)
+        sent = street_frame(frame)
         sent.stamp(header)
-        row: dict[str, float] = {}
-        panoptic = _timed(row, TRACKING, lambda: tracker.update(frame.truth, frame.stamp_ns))
-        info, depth = sent.by_topic['camera_info'], sent.by_topic['depth']
-        result, without = (
-            Result(
-                header=header,
-                picture=messages.decode_image(sent.by_topic['image']),
-                segmentation=Segmentation(
-                    Fused(panoptic, np.zeros((1, 1), np.uint8)), StageTimes(0, 0, 0)
-                ),
-                label_set=label_set,
-                calibration=info,
-                tuning=Tuning(
-                    camera_height_m=frame.camera_height_m, camera_pitch_rad=frame.camera_pitch_rad
-                ),
-                find_depth=find_depth,
-                tracker=tracker,
-            )
-            for find_depth in (
-                lambda: messages.fit_depth(messages.decode_depth(depth), size_wh, info, info),
-                lambda: None,
-            )
-        )
-        _timed(row, DECODING, lambda: result.depth_m)
-        _timed(row, MEASURING, lambda: (result.placement, result.velocity_m_s))
-        _timed(row, FREE_SPACE, lambda: serialize_message(surroundings.build(result)))
-        row[ADDED] = sum(row.values())
-        _timed(
-            row,
-            POINTS,
-            lambda: clouds.build(
-                result.header_cdr, result.camera, result.depth_m, panoptic, result.picture
+        picture, info, depth = (sent.by_topic[t] for t in ('image', 'camera_info', 'depth'))
+        times: dict[str, float] = {}
+
+        def timed(name: str, call: Callable[[], object]) -> object:
+            start_ns = perf_counter_ns()
+            value = call()
+            times[name] = (perf_counter_ns() - start_ns) / 1e6
+            return value
+
+        def find_depth() -> np.ndarray:
+            depth_m = messages.decode_depth(depth)
+            return messages.fit_depth(depth_m, frame.size_wh, info, info)
+
+        panoptic = timed(TRACKING, lambda: self._tracker.update(frame.truth, frame.stamp_ns))
+        unsure = np.zeros((1, 1), np.uint8)
+        result = Result(
+            header=header,
+            picture=messages.decode_image(picture),
+            segmentation=Segmentation(Fused(panoptic, unsure), StageTimes(0, 0, 0)),
+            label_set=self._label_set,
+            calibration=info,
+            tuning=Tuning(
+                camera_height_m=frame.camera_height_m, camera_pitch_rad=frame.camera_pitch_rad
             ),
+            find_depth=find_depth,
+            tracker=self._tracker,
         )
-        _timed(row, FLAT, lambda: serialize_message(flat.build(without)))
-        yield row
-
-
-def _timed(row: dict[str, float], name: str, call: Callable[[], object]) -> object:
-    start_ns = perf_counter_ns()
-    value = call()
-    row[name] = (perf_counter_ns() - start_ns) / 1e6
-    return value
+        timed(DECODING, lambda: result.depth_m)
+        timed(MEASURING, lambda: (result.placement, result.velocity_m_s))
+        timed(FREE_SPACE, lambda: serialize_message(self._with_depth.build(result)))
+        times[ADDED] = sum(times.values())
+        cloud = result.header_cdr, result.camera, result.depth_m, panoptic, result.picture
+        timed(POINTS, lambda: self._clouds.build(*cloud))
+        flat = replace(result, find_depth=no_depth)
+        timed(FLAT, lambda: serialize_message(self._without.build(flat)))
+        return times
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ from std_msgs.msg import Header
 
 from panoptic_ros.collision import AgentMotion, time_to_collision_s
 from panoptic_ros.errors import FrameError
-from panoptic_ros.geometry import GroundPlane
 from panoptic_ros.free_space import (
     CameraPose,
     FreeSpace,
@@ -20,6 +19,7 @@ from panoptic_ros.free_space import (
     free_space,
     ground_view,
 )
+from panoptic_ros.geometry import GroundPlane
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.ros.diagnostics import Surroundings
 from panoptic_ros.ros.frames import Frames, quaternion_xyzw
