@@ -1,6 +1,6 @@
 """How what moves comes closer: velocities on the ground by track id, and time to collision."""
 
-from dataclasses import dataclass, field
+from math import exp
 
 import numpy as np
 
@@ -49,24 +49,10 @@ def time_to_collision_s(
     return seconds
 
 
-@dataclass(eq=False)
-class _Fits:
-    """Sums of the weighted line fits, one row a track; times are relative to the last frame."""
-
-    track_id: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    first_ns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    last_ns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    sums: np.ndarray = field(default_factory=lambda: np.zeros((0, 7)))
-
-    def where(self, rows: np.ndarray) -> '_Fits':
-        return _Fits(
-            self.track_id[rows],
-            self.seen[rows],
-            self.first_ns[rows],
-            self.last_ns[rows],
-            self.sums[rows],
-        )
+_ID, _TIMES, _FIRST_NS, _LAST_NS = range(4)
+# Columns of the first array, one row a track: how often and when it was seen. The second has
+# the sums of its weighted line fit; times are relative to the last frame.
+_NO_TRACKS = np.zeros((0, 4), np.int64), np.zeros((0, 7))
 
 
 class AgentMotion:
@@ -83,7 +69,7 @@ class AgentMotion:
     def reset(self) -> None:
         """Forget everything."""
         self._stamp_ns = 0
-        self._fits = _Fits()
+        self._seen, self._sums = _NO_TRACKS
 
     def update(self, stamp_ns: int, track_id: np.ndarray, position_xy_m: np.ndarray) -> np.ndarray:
         """Take the positions of a frame and return velocities.
@@ -103,34 +89,26 @@ class AgentMotion:
         """
         if stamp_ns < self._stamp_ns:
             self.reset()
-        old, count = self._fits, len(track_id)
-        old = old.where(stamp_ns - old.last_ns <= MAX_GAP_S * 1e9)
-        _advance(old.sums, (stamp_ns - self._stamp_ns) / 1e9)
+        is_remembered = stamp_ns - self._seen[:, _LAST_NS] <= MAX_GAP_S * 1e9
+        old, old_sums = self._seen[is_remembered], self._sums[is_remembered]
+        _advance(old_sums, (stamp_ns - self._stamp_ns) / 1e9)
         self._stamp_ns = stamp_ns
 
-        fresh = np.zeros((count, 7))
-        fresh[:, 0] = 1
-        fresh[:, 3:5] = position_xy_m
-        now = _Fits(
-            np.array(track_id, np.int64),
-            np.ones(count, np.int64),
-            np.full(count, stamp_ns, np.int64),
-            np.full(count, stamp_ns, np.int64),
-            fresh,
-        )
-        same = now.track_id[:, None] == old.track_id
+        count = len(track_id)
+        now, sums = np.empty((count, 4), np.int64), np.zeros((count, 7))
+        now[:, _ID], now[:, _TIMES] = track_id, 1
+        now[:, _FIRST_NS] = now[:, _LAST_NS] = stamp_ns
+        sums[:, 0] = 1
+        sums[:, 3:5] = position_xy_m
+        same = now[:, _ID, None] == old[:, _ID]
         here, there = np.nonzero(same)
-        now.seen[here] += old.seen[there]
-        now.first_ns[here] = old.first_ns[there]
-        now.sums[here] += old.sums[there]
-        hidden = old.where(~same.any(0))
-        self._fits = _Fits(
-            *(
-                np.concatenate([getattr(now, name), getattr(hidden, name)])
-                for name in ('track_id', 'seen', 'first_ns', 'last_ns', 'sums')
-            )
-        )
-        return _slopes(now, stamp_ns)
+        now[here, _TIMES] += old[there, _TIMES]
+        now[here, _FIRST_NS] = old[there, _FIRST_NS]
+        sums[here] += old_sums[there]
+        is_hidden = ~same.any(0)
+        self._seen = np.concatenate([now, old[is_hidden]])
+        self._sums = np.concatenate([sums, old_sums[is_hidden]])
+        return _slopes(now, sums, stamp_ns)
 
 
 def _advance(sums: np.ndarray, elapsed_s: float) -> None:
@@ -139,15 +117,14 @@ def _advance(sums: np.ndarray, elapsed_s: float) -> None:
     sums[:, 5:7] -= elapsed_s * wx
     sums[:, 2] += elapsed_s * (elapsed_s * w - 2 * wt)
     sums[:, 1] -= elapsed_s * w
-    sums *= np.exp(-elapsed_s / MEMORY_S)
+    sums *= exp(-elapsed_s / MEMORY_S)
 
 
-def _slopes(fits: _Fits, stamp_ns: int) -> np.ndarray:
-    w, wt, wtt = fits.sums[:, :3].T
+def _slopes(seen: np.ndarray, sums: np.ndarray, stamp_ns: int) -> np.ndarray:
+    w, wt, wtt = sums[:, :3].T
     spread = w * wtt - wt * wt
-    known = (fits.seen >= MIN_SEEN) & (stamp_ns - fits.first_ns >= MIN_AGE_S * 1e9) & (spread > 0)
-    slope = np.full((len(w), 2), np.nan)
-    slope[known] = (
-        w[known, None] * fits.sums[known, 5:7] - wt[known, None] * fits.sums[known, 3:5]
-    ) / spread[known, None]
+    is_known = (seen[:, _TIMES] >= MIN_SEEN) & (spread > 0)
+    is_known &= stamp_ns - seen[:, _FIRST_NS] >= MIN_AGE_S * 1e9
+    slope = w[:, None] * sums[:, 5:7] - wt[:, None] * sums[:, 3:5]
+    slope /= np.where(is_known, spread, np.nan)[:, None]
     return slope

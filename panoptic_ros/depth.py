@@ -117,25 +117,24 @@ def measure_objects(
     np.multiply((y - camera.cy) / camera.fy, depth, out=points[1], casting='same_kind')
     points[2] = depth
     margin_m = margin_px / np.array([[camera.fx], [camera.fy]]) * median
-    boxes = _boxes(points, row, groups, margin_m, ground)
+    boxes, nearest = _boxes(points, row, groups, margin_m, ground)
     return ObjectDepths(
         depth_m=median,
         deviation_m=deviation,
-        nearest_m=groups.quantile(groups.sort(depth), TAIL),
+        nearest_m=nearest,
         boxes=boxes,
     )
 
 
 @lru_cache(maxsize=4)
 def _dither(width: int, height: int) -> np.ndarray:
-    """uint16 [H, W]: the pixels up to any value are spread evenly over the image.
+    """uint16 [H, W], from 1: the pixels up to any value are spread evenly over the image.
 
     The R2 sequence of M. Roberts (2018, The unreasonable effectiveness of quasirandom sequences).
     """
     column, line = np.arange(width), np.arange(height)[:, None]
-    return ((column * 0.7548776662466927 + line * 0.5698402909980532) % 1 * 65536).astype(
-        np.uint16
-    )
+    value = (column * 0.7548776662466927 + line * 0.5698402909980532) % 1 * 65536
+    return np.maximum(value, 1).astype(np.uint16)
 
 
 def _sample(
@@ -164,9 +163,9 @@ def _sample(
     has_depth = cv2.compare(depth_m, depth_m, cv2.CMP_EQ)  # NaN does not equal itself
     present = cv2.calcHist([number], [0], has_depth, [count + 1], [0, count + 1])[:, 0]
     share = np.ceil(65535 * np.minimum(MAX_SAMPLES / np.maximum(present, 1), 1)).astype(np.uint16)
+    share[0] = 0  # of what is no object
     chosen = cv2.compare(_dither(width, height)[top:bottom], _look_up(share, number), cv2.CMP_LE)
-    chosen = cv2.bitwise_and(chosen, has_depth).ravel()
-    pixel = np.flatnonzero(chosen.view(bool) & (number.ravel() > 0))
+    pixel = np.flatnonzero(cv2.bitwise_and(chosen, has_depth).view(bool))
 
     row = number.ravel()[pixel].astype(np.uint16)
     order = np.argsort(row, kind='stable')  # of 16 bits: a radix sort
@@ -233,15 +232,15 @@ class _Groups:
 
     def quantile(self, ordered: np.ndarray, share: float) -> np.ndarray:
         """float64 [..., n] of sorted values, linear between them; NaN where there are none."""
-        result = np.full((*ordered.shape[:-1], len(self.size)), np.nan)
-        some = self.size > 0
-        place = share * (self.size[some] - 1)
-        low = place.astype(np.intp)
-        index = self.start[some] + low
-        below = ordered[..., index].astype(np.float64)
-        above = ordered[..., index + (place > low)]
-        result[..., some] = below + (above - below) * (place - low)
-        return result
+        if not ordered.shape[-1]:
+            return np.full((*ordered.shape[:-1], len(self.size)), np.nan)
+        place = share * (self.size - 1)
+        low = np.floor(place)
+        index = self.start + low.astype(np.intp)
+        # Where there are none, any value will do: it becomes NaN.
+        below = ordered.take(index, -1, mode='clip').astype(np.float64)
+        above = ordered.take(index + (place > low), -1, mode='clip')
+        return below + (above - below) * np.where(self.size > 0, place - low, np.nan)
 
 
 def _reach(
@@ -277,8 +276,11 @@ def _boxes(
     groups: _Groups,
     margin_m: np.ndarray,
     ground: GroundPlane | None,
-) -> Placement:
-    """Boxes around the points float32 [3, k] of each row; ``margin_m`` float64 [2, n]."""
+) -> tuple[Placement, np.ndarray]:
+    """Boxes around the points float32 [3, k] of each row, and the depths of their near sides.
+
+    ``margin_m`` is float64 [2, n].
+    """
     count = len(groups.size)
     yaw = np.zeros(count)
     pitch = 0.0
@@ -291,10 +293,16 @@ def _boxes(
         yaw = _turns(level[0], level[2], groups)
         cos, sin = np.cos(yaw).astype(np.float32)[row], np.sin(yaw).astype(np.float32)[row]
         points = np.stack(
-            [level[0] * cos - level[2] * sin, level[1], level[0] * sin + level[2] * cos]
+            [
+                level[0] * cos - level[2] * sin,
+                level[1],
+                level[0] * sin + level[2] * cos,
+                points[2],
+            ]
         )
     ordered = groups.sort(points)
-    low, high = groups.quantile(ordered, TAIL), groups.quantile(ordered, 1 - TAIL)
+    low, high = groups.quantile(ordered, TAIL), groups.quantile(ordered[:3], 1 - TAIL)
+    nearest, low = low[-1], low[:3]
     middle = (low + high) / 2
     size = (high - low) / (1 - 2 * TAIL)
     # What was left out along the border of a mask is across the view, not along it.
@@ -305,13 +313,14 @@ def _boxes(
     orientation = upright_xyzw(pitch, yaw)
     position = _turn_back(middle, yaw, pitch).T
     down = np.array([0.0, np.cos(pitch), np.sin(pitch)])
-    return Placement(
+    placement = Placement(
         position_m=position,
         base_m=position + size[1][:, None] / 2 * down,
         size_m=np.ascontiguousarray(size.T),
         orientation_xyzw=orientation,
         method=np.where(groups.size > 0, PlacedBy.DEPTH, PlacedBy.NOTHING).astype(np.uint8),
     )
+    return placement, nearest
 
 
 def _turn_back(middle: np.ndarray, yaw: np.ndarray, pitch: float) -> np.ndarray:

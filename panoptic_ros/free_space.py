@@ -491,7 +491,7 @@ def free_space(
     if depth_m is not None and depth_m.shape != panoptic.semantic.shape:
         raise ValueError(f'depth_m is {depth_m.shape}; expected {panoptic.semantic.shape}')
     cell, pixel = view.seen
-    cost = traversability.cost[panoptic.semantic.ravel().take(pixel)]
+    cost = traversability.cost.take(panoptic.semantic.ravel().take(pixel))
     if depth_m is not None:
         plane_m = view.plane_depth_m
         away = np.abs(depth_m.ravel().take(pixel) - plane_m) > GROUND_TOLERANCE * plane_m
@@ -505,13 +505,15 @@ def free_space(
         still, moving, agents = _by_depth(
             panoptic, view, traversability, obstacle_height_m, depth_m
         )
-    obstacle = still | moving
+    obstacle = cv2.bitwise_or(still, moving)
     radius = int(agent_margin_m / view.grid.resolution_m + 0.5)
     if radius and moving.any():
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        moving = cv2.dilate(moving, disc)
-    occupancy[(still | moving).view(bool)] = OCCUPIED
-    ranges_m = view.range_m[np.flatnonzero(obstacle.view(bool))]
+        occupied = cv2.bitwise_or(still, cv2.dilate(moving, disc))
+    else:
+        occupied = obstacle
+    occupancy[occupied.view(bool)] = OCCUPIED
+    ranges_m = view.range_m[obstacle.ravel().view(bool)]
     return FreeSpace(occupancy, float(ranges_m.min(initial=np.inf)), agents)
 
 

@@ -136,7 +136,8 @@ class GroundPlane:
         depth = np.divide(
             self.camera_height_m, slope, out=np.full(slope.shape, np.nan), where=slope > 0
         )
-        depth[depth * np.linalg.norm(rays, axis=-1) > self.max_range_m] = np.nan
+        square = np.einsum('...i,...i', rays, rays)
+        depth[depth * depth * square > self.max_range_m**2] = np.nan
         return depth
 
 
@@ -250,20 +251,18 @@ def place_boxes(
     if height.shape != box.shape[:1]:
         raise ValueError(f'heights_m has shape {height.shape}; expected {box.shape[:1]}')
     x0, y0, x1, y1 = box.T
+    _, cos, sin = ground.down.tolist()
     # A box's edge lies half a pixel before the centre of the pixel it starts with.
-    middle = (x0 + x1) / 2 - 0.5
-    low = camera.rays(np.stack([middle, y1 - 0.5], -1))
-    high = camera.rays(np.stack([middle, y0 - 0.5], -1))
+    right = ((x0 + x1) / 2 - 0.5 - camera.cx) / camera.fx
+    low, high = ((y - 0.5 - camera.cy) / camera.fy for y in (y1, y0))
     # An upright object of height h at depth z: low z - h down, seen along the ray high, gives
     # h = z * rise.
-    rise = np.divide(
-        low[:, 1] - high[:, 1],
-        ground.down[1] - high[:, 1] * ground.down[2],
-        out=np.full(len(box), np.nan),
-        where=ground.down[1] > high[:, 1] * ground.down[2],
-    )
-    by_height = np.divide(height, rise, out=np.full(len(box), np.nan), where=rise > 0)
-    by_ground = ground.depth_m(low)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        rise = (low - high) / (cos - high * sin)
+        rise[~(cos > high * sin)] = np.nan
+        by_height = np.where(rise > 0, height / rise, np.nan)
+    rays = np.stack([right, low, np.ones(len(box))], -1)
+    by_ground = ground.depth_m(rays)
     cut_off = y1 >= camera.size_wh[1]
     use_height = np.isnan(by_ground) | (cut_off & (by_height < by_ground))
     depth = np.where(use_height, by_height, by_ground)
@@ -271,7 +270,7 @@ def place_boxes(
     method[~(np.isfinite(depth) & (depth > 0) & (rise > 0) & (x1 > x0))] = PlacedBy.NOTHING
     depth[method == PlacedBy.NOTHING] = np.nan
 
-    base = low * depth[:, None]
+    base = rays * depth[:, None]
     across = (x1 - x0) / camera.fx * depth
     tall = rise * depth
     return Placement(

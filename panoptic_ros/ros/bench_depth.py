@@ -15,7 +15,6 @@ from time import perf_counter_ns
 
 import cv2
 import numpy as np
-from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
 from panoptic_ros.cli import run_alone
@@ -129,12 +128,12 @@ class Stages:
         )
         timed(DECODING, lambda: result.depth_m)
         timed(MEASURING, lambda: (result.placement, result.velocity_m_s))
-        timed(FREE_SPACE, lambda: serialize_message(self._with_depth.build(result)))
+        timed(FREE_SPACE, lambda: self._with_depth.build(result))
         times[ADDED] = sum(times.values())
         cloud = result.header_cdr, result.camera, result.depth_m, panoptic, result.picture
         timed(POINTS, lambda: self._clouds.build(*cloud))
         flat = replace(result, find_depth=no_depth)
-        timed(FLAT, lambda: serialize_message(self._without.build(flat)))
+        timed(FLAT, lambda: self._without.build(flat))
         return times
 
 

@@ -116,6 +116,34 @@ def point_cloud_cdr(header: bytes, fields: Sequence[PointField], points: np.ndar
     return b''.join((data, points.data.cast('B'), is_dense))
 
 
+def occupancy_grid_cdr(
+    header: Header,
+    resolution_m: float,
+    origin_xyz_m: Sequence[float],
+    orientation_xyzw: Sequence[float],
+    occupancy: np.ndarray,
+) -> bytes:
+    """Return the bytes of a nav_msgs/OccupancyGrid, loaded at the header's stamp.
+
+    Parameters
+    ----------
+    header
+        Of the message.
+    resolution_m
+        Side of a cell.
+    origin_xyz_m, orientation_xyzw
+        Pose of the first cell's corner in the header's frame.
+    occupancy
+        int8 [size y, size x].
+    """
+    height, width = occupancy.shape
+    stamp = _STAMP.pack(header.stamp.sec, header.stamp.nanosec)
+    data = header_cdr(header) + stamp + struct.pack('=f2I', resolution_m, width, height)
+    data += bytes(-(len(data) - len(_FRONT)) % 8)  # doubles follow
+    data += struct.pack('=7dI', *origin_xyz_m, *orientation_xyzw, occupancy.size)
+    return b''.join((data, np.ascontiguousarray(occupancy).data.cast('B')))
+
+
 def marker_array_cdr(
     header: bytes,
     lifetime: Duration,

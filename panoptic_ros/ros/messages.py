@@ -391,7 +391,8 @@ def check_camera_info(info: CameraInfo) -> None:
 
 def fit_camera(info: CameraInfo, size_wh: tuple[int, int]) -> CameraModel:
     """Return the camera that :func:`fit_camera_info` describes."""
-    return _fit_camera(tuple(info.k), _crop_xywh(info), size_wh)
+    k = np.asarray(info.k, np.float64).tolist()
+    return _fit_camera(tuple(k), _crop_xywh(info), size_wh)
 
 
 @lru_cache(maxsize=8)  # a camera's calibration comes with each of its images

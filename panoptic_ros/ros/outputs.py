@@ -25,7 +25,7 @@ from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import packing, visualize
 from panoptic_ros.depth import ObjectDepths, measure_objects
-from panoptic_ros.geometry import CameraModel, GroundPlane, Placement, place_boxes
+from panoptic_ros.geometry import CameraModel, GroundPlane, PlacedBy, Placement, place_boxes
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.objects import NONE, Supports, find_supports, with_roles
 from panoptic_ros.occlusion import occlusion_mask, scene_depth, support_planes
@@ -155,6 +155,8 @@ class Result:
         """Where the objects are: measured, or else assumed; None without calibration."""
         if self.camera is None:
             return None
+        if self.measured is not None and (self.measured.boxes.method == PlacedBy.DEPTH).all():
+            return self.measured.boxes
         assumed = place_boxes(
             self.things.box_xyxy,
             self.camera,

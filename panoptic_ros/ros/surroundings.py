@@ -5,7 +5,6 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
-from geometry_msgs.msg import Point, Pose, Quaternion
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
@@ -21,12 +20,13 @@ from panoptic_ros.free_space import (
 )
 from panoptic_ros.geometry import GroundPlane
 from panoptic_ros.labels import LabelSet
+from panoptic_ros.ros.cdr import NOT_TURNED_XYZW, occupancy_grid_cdr
 from panoptic_ros.ros.diagnostics import Surroundings
 from panoptic_ros.ros.frames import Frames, quaternion_xyzw
 from panoptic_ros.ros.messages import stamp_ns
 
 try:
-    from nav_msgs.msg import MapMetaData, OccupancyGrid
+    from nav_msgs.msg import OccupancyGrid
 except ModuleNotFoundError:  # a ROS without navigation
     OccupancyGrid = None
 
@@ -43,42 +43,19 @@ KEPT_NS = 2_000_000_000
 """What was around is not reported for longer than this."""
 
 
-def occupancy_message(
-    occupancy: np.ndarray, grid: Grid, pose: Pose, header: Header
-) -> 'OccupancyGrid':
-    """Wrap a grid in a message; ``pose`` is that of its first cell's corner in the header's frame.
+def ground_frame_origin(camera: CameraPose, grid: Grid) -> tuple[list[float], list[float]]:
+    """Return where a grid in the camera's own ground frame lies in its optical frame.
 
-    Parameters
-    ----------
-    occupancy
-        int8 [size y, size x].
+    Its position x y z, metres, and its orientation, a quaternion x y z w.
     """
-    width, height = grid.size_xy
-    info = MapMetaData(
-        map_load_time=header.stamp,
-        resolution=grid.resolution_m,
-        width=width,
-        height=height,
-        origin=pose,
-    )
-    message = OccupancyGrid(header=header, info=info)
-    # Assigning checks it value by value.
-    message.data.frombytes(np.ascontiguousarray(occupancy).data.cast('B'))
-    return message
-
-
-def ground_frame_origin(camera: CameraPose, grid: Grid) -> Pose:
-    """Return where a grid in the camera's own ground frame lies in its optical frame."""
-    x, y, z = camera.to_optical(np.array([*grid.origin_xy_m, 0.0])).tolist()
-    turn_x, turn_y, turn_z, turn_w = quaternion_xyzw(camera.axes)
-    return Pose(
-        position=Point(x=x, y=y, z=z),
-        orientation=Quaternion(x=turn_x, y=turn_y, z=turn_z, w=turn_w),
-    )
+    position = camera.to_optical(np.array([*grid.origin_xy_m, 0.0]))
+    return position.tolist(), quaternion_xyzw(camera.axes)
 
 
 @lru_cache(maxsize=1)
-def _of_camera_alone(ground: GroundPlane, grid: Grid) -> tuple[CameraPose, Pose]:
+def _of_camera_alone(
+    ground: GroundPlane, grid: Grid
+) -> tuple[CameraPose, tuple[list[float], list[float]]]:
     camera = CameraPose.over(ground)
     return camera, ground_frame_origin(camera, grid)
 
@@ -130,8 +107,11 @@ class SurroundingsBuilder:
         if self._frames is not None:
             self._frames.destroy()
 
-    def build(self, result: 'Result') -> 'OccupancyGrid | None':
-        """Return a frame's grid; None without a calibration or, with a warning, a transform."""
+    def build(self, result: 'Result') -> bytes | None:
+        """Return a frame's grid, a nav_msgs/OccupancyGrid, serialised.
+
+        None without a calibration or, with a warning, a transform.
+        """
         if result.camera is None:
             return None
         tuning, header = result.tuning, result.header
@@ -148,8 +128,7 @@ class SurroundingsBuilder:
                 )
                 return None
             grid = target_grid(camera, grid)
-            x, y = grid.origin_xy_m
-            origin = Pose(position=Point(x=x, y=y))
+            origin = (*grid.origin_xy_m, 0.0), NOT_TURNED_XYZW
             header = Header(stamp=header.stamp, frame_id=self._frames.target_frame)
         found = free_space(
             result.panoptic,
@@ -160,7 +139,7 @@ class SurroundingsBuilder:
             depth_m=result.depth_m,
         )
         self._latest = monotonic_ns(), self._look_around(result, camera, found)
-        return occupancy_message(found.occupancy, grid, origin, header)
+        return occupancy_grid_cdr(header, grid.resolution_m, *origin, found.occupancy)
 
     def _traversability(self, label_set: LabelSet, walkable_cost: int) -> Traversability:
         if self._rules is None or self._rules[:2] != (label_set, walkable_cost):

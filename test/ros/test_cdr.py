@@ -10,6 +10,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from builtin_interfaces.msg import Duration, Time
 from hypothesis import given
 from hypothesis import strategies as st
+from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
@@ -20,6 +21,7 @@ from panoptic_ros.ros.cdr import (
     header_cdr,
     image_cdr,
     marker_array_cdr,
+    occupancy_grid_cdr,
     point_cloud_cdr,
 )
 from panoptic_ros.ros.messages import image_message
@@ -163,3 +165,24 @@ def test_point_cloud(
     )
     message.data.frombytes(points.tobytes())
     assert_same(point_cloud_cdr(header_cdr(header), fields, points), message)
+
+
+@given(
+    header=headers,
+    size_xy=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    resolution_m=st.floats(0.0, 10.0, width=32),
+    pose=st.tuples(*[st.floats(-1e6, 1e6)] * 7),
+)
+def test_occupancy_grid(
+    header: Header, size_xy: tuple[int, int], resolution_m: float, pose: tuple[float, ...]
+) -> None:
+    width, height = size_xy
+    cells = np.arange(-1, width * height - 1).astype(np.int8).reshape(width, height).T
+    message = OccupancyGrid(header=header)
+    info = message.info
+    info.map_load_time = header.stamp
+    info.resolution, info.width, info.height = resolution_m, width, height
+    position, turn = info.origin.position, info.origin.orientation
+    position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w = pose
+    message.data.frombytes(cells.tobytes())
+    assert_same(occupancy_grid_cdr(header, resolution_m, pose[:3], pose[3:], cells), message)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -206,10 +206,10 @@ def test_diagnostics_tell_when_a_car_comes_closer(ask, peer, scene_bgr) -> None:
 
 
 def test_the_pose_of_a_grid_in_the_optical_frame() -> None:
-    pose = ground_frame_origin(CameraPose.over(GroundPlane(2.0)), Grid(0.5, (1.0, -3.0), (4, 12)))
-    place, turn = pose.position, pose.orientation
-    assert (place.x, place.y, place.z) == pytest.approx((3.0, 2.0, 1.0))
-    rotation = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w])
+    camera, grid = CameraPose.over(GroundPlane(2.0)), Grid(0.5, (1.0, -3.0), (4, 12))
+    place, turn_xyzw = ground_frame_origin(camera, grid)
+    assert place == pytest.approx((3.0, 2.0, 1.0))
+    rotation = Rotation.from_quat(turn_xyzw)
     # Ground: forward, left, up. Optical: right, down, forward.
     assert rotation.apply(np.eye(3)) == pytest.approx(
         np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]), abs=1e-9
@@ -356,7 +356,7 @@ def test_a_grid_in_odom_is_aligned_with_it_and_shows_the_same_ground(
     pose = turned(CameraPose.over(GROUND), yaw_rad, xy_m)
     warnings: list[str] = []
     surroundings = builder(monkeypatch, FakeTf2(transform(pose)), warnings)
-    message = surroundings.build(result(segmented))
+    message = deserialize_message(surroundings.build(result(segmented)), OccupancyGrid)
     assert (message.header.frame_id, message.header.stamp) == ('odom', header().stamp)
     origin, turn = message.info.origin.position, message.info.origin.orientation
     assert (turn.x, turn.y, turn.z, turn.w, origin.z) == (0, 0, 0, 1, 0)
