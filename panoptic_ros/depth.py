@@ -43,6 +43,7 @@ TAIL = 0.01
 _ANGLES_RAD = np.radians(np.arange(0, 90, 5))
 _MAX_TURN_SAMPLES = 100
 _EDGE_M = 0.05  # points this near to a side of a box count as on it
+_METHODS = np.array([PlacedBy.DEPTH, PlacedBy.NOTHING], np.uint8)
 _SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution by its MAD
 
 
@@ -310,15 +311,14 @@ def _boxes(
     size[1] += 2 * margin_m[1]
     size[2] += 2 * margin_m[0] * abs(np.sin(yaw))
 
-    orientation = upright_xyzw(pitch, yaw)
-    position = _turn_back(middle, yaw, pitch).T
+    position = middle.T if ground is None else _turn_back(middle, yaw, pitch).T
     down = np.array([0.0, np.cos(pitch), np.sin(pitch)])
     placement = Placement(
         position_m=position,
         base_m=position + size[1][:, None] / 2 * down,
         size_m=np.ascontiguousarray(size.T),
-        orientation_xyzw=orientation,
-        method=np.where(groups.size > 0, PlacedBy.DEPTH, PlacedBy.NOTHING).astype(np.uint8),
+        orientation_xyzw=upright_xyzw(pitch, yaw),
+        method=np.where(groups.size > 0, *_METHODS),
     )
     return placement, nearest
 

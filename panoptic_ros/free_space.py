@@ -313,9 +313,13 @@ class _Lookout:
     pixel
         intp [h * w], their flat indices in the map.
     ray
-        float32 [3, h * w], where in the ground frame a metre of depth leads.
+        float32 [2, h * w], where in the ground frame a metre of depth leads, metres along x and y.
+    cells
+        The same in cells of the grid.
+    start
+        Where in the grid the camera is, x and y, cells.
     range_per_m
-        float32 [h * w], and how far along the ground.
+        float32 [h * w], how far along the ground a metre of depth leads.
     in_the_way
         Not too high, and within range.
     on_grid
@@ -325,6 +329,8 @@ class _Lookout:
     step: int
     pixel: np.ndarray
     ray: np.ndarray
+    cells: np.ndarray
+    start: np.ndarray
     range_per_m: np.ndarray
     in_the_way: Between
     on_grid: Between
@@ -351,7 +357,11 @@ def _lookout(view: GroundView, obstacle_height_m: float) -> _Lookout:
     return _Lookout(
         step=step,
         pixel=(row * width + column).ravel(),
-        ray=ray.astype(np.float32).reshape(3, -1),
+        ray=ray[:2].astype(np.float32).reshape(2, -1),
+        cells=(ray[:2] / view.grid.resolution_m).astype(np.float32).reshape(2, -1),
+        start=np.array(
+            [start[0] - low_x, start[1] - low_y] / np.float64(view.grid.resolution_m), np.float32
+        ),
         range_per_m=np.hypot(ray[0], ray[1]).astype(np.float32).ravel(),
         in_the_way=_single(in_the_way),
         on_grid=_single(on_grid),
@@ -392,6 +402,11 @@ class Traversability:
     cost: np.ndarray
     is_obstacle: np.ndarray
     is_agent: np.ndarray
+
+    @cached_property
+    def kind(self) -> np.ndarray:
+        """uint8 [256], bit 0 where :attr:`is_obstacle`, bit 1 where :attr:`is_agent`."""
+        return self.is_obstacle.astype(np.uint8) | 2 * self.is_agent.astype(np.uint8)
 
     @classmethod
     def of(cls, label_set: LabelSet, walkable_cost: int) -> 'Traversability':
@@ -585,10 +600,10 @@ def _draw_things(
     """
     offset = point - view.pose.position_m[:2]
     range_m = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
-    ids, start, things = _sorted_by_thing(foot_id, range_m)
+    ids, bounds, things = _sorted_by_thing(foot_id, range_m)
     rows = segments.row_of_id[ids]
     point, range_m = point[things], range_m[things]
-    count = np.diff(start, append=len(point))
+    start, count = bounds[:-1], bounds[1:] - bounds[:-1]
     tall_px = segments.box_xyxy[rows, 3] - segments.box_xyxy[rows, 1]
     near_m = range_m[start]
     tall_m = tall_px / view.camera.fy * near_m
@@ -602,7 +617,7 @@ def _draw_things(
     corner = np.rint(corner * (1 << _FIXED)).astype(np.int32)
     is_agent = traversability.is_agent[segments.class_id[rows]]
     for first, last, moves in zip(
-        start.tolist(), (start + count).tolist(), is_agent.tolist(), strict=True
+        start.tolist(), bounds[1:].tolist(), is_agent.tolist(), strict=True
     ):
         hull = cv2.convexHull(corner[first:last][touches[first:last]].reshape(-1, 2))
         cv2.fillConvexPoly(moving if moves else still, hull, 1, cv2.LINE_8, _FIXED)
@@ -615,12 +630,13 @@ def _sorted_by_thing(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort points by the thing they belong to, each thing's by their distance, float32 [n].
 
-    Returns the things' ids, where each begins, and the order.
+    Returns the things' ids, where each begins and the last one ends, and the order.
     """
     # The bits of floats above 0 are in the order of the floats.
     order = np.argsort((ids.astype(np.int64) << 32) | range_m.view(np.int32))
-    present, start = np.unique(ids[order], return_index=True)
-    return present, start, order
+    ids = ids[order]
+    bounds = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1], True])[: len(ids) + 1]
+    return ids[bounds[:-1]], bounds, order
 
 
 def _by_depth(
@@ -635,39 +651,27 @@ def _by_depth(
     semantic = np.ascontiguousarray(panoptic.semantic[:: look.step, :: look.step])
     depth_m = np.ascontiguousarray(depth_m[:: look.step, :: look.step])
 
-    def pixels(is_wanted: np.ndarray, between: Between) -> np.ndarray:
-        wanted = cv2.LUT(semantic, is_wanted.view(np.uint8))
-        wanted = cv2.bitwise_and(wanted, cv2.inRange(depth_m, *between))
-        return np.flatnonzero(wanted.view(bool))
+    kind = cv2.LUT(semantic, traversability.kind)
 
-    pixel = pixels(traversability.is_obstacle, look.on_grid)
+    pixel = np.flatnonzero(cv2.bitwise_and(kind, cv2.inRange(depth_m, *look.on_grid)) > 0)
     depth = depth_m.ravel().take(pixel)
+    # Rounding may put what is on the border of the grid a little beyond it.
     x, y = (
-        # Rounding may put what is on the border of the grid beyond it.
-        ((depth * look.ray[k].take(pixel) + (start - low)) * (1 / view.grid.resolution_m))
-        .astype(np.int32)
-        .clip(0, size - 1)
-        for k, start, low, size in zip(
-            range(2),
-            view.pose.position_m[:2],
-            view.grid.origin_xy_m,
-            view.grid.size_xy,
-            strict=True,
-        )
+        np.minimum((depth * look.cells[k].take(pixel) + look.start[k]).astype(np.int32), size - 1)
+        for k, size in enumerate(view.grid.size_xy)
     )
-    moves = traversability.is_agent.take(semantic.ravel().take(pixel))
     count = len(view.range_m)
-    cell = y * view.grid.size_xy[0] + x + count * moves
+    cell = y * view.grid.size_xy[0] + x + count * (kind.ravel().take(pixel) > 1)
     crowded = np.bincount(cell, minlength=2 * count) >= MIN_HITS
     still, moving = crowded.view(np.uint8).reshape(2, *view.grid.shape)
 
     # Where agents are is also told of those beyond the grid.
-    pixel = pixels(traversability.is_agent, look.in_the_way)
+    pixel = np.flatnonzero(cv2.bitwise_and(kind, cv2.inRange(depth_m, *look.in_the_way)) > 1)
     ids = panoptic.instance.ravel().take(look.pixel.take(pixel))
     range_m = depth_m.ravel().take(pixel) * look.range_per_m.take(pixel)
-    ids, start, order = _sorted_by_thing(ids, range_m)
+    ids, bounds, order = _sorted_by_thing(ids, range_m)
     # A few of the nearest depth may have invented.
-    pixel = pixel[order[start + np.diff(start, append=len(order)) // 20]]
+    pixel = pixel[order[bounds[:-1] + (bounds[1:] - bounds[:-1]) // 20]]
     position = look.ray[:2, pixel] * depth_m.ravel()[pixel]
     rows = panoptic.segments.row_of_id[ids]
     agents = Agents(

@@ -7,7 +7,7 @@ Pixels are counted as in sensor_msgs/CameraInfo: the centre of the upper left pi
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from math import isfinite
+from math import cos, isfinite, sin
 
 import numpy as np
 
@@ -124,7 +124,7 @@ class GroundPlane:
     @property
     def down(self) -> np.ndarray:
         """The unit vector towards the ground in the optical frame, float64 [3]."""
-        return np.array([0.0, np.cos(self.pitch_rad), np.sin(self.pitch_rad)])
+        return np.array([0.0, cos(self.pitch_rad), sin(self.pitch_rad)])
 
     def depth_m(self, rays: np.ndarray) -> np.ndarray:
         """Return the depth z at which rays [..., 3] with z = 1 meet the ground, float64 [...].
@@ -152,6 +152,9 @@ class PlacedBy(IntEnum):
     """It is as far away as an object of the class's usual height looks that tall."""
     DEPTH = 3
     """It is around what a depth image shows of the object."""
+
+
+_ASSUMED = np.array([PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND], np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,15 +209,11 @@ def upright_xyzw(pitch_rad: float, yaw_rad: np.ndarray) -> np.ndarray:
     float64 [n, 4], quaternions x y z w to the optical frame of a camera that looks down by
     ``pitch_rad``. A box turned by a small positive yaw shows its left side.
     """
-    half_pitch, half_yaw = pitch_rad / 2, np.asarray(yaw_rad, np.float64) / 2
+    half_yaw = np.asarray(yaw_rad, np.float64) / 2
+    cos_yaw, sin_yaw = np.cos(half_yaw), np.sin(half_yaw)
+    cos_pitch, sin_pitch = cos(pitch_rad / 2), sin(pitch_rad / 2)
     return np.stack(
-        [
-            np.sin(half_pitch) * np.cos(half_yaw),
-            np.cos(half_pitch) * np.sin(half_yaw),
-            np.sin(half_pitch) * np.sin(half_yaw),
-            np.cos(half_pitch) * np.cos(half_yaw),
-        ],
-        -1,
+        [sin_pitch * cos_yaw, cos_pitch * sin_yaw, sin_pitch * sin_yaw, cos_pitch * cos_yaw], -1
     )
 
 
@@ -251,24 +250,25 @@ def place_boxes(
     if height.shape != box.shape[:1]:
         raise ValueError(f'heights_m has shape {height.shape}; expected {box.shape[:1]}')
     x0, y0, x1, y1 = box.T
-    _, cos, sin = ground.down.tolist()
+    _, down_y, down_z = ground.down.tolist()
     # A box's edge lies half a pixel before the centre of the pixel it starts with.
     right = ((x0 + x1) / 2 - 0.5 - camera.cx) / camera.fx
     low, high = ((y - 0.5 - camera.cy) / camera.fy for y in (y1, y0))
     # An upright object of height h at depth z: low z - h down, seen along the ray high, gives
     # h = z * rise.
     with np.errstate(divide='ignore', invalid='ignore'):
-        rise = (low - high) / (cos - high * sin)
-        rise[~(cos > high * sin)] = np.nan
+        rise = (low - high) / (down_y - high * down_z)
+        rise[~(down_y > high * down_z)] = np.nan
         by_height = np.where(rise > 0, height / rise, np.nan)
     rays = np.stack([right, low, np.ones(len(box))], -1)
     by_ground = ground.depth_m(rays)
     cut_off = y1 >= camera.size_wh[1]
     use_height = np.isnan(by_ground) | (cut_off & (by_height < by_ground))
     depth = np.where(use_height, by_height, by_ground)
-    method = np.where(use_height, PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND)
-    method[~(np.isfinite(depth) & (depth > 0) & (rise > 0) & (x1 > x0))] = PlacedBy.NOTHING
-    depth[method == PlacedBy.NOTHING] = np.nan
+    method = np.where(use_height, *_ASSUMED)
+    is_nowhere = ~(np.isfinite(depth) & (depth > 0) & (rise > 0) & (x1 > x0))
+    method[is_nowhere] = PlacedBy.NOTHING
+    depth[is_nowhere] = np.nan
 
     base = rays * depth[:, None]
     across = (x1 - x0) / camera.fx * depth
@@ -278,5 +278,5 @@ def place_boxes(
         base_m=base,
         size_m=np.stack([across, tall, across], -1),
         orientation_xyzw=upright_xyzw(ground.pitch_rad, np.zeros(len(box))),
-        method=method.astype(np.uint8),
+        method=method,
     )

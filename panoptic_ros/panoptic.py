@@ -71,14 +71,14 @@ class Segments:
         """Return the rows chosen by a mask or an index array."""
         return Segments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
-    @property
+    @cached_property
     def row_of_id(self) -> np.ndarray:
         """Look-up table, intp [largest id + 1]: the row of the thing with that id, -1 if none."""
         rows = np.full(int(self.id.max(initial=0)) + 1, -1)
         rows[self.id[self.is_thing]] = np.flatnonzero(self.is_thing)
         return rows
 
-    @property
+    @cached_property
     def row_of_class(self) -> np.ndarray:
         """Look-up table, intp [256]: the row of the stuff of that class, -1 if none."""
         rows = np.full(256, -1)

@@ -15,7 +15,10 @@ from panoptic_ros.datasets.synthetic import SyntheticStreet
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import LabelSet
 
-_STREETS, _STREET_FRAMES, _STREET_SEED = 8, 100, 3000
+STREET_SEED = 3000
+"""The first street that is opened as a video."""
+
+_STREETS, _STREET_FRAMES = 8, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +65,23 @@ def open_videos(
     if not 0.1 <= rate_hz <= 1000:
         raise DatasetError(f'rate_hz is {rate_hz}; expected 0.1..1000 frames per second')
     if name == 'synthetic':
-        return [
-            Video(f'street {seed}', StreetSamples(seed, _STREET_FRAMES, rate_hz), rate_hz)
-            for seed in range(_STREET_SEED, _STREET_SEED + _STREETS)
-        ], street_labels()
+        return street_videos(rate_hz=rate_hz), street_labels()
     samples, label_set = open_dataset(name, root, split)
     places = sorted((*_place(samples.image_id(i)), i) for i in range(len(samples)))
     return [
         Video(video, Chosen(samples, [index for *_, index in frames]), rate_hz)
         for video, frames in groupby(places, key=lambda place: place[0])
     ], label_set
+
+
+def street_videos(first_seed: int = STREET_SEED, rate_hz: float = 10.0) -> list[Video]:
+    """Return drives through the street of a seed, 0 or more, and through the seven after it."""
+    if not 0.1 <= rate_hz <= 1000:
+        raise DatasetError(f'rate_hz is {rate_hz}; expected 0.1..1000 frames per second')
+    return [
+        Video(f'street {seed}', StreetSamples(seed, _STREET_FRAMES, rate_hz), rate_hz)
+        for seed in range(first_seed, first_seed + _STREETS)
+    ]
 
 
 def _place(image_id: str) -> tuple[str, int]:

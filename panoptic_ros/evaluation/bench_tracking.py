@@ -24,7 +24,8 @@ import cv2
 import numpy as np
 
 from panoptic_ros.cli import run_alone
-from panoptic_ros.datasets.videos import open_videos
+from panoptic_ros.datasets.street_world import street_labels
+from panoptic_ros.datasets.videos import STREET_SEED, street_videos
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.evaluate import check_label_sets
@@ -59,6 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument('model', nargs='?', help='name or folder of a model; none: truth only')
     parser.add_argument('--limit', type=int, help='frames of each video')
+    parser.add_argument(
+        '--seed', type=int, default=STREET_SEED, help='of the first of the 8 streets (%(default)s)'
+    )
     parser.add_argument('--rate', type=float, default=10.0, help='frames per second (%(default)s)')
     parser.add_argument(
         '--speed', action='store_true', help='only time our tracker, by number of things and size'
@@ -74,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise DatasetError(f'--limit is {args.limit}; expected 1 or more')
     cv2.setNumThreads(1)
-    videos, label_set = open_videos('synthetic', None, rate_hz=args.rate)
+    if args.seed < 0:
+        raise DatasetError(f'--seed is {args.seed}; expected 0 or more')
+    videos, label_set = street_videos(args.seed, args.rate), street_labels()
     followers, missing = gather(args.rate)
     if args.model is None:
         followed = follow_videos(videos, label_set, followers, limit=args.limit)

@@ -9,6 +9,7 @@ from std_msgs.msg import Header
 
 from panoptic_ros.errors import FrameError
 from panoptic_ros.free_space import CameraPose
+from panoptic_ros.ros.messages import stamp_ns
 from panoptic_ros.ros.parameters import ParameterError
 
 try:
@@ -18,6 +19,9 @@ except ModuleNotFoundError:
 
 WAIT_S = 0.05
 """Transforms come at a rate of their own: the one of an image may be so much later."""
+
+JUMP_BACK_NS = 1_000_000_000
+"""Stamps that go back by more mean that time began anew, as when a recording is played again."""
 
 
 class Frames:
@@ -44,6 +48,7 @@ class Frames:
         self.target_frame = target_frame
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
+        self._latest_ns = 0
 
     def camera_pose(self, header: Header) -> CameraPose:
         """Return where the frame of a header was at its stamp.
@@ -51,6 +56,11 @@ class Frames:
         Raises FrameError if there is no such transform, or it has the camera below the ground.
         """
         source = header.frame_id
+        now_ns = stamp_ns(header)
+        if now_ns < self._latest_ns - JUMP_BACK_NS:
+            # The buffer ignores transforms that are older by 10 s than those it has.
+            self._buffer.clear()
+        self._latest_ns = now_ns
         try:
             transform = self._buffer.lookup_transform(
                 self.target_frame, source, Time.from_msg(header.stamp), Duration(seconds=WAIT_S)

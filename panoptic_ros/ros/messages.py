@@ -241,20 +241,24 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
         strides=(message.step, item_bytes),
     )
     depth = np.ascontiguousarray(stored, layout.dtype)
-    # Comparisons with NaN are false: what is not in the range is no depth.
-    has_depth = cv2.inRange(depth, layout.low, layout.high)
+    has_depth = _has_depth(depth, layout)
     known = cv2.countNonZero(has_depth)
     if not known and not may_be_empty:
         raise FrameError(f'{what} has no pixel with a depth; is the camera covered?')
     if layout is _MILLIMETRES:
-        depth = cv2.multiply(depth, 0.001, dtype=cv2.CV_32F)
-    if layout is not _MILLIMETRES and known == cv2.countNonZero(
-        cv2.compare(depth, depth, cv2.CMP_EQ)
-    ):
-        return depth  # all else is NaN already
+        depth = np.multiply(depth, np.float32(0.001), dtype=np.float32)
+    elif known == cv2.countNonZero(cv2.compare(depth, depth, cv2.CMP_EQ)):
+        return depth  # all that is not known is NaN already
     if known < depth.size:
         depth = cv2.copyTo(depth, has_depth, np.full(depth.shape, np.nan, np.float32))
     return depth
+
+
+def _has_depth(depth: np.ndarray, layout: _DepthLayout) -> np.ndarray:
+    """uint8 [H, W], above 0 where there is a depth. OpenCV compares with numbers slowly."""
+    # Comparisons with NaN are false: what is not in the range is no depth.
+    has_depth = (depth >= layout.low) & (depth <= layout.high)
+    return has_depth.view(np.uint8)
 
 
 def fit_depth(

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from panoptic_ros.datasets.videos import open_videos
+from panoptic_ros.datasets.videos import open_videos, street_videos
 from panoptic_ros.errors import DatasetError
 
 
@@ -21,6 +21,13 @@ def test_streets_keep_the_ids_of_their_objects() -> None:
     assert videos[0].samples[-1].image_id == 'street_3000_000099'
     with pytest.raises(IndexError):
         videos[0].samples[100]
+
+
+def test_streets_of_other_seeds() -> None:
+    videos = street_videos(5, rate_hz=2.0)
+    assert [video.name for video in videos] == [f'street {seed}' for seed in range(5, 13)]
+    assert videos[0].samples[0].image_id == 'street_5_000000'
+    assert videos[0].stamp_ns(1) == 500_000_000
 
 
 def test_images_whose_names_differ_in_the_last_number_are_a_video(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_made_scenes_and_their_times(capsys: pytest.CaptureFixture[str]) -> None
     assert all(float(p) > 0 for line in lines[2:] for p in line.split()[2:])
 
 
-@pytest.mark.parametrize(('option', 'value'), [('--limit', '0'), ('--rate', '0')])
+@pytest.mark.parametrize(
+    ('option', 'value'), [('--limit', '0'), ('--rate', '0'), ('--seed', '-1')]
+)
 def test_bad_options(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench_tracking.main([option, value]) == 2
     assert capsys.readouterr().err.startswith('bench_tracking: ')

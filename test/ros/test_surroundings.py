@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.srv import SetParameters
+from rclpy.duration import Duration
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
+from rclpy.time import Time
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -248,35 +251,65 @@ def test_a_grid_in_base_footprint_is_that_of_the_camera_moved() -> None:
     assert (grid.size_xy, grid.origin_xy_m) == ((200, 100), pytest.approx((1.2, -5.0)))
 
 
-class FakeTransformException(Exception):
-    pass
-
-
 class FakeTf2:
-    """Has what is used of tf2_ros (geometry2, rolling): Buffer, TransformListener, the error."""
+    """Stands in for the module tf2_ros, with its names and arguments.
 
-    TransformException = FakeTransformException
+    After ros2/geometry2, rolling: tf2_ros_py/tf2_ros/buffer.py and transform_listener.py, and
+    tf2_py/src/tf2_py.cpp for the errors, what a time is, and ``clear``; tf2/src/cache.cpp for what
+    becomes of transforms that are older than those there are, whoever sends them.
+    """
+
+    class TransformException(Exception):
+        """The base of all errors."""
+
+    class LookupException(TransformException):
+        """What a look-up raises for a frame that nobody has told of."""
 
     def __init__(self, transform: TransformStamped | None) -> None:
         self.transform = transform
         self.asked: list[tuple] = []
         self.registered = 0
+        self.cleared = 0
+        tf2 = self
 
-    def Buffer(self) -> SimpleNamespace:
-        return SimpleNamespace(lookup_transform=self._look_up)
+        class Buffer:
+            def __init__(self, cache_time: Duration | None = None, node: Node | None = None):
+                assert node is None  # it would make a service
 
-    def TransformListener(self, buffer: object, node: object) -> SimpleNamespace:
-        self.registered += 1
-        return SimpleNamespace(unregister=self._unregister)
+            def lookup_transform(
+                self,
+                target_frame: str,
+                source_frame: str,
+                time: Time,
+                timeout: Duration = Duration(),  # noqa: B008
+            ) -> TransformStamped:
+                assert isinstance(time.nanoseconds, int)
+                assert timeout != Duration()
+                tf2.asked.append((target_frame, source_frame, time.nanoseconds))
+                if tf2.transform is None:
+                    raise tf2.LookupException(f'"{source_frame}" does not exist')
+                return tf2.transform
 
-    def _unregister(self) -> None:
-        self.registered -= 1
+            def clear(self) -> None:
+                tf2.cleared += 1
 
-    def _look_up(self, target: str, source: str, time: object, timeout: object):
-        self.asked.append((target, source, time.nanoseconds))
-        if self.transform is None:
-            raise FakeTransformException('"camera" passed to lookupTransform does not exist')
-        return self.transform
+        class TransformListener:
+            def __init__(
+                self,
+                buffer: Buffer,
+                node: Node | None,
+                *,
+                spin_thread: bool = False,
+                qos: object = None,
+                static_qos: object = None,
+            ) -> None:
+                assert isinstance(buffer, Buffer)
+                tf2.registered += 1
+
+            def unregister(self) -> None:
+                tf2.registered -= 1
+
+        self.Buffer, self.TransformListener = Buffer, TransformListener
 
 
 def header(sec: int = 12) -> Header:
@@ -318,6 +351,16 @@ def test_no_transform_and_a_camera_in_the_ground_are_said(monkeypatch) -> None:
         Frames(None, 'odom').camera_pose(header())
     with pytest.raises(FrameError, match='no pose'):  # a stamp that rclpy takes for none
         Frames(None, 'odom').camera_pose(header(sec=-1))
+
+
+def test_what_is_known_is_forgotten_when_time_begins_anew(monkeypatch) -> None:
+    tf2 = FakeTf2(transform(CameraPose.over(GROUND)))
+    monkeypatch.setattr(frames, 'tf2_ros', tf2)
+    listening = Frames(None, 'odom')
+    for sec, cleared in ((100, 0), (101, 0), (100, 0), (40, 1), (41, 1)):
+        listening.camera_pose(header(sec))
+        assert tf2.cleared == cleared
+    assert len(tf2.asked) == 5
 
 
 def test_without_tf2_a_target_frame_is_refused(start_node, tiny_model) -> None:
