@@ -246,7 +246,7 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
     if not known and not may_be_empty:
         raise FrameError(f'{what} has no pixel with a depth; is the camera covered?')
     if layout is _MILLIMETRES:
-        depth = np.multiply(depth, np.float32(0.001), dtype=np.float32)
+        depth = np.divide(depth, np.float32(1000), dtype=np.float32)
     elif known == cv2.countNonZero(cv2.compare(depth, depth, cv2.CMP_EQ)):
         return depth  # all that is not known is NaN already
     if known < depth.size:
