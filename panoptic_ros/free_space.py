@@ -277,6 +277,31 @@ class GroundView:
         start = self.pose.position_m
         return np.stack([x * depth + start[0], y * depth + start[1]], -1)
 
+    def points_of_image(self, depth_m: np.ndarray, step: int) -> np.ndarray:
+        """Return where the pixels of every so many rows and columns are, float32 [3, h, w].
+
+        Parameters
+        ----------
+        depth_m
+            float32 [h, w], of those pixels.
+        step
+            How many rows and columns apart they are.
+
+        Returns
+        -------
+        Along x and y in cells from the corner of the grid, along z in metres above the ground.
+        """
+        per_m = np.array([1 / self.grid.resolution_m] * 2 + [1.0])
+        start = (self.pose.position_m - np.array([*self.grid.origin_xy_m, 0.0])) * per_m
+        m = self._ray_to_ground * per_m[:, None]
+        rows, columns = depth_m.shape
+        of_column = (m[:, :1] * (step * np.arange(columns))).astype(np.float32)
+        of_row = (m[:, 1:2] * (step * np.arange(rows)) + m[:, 2:]).astype(np.float32)
+        points = of_column[:, None] + of_row[:, :, None]
+        points *= depth_m
+        points += start.astype(np.float32)[:, None, None]
+        return points
+
     def rays_to_ground(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return where in the ground frame a metre of depth leads, float64 [3, *shape]."""
         m = self._ray_to_ground
@@ -294,94 +319,6 @@ def ground_view(
 ) -> GroundView:
     """Return the view of a camera, the one made before where nothing has changed."""
     return GroundView(camera, pose, grid, max_range_m)
-
-
-Between = tuple[np.ndarray, np.ndarray]
-"""From which to which depth, float32 [h, w] each; from more to less where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Lookout:
-    """The pixels in which depth is looked at, and what it means there.
-
-    Along the ray of a pixel, what is not too high is an interval of depth, and so is the grid.
-
-    Parameters
-    ----------
-    step
-        So many pixels apart.
-    pixel
-        intp [h * w], their flat indices in the map.
-    ray
-        float32 [2, h * w], where in the ground frame a metre of depth leads, metres along x and y.
-    cells
-        The same in cells of the grid.
-    start
-        Where in the grid the camera is, x and y, cells.
-    range_per_m
-        float32 [h * w], how far along the ground a metre of depth leads.
-    in_the_way
-        Not too high, and within range.
-    on_grid
-        That, and on the grid.
-    """
-
-    step: int
-    pixel: np.ndarray
-    ray: np.ndarray
-    cells: np.ndarray
-    start: np.ndarray
-    range_per_m: np.ndarray
-    in_the_way: Between
-    on_grid: Between
-
-
-@lru_cache(maxsize=1)
-def _lookout(view: GroundView, obstacle_height_m: float) -> _Lookout:
-    width, height = view.camera.size_wh
-    step = max(1, width // DEPTH_COLUMNS)
-    row, column = np.mgrid[:height:step, :width:step]
-    ray = view.rays_to_ground(column, row)
-    start = view.pose.position_m
-    in_the_way = _overlap(
-        (np.full(row.shape, -np.inf), np.full(row.shape, view.max_range_m)),
-        _between(ray[2], start[2], -np.inf, obstacle_height_m),
-    )
-    (low_x, low_y), (high_x, high_y) = view.grid.corners_xy_m[[0, 2]]
-    on_grid = _overlap(
-        in_the_way,
-        _overlap(
-            _between(ray[0], start[0], low_x, high_x), _between(ray[1], start[1], low_y, high_y)
-        ),
-    )
-    return _Lookout(
-        step=step,
-        pixel=(row * width + column).ravel(),
-        ray=ray[:2].astype(np.float32).reshape(2, -1),
-        cells=(ray[:2] / view.grid.resolution_m).astype(np.float32).reshape(2, -1),
-        start=np.array(
-            [start[0] - low_x, start[1] - low_y] / np.float64(view.grid.resolution_m), np.float32
-        ),
-        range_per_m=np.hypot(ray[0], ray[1]).astype(np.float32).ravel(),
-        in_the_way=_single(in_the_way),
-        on_grid=_single(on_grid),
-    )
-
-
-def _between(ray: np.ndarray, start: float, low: float, high: float) -> Between:
-    """Return at which depths ``start + depth * ray`` lies in ``low``..``high``."""
-    ray = np.where(ray == 0, 1e-12, ray)
-    ends = (low - start) / ray, (high - start) / ray
-    return np.minimum(*ends), np.maximum(*ends)
-
-
-def _overlap(one: Between, other: Between) -> Between:
-    return np.maximum(one[0], other[0]), np.minimum(one[1], other[1])
-
-
-def _single(between: Between) -> Between:
-    largest = float(np.finfo(np.float32).max)
-    return tuple(np.clip(end, -largest, largest).astype(np.float32) for end in between)
 
 
 @dataclass(frozen=True, eq=False)
@@ -647,36 +584,40 @@ def _by_depth(
     depth_m: np.ndarray,
 ) -> _Obstacles:
     """Return what stands still, what moves (uint8 grids, 0 or 1), and the agents."""
-    look = _lookout(view, obstacle_height_m)
-    semantic = np.ascontiguousarray(panoptic.semantic[:: look.step, :: look.step])
-    depth_m = np.ascontiguousarray(depth_m[:: look.step, :: look.step])
+    width = panoptic.semantic.shape[1]
+    step = max(1, width // DEPTH_COLUMNS)
+    kind = cv2.LUT(np.ascontiguousarray(panoptic.semantic[::step, ::step]), traversability.kind)
+    depth_m = np.ascontiguousarray(depth_m[::step, ::step])
+    # Along x and y in cells from the grid's corner: all pixels take less time than chosen ones.
+    x, y, z = view.points_of_image(depth_m, step)
+    grid = view.grid
+    size_x, size_y = grid.size_xy
+    in_the_way = (z <= obstacle_height_m) & (depth_m <= view.max_range_m)
+    on_grid = in_the_way & (x >= 0) & (x < size_x) & (y >= 0) & (y < size_y)
 
-    kind = cv2.LUT(semantic, traversability.kind)
-
-    pixel = np.flatnonzero(cv2.bitwise_and(kind, cv2.inRange(depth_m, *look.on_grid)) > 0)
-    depth = depth_m.ravel().take(pixel)
-    # Rounding may put what is on the border of the grid a little beyond it.
-    x, y = (
-        np.minimum((depth * look.cells[k].take(pixel) + look.start[k]).astype(np.int32), size - 1)
-        for k, size in enumerate(view.grid.size_xy)
-    )
-    count = len(view.range_m)
-    cell = y * view.grid.size_xy[0] + x + count * (kind.ravel().take(pixel) > 1)
-    crowded = np.bincount(cell, minlength=2 * count) >= MIN_HITS
-    still, moving = crowded.view(np.uint8).reshape(2, *view.grid.shape)
+    pixel = np.flatnonzero(on_grid & (kind > 0))
+    cell = y.ravel().take(pixel).astype(np.int32) * size_x
+    cell += x.ravel().take(pixel).astype(np.int32)
+    count = size_x * size_y
+    moves = kind.ravel().take(pixel) > 1
+    crowded = np.bincount(cell + count * moves, minlength=2 * count) >= MIN_HITS
+    still, moving = crowded.view(np.uint8).reshape(2, *grid.shape)
 
     # Where agents are is also told of those beyond the grid.
-    pixel = np.flatnonzero(cv2.bitwise_and(kind, cv2.inRange(depth_m, *look.in_the_way)) > 1)
-    ids = panoptic.instance.ravel().take(look.pixel.take(pixel))
-    range_m = depth_m.ravel().take(pixel) * look.range_per_m.take(pixel)
+    pixel = np.flatnonzero(in_the_way & (kind > 1))
+    row, column = np.divmod(pixel, depth_m.shape[1])
+    ids = panoptic.instance.ravel().take(row * (step * width) + column * step)
+    position = np.stack([x.ravel().take(pixel), y.ravel().take(pixel)], -1) * grid.resolution_m
+    position += grid.origin_xy_m
+    offset = position - view.pose.position_m[:2]
+    range_m = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
     ids, bounds, order = _sorted_by_thing(ids, range_m)
     # A few of the nearest depth may have invented.
-    pixel = pixel[order[bounds[:-1] + (bounds[1:] - bounds[:-1]) // 20]]
-    position = look.ray[:2, pixel] * depth_m.ravel()[pixel]
+    chosen = order[bounds[:-1] + (bounds[1:] - bounds[:-1]) // 20]
     rows = panoptic.segments.row_of_id[ids]
     agents = Agents(
         rows,
         panoptic.segments.track_id[rows],
-        position.T.astype(np.float64) + view.pose.position_m[:2],
+        position[chosen].astype(np.float64),
     )
     return still, moving, agents
