@@ -50,6 +50,7 @@ bench: $(VENV)/.with-bench
 	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/640x480 --size 640x480 --no-points
 	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/1280x720 --size 1280x720 --no-points
 	$(BIN)/python -m panoptic_ros.ros.bench --json out/bench/frame_path.json
+	$(BIN)/python -m panoptic_ros.ros.bench_depth --json out/bench/depth.json
 	rm -rf out/bench/street
 	$(BIN)/python -m panoptic_ros make-bag street --seconds 4 --rate 15 --out out/bench/street
 	$(BIN)/python -m panoptic_ros.ros.replay out/bench/street --seconds 3 --out out/bench/replay

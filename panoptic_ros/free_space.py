@@ -297,9 +297,11 @@ class GroundView:
         rows, columns = depth_m.shape
         of_column = (m[:, :1] * (step * np.arange(columns))).astype(np.float32)
         of_row = (m[:, 1:2] * (step * np.arange(rows)) + m[:, 2:]).astype(np.float32)
-        points = of_column[:, None] + of_row[:, :, None]
-        points *= depth_m
-        points += start.astype(np.float32)[:, None, None]
+        points = np.empty((3, rows, columns), np.float32)
+        for k, values in enumerate(points):  # one axis at a time stays in the cache
+            np.add(of_column[k], of_row[k, :, None], out=values)
+            values *= depth_m
+            values += np.float32(start[k])
         return points
 
     def rays_to_ground(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:

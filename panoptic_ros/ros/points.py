@@ -49,6 +49,7 @@ class CloudBuilder:
 
     def __init__(self) -> None:
         self._points = np.zeros((0, 0, len(FIELDS)), np.float32)
+        self._columns = np.zeros((len(FIELDS), 0, 0), np.float32)
 
     def build(
         self,
@@ -78,16 +79,15 @@ class CloudBuilder:
         shape = (height, width, len(FIELDS))
         if self._points.shape != shape:
             self._points = np.empty(shape, np.float32)
+            self._columns = np.empty((len(FIELDS), height, width), np.float32)
         x_per_m = ((np.arange(width) - camera.cx) / camera.fx).astype(np.float32)
         y_per_m = ((np.arange(height) - camera.cy) / camera.fy).astype(np.float32)
         bgra = cv2.cvtColor(picture.pixels, _TO_BGRA[picture.encoding])
-        columns = (
-            depth_m * x_per_m,
-            depth_m * y_per_m[:, None],
-            depth_m,
-            (bgra.view(np.int32)[..., 0] & _NO_ALPHA).view(np.float32),
-            panoptic.semantic.astype(np.int32).view(np.float32),
-            panoptic.instance.astype(np.int32).view(np.float32),
-        )
-        cv2.merge(columns, self._points)
+        x, y, _, rgb, label, instance = self._columns
+        np.multiply(depth_m, x_per_m, out=x)
+        np.multiply(depth_m, y_per_m[:, None], out=y)
+        np.bitwise_and(bgra.view(np.int32)[..., 0], _NO_ALPHA, out=rgb.view(np.int32))
+        label.view(np.int32)[:] = panoptic.semantic
+        instance.view(np.int32)[:] = panoptic.instance
+        cv2.merge((x, y, depth_m, rgb, label, instance), self._points)
         return point_cloud_cdr(header, FIELDS, self._points)
