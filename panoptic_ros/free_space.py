@@ -609,6 +609,8 @@ def _by_depth(
     pixel = np.flatnonzero(in_the_way & (kind > 1))
     row, column = np.divmod(pixel, depth_m.shape[1])
     ids = panoptic.instance.ravel().take(row * (step * width) + column * step)
+    if not ids.all():  # stuff that moves (Vistas: On Rails) is nobody
+        pixel, ids = pixel[ids > 0], ids[ids > 0]
     position = np.stack([x.ravel().take(pixel), y.ravel().take(pixel)], -1) * grid.resolution_m
     position += grid.origin_xy_m
     offset = position - view.pose.position_m[:2]

@@ -1,5 +1,7 @@
 """Free space: small streets worked out by hand, and geometry there and back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -457,6 +459,16 @@ def test_with_depth_single_pixels_are_no_obstacle_and_agents_have_places_and_mar
     assert np.hypot(*found.agents.position_xy_m[0]) == pytest.approx(4.2, abs=0.05)
     assert at(found, 4.25, 1.3) == FREE
     assert at(free_space(*arguments, depth_m=depth_m, agent_margin_m=1.0), 4.25, 1.3) == OCCUPIED
+
+
+def test_with_depth_stuff_that_moves_is_nobody() -> None:
+    depth_m = plane_depth()
+    depth_m[5:31] = 6.0
+    on_rails = replace(RULES, is_agent=RULES.is_agent | (np.arange(256) == WALL))
+    wall = scene((WALL, slice(5, 31), ALL))
+    found = free_space(wall, VIEW, on_rails, depth_m=depth_m, agent_margin_m=1.0)
+    assert len(found.agents) == 0
+    assert at(found, 5.25, 0.25) == OCCUPIED  # within the margin
 
 
 def test_sizes_that_differ_are_refused() -> None:

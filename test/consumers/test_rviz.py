@@ -129,13 +129,23 @@ def test_every_map_but_the_packed_one_can_be_added_by_hand(module_node, peer, ca
     assert not refused & {topic_of(d) for d in displays()}
 
 
-def test_object_ids_are_told_apart_by_their_grey(shown) -> None:
+def greys(ids: np.ndarray) -> np.ndarray:
+    """What ros_image_texture.cpp, ``normalize``, makes of the pixels of ``~/instance``."""
     (display,) = (d for d in displays() if d['Topic']['Value'] == '/segment/instance')
-    ids = np.unique(np.frombuffer(shown[topic_of(display)].data, np.uint16))
     low, high = display['Min Value'], display['Max Value']
-    # ros_image_texture.cpp, convertTo8bit, without normalising.
-    grey = (np.clip((ids - float(low)) / (high - low), 0, 1) * 255).astype(np.uint8)
-    assert len(np.unique(grey)) == len(ids) == 3
+    if display['Normalize Range']:
+        low, high = ids.min(), ids.max()
+    return (np.clip((ids - float(low)) / (float(high) - low), 0, 1) * 255).astype(np.uint8)
+
+
+def test_object_ids_are_told_apart_by_their_grey(shown) -> None:
+    ids = np.unique(np.frombuffer(shown[OUT + 'instance'].data, np.uint16))
+    assert len(np.unique(greys(ids))) == len(ids) == 3
+
+
+def test_object_ids_of_a_long_run_are_not_all_white() -> None:
+    ids = np.array([0, 380, 395, 400], np.uint16)
+    assert len(np.unique(greys(ids))) == 4
 
 
 def test_markers_are_drawn_without_a_complaint(shown) -> None:
