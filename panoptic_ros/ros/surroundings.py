@@ -89,8 +89,9 @@ class SurroundingsBuilder:
     def __init__(self, node: LifecycleNode, target_frame: str) -> None:
         self._node = node
         self._frames = Frames(node, target_frame) if target_frame else None
-        self._motion = AgentMotion()
-        self._had_depth = False
+        # With depth and without: what is measured and what is assumed are apart, and depth may
+        # come with every other image only.
+        self._motions = {True: AgentMotion(), False: AgentMotion()}
         self._rules: tuple[LabelSet, int, Traversability] | None = None
         self._latest: tuple[int, Surroundings] | None = None
 
@@ -150,14 +151,12 @@ class SurroundingsBuilder:
     def _look_around(self, result: 'Result', camera: CameraPose, found: FreeSpace) -> Surroundings:
         tuning, agents = result.tuning, found.agents
         if not tuning.tracking:  # ids mean nothing beyond a frame
-            self._motion.reset()
+            for motion in self._motions.values():
+                motion.reset()
             return Surroundings(found.closest_obstacle_m, ())
-        has_depth = result.depth_m is not None
-        if has_depth != self._had_depth:  # what was assumed and what is measured are apart
-            self._motion.reset()
-        self._had_depth = has_depth
+        motion = self._motions[result.depth_m is not None]
         position = agents.position_xy_m - camera.position_m[:2]
-        velocity = self._motion.update(stamp_ns(result.header), agents.track_id, position)
+        velocity = motion.update(stamp_ns(result.header), agents.track_id, position)
         seconds = time_to_collision_s(position, velocity, tuning.collision_radius_m)
         names = result.label_set.names
         class_id = result.panoptic.segments.class_id[agents.row]

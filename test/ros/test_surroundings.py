@@ -434,6 +434,26 @@ def test_without_a_transform_there_is_no_grid_and_a_warning(monkeypatch, segment
     assert surroundings.build(without) is None
 
 
+def test_time_to_collision_is_known_if_every_other_image_has_depth(monkeypatch, segmented) -> None:
+    # The pose is the camera's, so that what is behind the cars does not matter.
+    pose = CameraPose.over(GROUND)
+    surroundings = builder(monkeypatch, FakeTf2(transform(pose)), [])
+    frame = result(segmented)
+    is_car = segmented[0].instance > 0
+    for number in range(12):
+        frame.header = header(100)
+        frame.header.stamp.nanosec = 80_000_000 * number
+        near_m = 20.0 - 5.0 * 0.08 * number
+        depth_m = np.where(is_car, near_m, 40.0).astype(np.float32)
+        frame.depth_m = depth_m if number % 2 == 0 else None
+        surroundings.build(frame)
+        if number == 10:
+            approaching = dict(surroundings.latest.time_to_collision_s)
+    assert len(approaching) > 0
+    # From 16 m at 5 m/s.
+    assert min(approaching.values()) == pytest.approx((16.0 - 1.5) / 5.0, abs=0.5)
+
+
 # ---- objects ----
 
 
