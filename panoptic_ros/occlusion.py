@@ -170,77 +170,118 @@ def support_planes(
     row, column = (step * index for index in np.nonzero(wanted[panoptic.semantic[::step, ::step]]))
     ray = camera.rays(np.stack([column, row], -1))
     depth = ground.depth_m(ray) if depth_m is None else depth_m[row, column].astype(np.float64)
-    known = np.isfinite(depth)
-    point = (ray * depth[:, None])[known]
-    owner = panoptic.rows_at((row * shape[1] + column)[known])
-    count = len(panoptic.segments)
-    total = np.bincount(owner, minlength=count)
+    known = np.flatnonzero(np.isfinite(depth))
+    owner = panoptic.rows_at(row[known] * shape[1] + column[known])
+    # The points of a segment one after the other; of 16 bits: a radix sort.
+    order = np.argsort(owner.astype(np.uint16), kind='stable')
+    known = known[order]
+    groups = _Groups.of(owner[order])
+    point = np.ascontiguousarray(ray[known].T) * depth[known]
 
     up = -ground.down
-    height = ground.camera_height_m + point @ up
-    normal, centre = np.tile(up, (count, 1)), np.zeros((count, 3))
-    centre += (_mode(owner, height, count) - ground.camera_height_m)[:, None] * up
+    height = ground.camera_height_m + up @ point
+    level = groups.mode(height) - ground.camera_height_m
+    normal, centre = np.tile(up, (len(groups), 1)), level[:, None] * up
+    # Depth is less exact far away.
+    exactness = np.maximum(1, point[2] / 2)
+    moments = _moments(point)
     for tolerance_m in (2 * BIN_M, BIN_M, BIN_M):
-        off = np.einsum('ij,ij->i', point - centre[owner], normal[owner])
-        # Depth is less exact far away.
-        near = np.abs(off) <= tolerance_m * np.maximum(1, point[:, 2] / 2)
-        normal, centre = _fit(owner[near], point[near], count, up)
-    inliers = np.bincount(owner[near], minlength=count)
-    share = inliers / np.maximum(total, 1)
+        off = groups.spread(normal, point) - groups.each((normal * centre).sum(1))
+        near = np.abs(off) <= tolerance_m * exactness
+        sums = groups.sum(moments * near)
+        normal, centre = _fit(sums, up)
+    inliers = sums[0]
+    share = inliers / np.maximum(groups.size, 1)
     good = (inliers >= MIN_POINTS) & (share >= MIN_INLIERS) & (normal @ up >= MAX_TILT)
-    rows = np.flatnonzero(good)
-    across, centre, size = _extent(owner[near], point[near], normal, centre)
+    across, centre, size = _extent(groups, point, near, normal, centre)
     return Planes(
-        rows, normal[rows], centre[rows], size[rows], across[rows], share[rows].astype(np.float32)
+        groups.owner[good],
+        normal[good],
+        centre[good],
+        size[good],
+        across[good],
+        share[good].astype(np.float32),
     )
 
 
-def _mode(owner: np.ndarray, height: np.ndarray, count: int) -> np.ndarray:
-    """Return the height most points of each owner have, float64 [count]."""
-    bins = round(2 * MAX_HEIGHT_M / BIN_M)
-    layer = np.floor((height + MAX_HEIGHT_M) / BIN_M).astype(np.intp)
-    inside = (layer >= 0) & (layer < bins)
-    key = owner[inside] * bins + layer[inside]
-    votes = np.bincount(key, minlength=count * bins).reshape(count, bins)
-    # A plane that is not quite level, or between two layers, still wins.
-    votes[:, 1:-1] = votes[:, :-2] + votes[:, 1:-1] + votes[:, 2:]
-    return (votes.argmax(1) + 0.5) * BIN_M - MAX_HEIGHT_M
+@dataclass(frozen=True, eq=False)
+class _Groups:
+    """Points of segments, one segment after the other; ``owner`` intp [n] are the segments."""
+
+    owner: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, owner: np.ndarray) -> '_Groups':
+        """Take the segment of each point, sorted."""
+        start = np.flatnonzero(np.diff(owner, prepend=-1))
+        return cls(owner[start], start, np.diff(start, append=len(owner)))
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    def each(self, values: np.ndarray) -> np.ndarray:
+        """Return for each point the value [n] of its segment."""
+        return np.repeat(values, self.size)
+
+    def spread(self, vectors: np.ndarray, point: np.ndarray) -> np.ndarray:
+        """Return the product of each point [3, k] with the vector [n, 3] of its segment."""
+        return sum(self.each(vectors[:, k]) * point[k] for k in range(3))
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum values [m, k] by segment, [m, n]."""
+        return np.add.reduceat(values, self.start, axis=1) if len(self) else values[:, :0]
+
+    def mode(self, height: np.ndarray) -> np.ndarray:
+        """Return the height [k] most points of each segment have, float64 [n]."""
+        bins = round(2 * MAX_HEIGHT_M / BIN_M)
+        layer = np.floor((height + MAX_HEIGHT_M) / BIN_M)
+        inside = (layer >= 0) & (layer < bins)
+        key = (self.each(np.arange(len(self)) * bins) + layer)[inside].astype(np.intp)
+        votes = np.bincount(key, minlength=len(self) * bins).reshape(len(self), bins)
+        # A plane that is not quite level, or between two layers, still wins.
+        votes[:, 1:-1] = votes[:, :-2] + votes[:, 1:-1] + votes[:, 2:]
+        return (votes.argmax(1) + 0.5) * BIN_M - MAX_HEIGHT_M
 
 
-def _fit(
-    owner: np.ndarray, point: np.ndarray, count: int, up: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the normals, upwards, and the centres of the planes through each owner's points."""
-    number = np.maximum(np.bincount(owner, minlength=count), 1)
-    centre = _sums(owner, point, count) / number[:, None]
-    offset = point - centre[owner]
-    i, j = np.triu_indices(3)
-    moments = np.zeros((count, 3, 3))
-    moments[:, i, j] = moments[:, j, i] = _sums(owner, offset[:, i] * offset[:, j], count)
-    normal = np.linalg.eigh(moments)[1][:, :, 0]  # of the smallest eigenvalue
+_PAIRS = np.triu_indices(3)
+
+
+def _moments(point: np.ndarray) -> np.ndarray:
+    """Return 1, x, y, z and their products xx, xy, xz, yy, yz, zz of points [3, k]: [10, k]."""
+    i, j = _PAIRS
+    return np.concatenate([np.ones((1, point.shape[1])), point, point[i] * point[j]])
+
+
+def _fit(sums: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the normals, upwards, and the centres of planes, from the moments' sums [10, n]."""
+    number = np.maximum(sums[0], 1)
+    centre = (sums[1:4] / number).T
+    i, j = _PAIRS
+    spread = np.zeros((len(number), 3, 3))
+    spread[:, i, j] = spread[:, j, i] = sums[4:].T - sums[1:4].T[:, i] * centre[:, j]
+    normal = np.linalg.eigh(spread)[1][:, :, 0]  # of the smallest eigenvalue
     return np.where((normal @ up < 0)[:, None], -normal, normal), centre
 
 
-def _sums(owner: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    return np.stack([np.bincount(owner, column, count) for column in values.T], 1)
-
-
 def _extent(
-    owner: np.ndarray, point: np.ndarray, normal: np.ndarray, centre: np.ndarray
+    groups: _Groups, point: np.ndarray, near: np.ndarray, normal: np.ndarray, centre: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the directions across, and the middles and sizes of the planes' rectangles."""
+    """Return the directions across, and the middles and sizes of the planes' rectangles.
+
+    Only the points count that are ``near``, bool [k].
+    """
     right = np.array([1.0, 0.0, 0.0])
     across = right - normal * normal[:, :1]
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
-    away = np.cross(normal, across)
-    offset = point - centre[owner]
-    low = np.full((len(centre), 2), np.inf)
-    high = -low
-    for axis, direction in enumerate((across, away)):
-        along = np.einsum('ij,ij->i', offset, direction[owner])
-        np.minimum.at(low[:, axis], owner, along)
-        np.maximum.at(high[:, axis], owner, along)
-    with np.errstate(invalid='ignore'):  # of an owner without points
-        middle = (low + high) / 2
-    centre = centre + middle[:, :1] * across + middle[:, 1:] * away
-    return across, centre, high - low
+    middle_m, size_m = np.zeros((2, len(groups), 2))
+    if len(groups):
+        for axis, direction in enumerate((across, np.cross(normal, across))):
+            along = groups.spread(direction, point) - groups.each((direction * centre).sum(1))
+            low = np.minimum.reduceat(np.where(near, along, np.inf), groups.start)
+            high = np.maximum.reduceat(np.where(near, along, -np.inf), groups.start)
+            with np.errstate(invalid='ignore'):  # of a segment without such points
+                middle_m[:, axis], size_m[:, axis] = (low + high) / 2, high - low
+            centre = centre + middle_m[:, axis, None] * direction
+    return across, centre, size_m
