@@ -298,10 +298,11 @@ class GroundView:
         of_column = (m[:, :1] * (step * np.arange(columns))).astype(np.float32)
         of_row = (m[:, 1:2] * (step * np.arange(rows)) + m[:, 2:]).astype(np.float32)
         points = np.empty((3, rows, columns), np.float32)
-        for k, values in enumerate(points):  # one axis at a time stays in the cache
-            np.add(of_column[k], of_row[k, :, None], out=values)
-            values *= depth_m
-            values += np.float32(start[k])
+        with np.errstate(over='ignore'):  # depth may be any number
+            for k, values in enumerate(points):  # one axis at a time stays in the cache
+                np.add(of_column[k], of_row[k, :, None], out=values)
+                values *= depth_m
+                values += np.float32(start[k])
         return points
 
     def rays_to_ground(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:

@@ -133,6 +133,16 @@ def test_objects_that_fill_the_image_and_are_cut_off_by_it() -> None:
     assert found.boxes.size_m[0] == pytest.approx([128 * 0.02, 96 * 0.02, 0], abs=0.08)
 
 
+def test_more_objects_than_a_byte_counts() -> None:
+    # 16 x 20 objects of 6 x 6 pixels, each at a depth of its own.
+    ids = 700 + np.arange(320).reshape(16, 20)
+    instance = ids.repeat(6, 0).repeat(6, 1)
+    depth_m = (instance / 100).astype(np.float32)
+    camera = CameraModel(fx=100.0, fy=100.0, cx=59.5, cy=47.5, size_wh=(120, 96))
+    found = measure_objects(panoptic(instance), depth_m, camera)
+    assert found.depth_m == pytest.approx(ids.ravel() / 100, abs=1e-5)
+
+
 def test_smoothing_is_a_median_that_passes_over_what_is_not_known() -> None:
     around = np.array([[1.0, 2.0, 9.0, 5.0, 4.0], [np.nan, 2.0, 9.0, np.nan, 3.0]], np.float32)
     for values, expected in zip(around, (4.0, 3.0), strict=True):

@@ -393,7 +393,7 @@ def test_whatever_the_map_cells_are_free_only_where_a_pixel_shows_ground(
     panoptic = Panoptic.from_maps(semantic, instance, CITYSCAPES)
     depth_m = None
     if with_depth:
-        depth_m = rng.choice([np.nan, 1, 5, 20, 1e4], (71, 100)).astype(np.float32)
+        depth_m = rng.choice([np.nan, 1, 5, 20, 1e4, 3e38], (71, 100)).astype(np.float32)
     found = free_space(panoptic, VIEW, RULES, agent_margin_m=margin_m, depth_m=depth_m)
     assert set(np.unique(found.occupancy)) <= {UNKNOWN, FREE, 50, OCCUPIED}
     known = (found.occupancy.ravel() >= 0) & (found.occupancy.ravel() < OCCUPIED)
