@@ -162,7 +162,7 @@ def _sample(
 
     depth_m = depth_m[top:bottom]
     has_depth = cv2.compare(depth_m, depth_m, cv2.CMP_EQ)  # NaN does not equal itself
-    present = cv2.calcHist([number], [0], has_depth, [count + 1], [0, count + 1])[:, 0]
+    present = cv2.calcHist([number], [0], has_depth, [count + 1], [0, count + 1]).ravel()
     share = np.ceil(65535 * np.minimum(MAX_SAMPLES / np.maximum(present, 1), 1)).astype(np.uint16)
     share[0] = 0  # of what is no object
     chosen = cv2.compare(_dither(width, height)[top:bottom], _look_up(share, number), cv2.CMP_LE)
