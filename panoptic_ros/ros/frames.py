@@ -1,7 +1,8 @@
 """Where the camera is in another frame: from tf2, which comes with ROS and not from PyPI."""
 
+from time import monotonic, sleep
+
 import numpy as np
-from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
 from scipy.spatial.transform import Rotation
@@ -19,6 +20,12 @@ except ModuleNotFoundError:
 
 WAIT_S = 0.05
 """Transforms come at a rate of their own: the one of an image may be so much later."""
+
+POLL_S = 0.002
+"""How often is looked meanwhile; the buffer itself would look every 20 ms, and the frame waits."""
+
+RETRY_S = 1.0
+"""Where nobody tells of transforms, no frame waits for so long after one that waited in vain."""
 
 JUMP_BACK_NS = 1_000_000_000
 """Stamps that go back by more mean that time began anew, as when a recording is played again."""
@@ -49,6 +56,7 @@ class Frames:
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
         self._latest_ns = 0
+        self._waits_from_s = 0.0
 
     def camera_pose(self, header: Header) -> CameraPose:
         """Return where the frame of a header was at its stamp.
@@ -62,9 +70,10 @@ class Frames:
             self._buffer.clear()
         self._latest_ns = now_ns
         try:
-            transform = self._buffer.lookup_transform(
-                self.target_frame, source, Time.from_msg(header.stamp), Duration(seconds=WAIT_S)
-            ).transform
+            time = Time.from_msg(header.stamp)
+            self._wait(source, time)
+            transform = self._buffer.lookup_transform(self.target_frame, source, time).transform
+            self._waits_from_s = 0.0
             turn, shift = transform.rotation, transform.translation
             axes = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
             return CameraPose(tuple(map(tuple, axes.tolist())), (shift.x, shift.y, shift.z))
@@ -72,6 +81,16 @@ class Frames:
             raise FrameError(
                 f'no pose of {source!r} in target_frame {self.target_frame!r}: {error}'
             ) from error
+
+    def _wait(self, source: str, time: Time) -> None:
+        start_s = monotonic()
+        if start_s < self._waits_from_s:
+            return
+        while not self._buffer.can_transform(self.target_frame, source, time):
+            if monotonic() - start_s > WAIT_S:
+                self._waits_from_s = monotonic() + RETRY_S
+                return
+            sleep(POLL_S)
 
     def destroy(self) -> None:
         """Stop listening."""

@@ -7,6 +7,7 @@ sources; each is named where it is followed, as repository, file and function.
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -189,13 +190,17 @@ CAMERA_IN_ODOM_M = (3.0, -2.0, 1.5)
 # The transform that a robot's tf would give: the camera looks along x of odom.
 TF2_ROS = f"""
 from geometry_msgs.msg import TransformStamped
+from rclpy.duration import Duration
 
 class TransformException(Exception):
     pass
 
 class Buffer:
-    def lookup_transform(self, target, source, time, timeout):
-        assert target == 'odom'
+    def can_transform(self, target_frame, source_frame, time, timeout=Duration()):
+        return target_frame == 'odom'
+
+    def lookup_transform(self, target_frame, source_frame, time, timeout=Duration()):
+        assert target_frame == 'odom'
         found = TransformStamped()
         shift, turn = found.transform.translation, found.transform.rotation
         shift.x, shift.y, shift.z = {CAMERA_IN_ODOM_M}
@@ -215,5 +220,5 @@ class TransformListener:
 def camera_in_odom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float, float]:
     """Give nodes that are started a tf2 that knows where the camera is in odom; return where."""
     (tmp_path / 'tf2_ros.py').write_text(TF2_ROS, encoding='utf-8')
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
     return CAMERA_IN_ODOM_M

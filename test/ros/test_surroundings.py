@@ -270,6 +270,8 @@ class FakeTf2:
         self.asked: list[tuple] = []
         self.registered = 0
         self.cleared = 0
+        self.looked = 0
+        self.late = 0  # so many looks before the transform is there
         tf2 = self
 
         class Buffer:
@@ -284,11 +286,23 @@ class FakeTf2:
                 timeout: Duration = Duration(),  # noqa: B008
             ) -> TransformStamped:
                 assert isinstance(time.nanoseconds, int)
-                assert timeout != Duration()
+                assert timeout == Duration()  # it would sleep for 20 ms
                 tf2.asked.append((target_frame, source_frame, time.nanoseconds))
                 if tf2.transform is None:
                     raise tf2.LookupException(f'"{source_frame}" does not exist')
                 return tf2.transform
+
+            def can_transform(
+                self,
+                target_frame: str,
+                source_frame: str,
+                time: Time,
+                timeout: Duration = Duration(),  # noqa: B008
+                return_debug_tuple: bool = False,
+            ) -> bool:
+                assert timeout == Duration()
+                tf2.looked += 1
+                return tf2.transform is not None and tf2.looked > tf2.late
 
             def clear(self) -> None:
                 tf2.cleared += 1
@@ -351,6 +365,32 @@ def test_no_transform_and_a_camera_in_the_ground_are_said(monkeypatch) -> None:
         Frames(None, 'odom').camera_pose(header())
     with pytest.raises(FrameError, match='no pose'):  # a stamp that rclpy takes for none
         Frames(None, 'odom').camera_pose(header(sec=-1))
+
+
+def test_a_transform_that_is_late_is_waited_for(monkeypatch) -> None:
+    tf2 = FakeTf2(transform(CameraPose.over(GROUND)))
+    tf2.late = 3
+    monkeypatch.setattr(frames, 'tf2_ros', tf2)
+    assert Frames(None, 'odom').camera_pose(header()).position_m[2] == 1.5
+    assert (tf2.looked, len(tf2.asked)) == (4, 1)
+
+
+def test_where_there_are_no_transforms_not_every_frame_waits(monkeypatch) -> None:
+    tf2 = FakeTf2(None)
+    monkeypatch.setattr(frames, 'tf2_ros', tf2)
+    monkeypatch.setattr(frames, 'RETRY_S', 1e6)
+    listening = Frames(None, 'odom')
+    for sec in (12, 13, 14):
+        with pytest.raises(FrameError):
+            listening.camera_pose(header(sec))
+        if sec == 12:
+            waited = tf2.looked
+    assert tf2.looked == waited > 1
+    tf2.transform = transform(CameraPose.over(GROUND))
+    listening.camera_pose(header(15))  # there at once
+    tf2.late = tf2.looked + 2
+    listening.camera_pose(header(16))  # and waited for again
+    assert tf2.looked == tf2.late + 1
 
 
 def test_what_is_known_is_forgotten_when_time_begins_anew(monkeypatch) -> None:
