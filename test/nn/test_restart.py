@@ -4,6 +4,7 @@ import torch
 from panoptic_ros.datasets.synthetic import synthetic_samples
 from panoptic_ros.errors import ModelError
 from panoptic_ros.model import Model
+from panoptic_ros.nn import restart
 from panoptic_ros.nn.deployed import OUTPUTS, DeployedNetwork
 from panoptic_ros.nn.network import PanopticNetwork
 from panoptic_ros.nn.restart import load_exported, renormalise
@@ -13,7 +14,7 @@ from panoptic_ros.resources import resource
 
 @pytest.fixture(scope='module')
 def config() -> TrainingConfig:
-    path = resource('config', 'training', 'street-lite-start.yaml')
+    path = resource('config', 'training', 'street-lite.yaml')
     return TrainingConfig.load(path, batch=2, augmentation={'crop_wh': [128, 64]})
 
 
@@ -56,6 +57,27 @@ def test_renormalising_changes_the_statistics_and_not_the_function(
     with torch.no_grad():
         trained = network(images)
     torch.testing.assert_close(trained.centre, after.centre, atol=0.05, rtol=0.05)
+
+
+def test_detail_that_the_model_lacks_adds_nothing_at_first(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = restart._exported_weights(Model.load('street-lite'))
+    without = {k: v for k, v in weights.items() if not k.startswith('semantic_head.detail.')}
+    monkeypatch.setattr(restart, '_exported_weights', lambda model: dict(without))
+    network = config.build_network(pretrained=False)
+    fresh = load_exported(network, Model.load('street-lite'))
+    assert fresh == {f'semantic_head.detail.{n}.1' for n in ('coarse', 'fine', 'mix.0', 'mix.1')}
+    images = torch.rand(2, 3, 64, 128) * 255
+    network.eval()
+    with torch.inference_mode():
+        before = network(images)
+        renormalise(network, [images], fresh)
+        after = network(images)
+    torch.testing.assert_close(before.semantic, after.semantic, atol=2e-3, rtol=1e-3)
+    norm = network.semantic_head.detail.fine[1]
+    assert norm.running_mean.abs().max() > 0
+    assert norm.weight.tolist() == [1.0] * 32
 
 
 def test_a_network_of_another_shape_is_refused() -> None:
