@@ -703,13 +703,6 @@ def _assemble(
     class_of_key = np.full(count, VOID, np.uint8)
     class_of_key[stuff] = stuff
     class_of_key[things] = candidates.class_id[things - 256]
-    # Along the rows while there are few of them, then the rows as a whole.
-    pixels = box_xyxy[2] - box_xyxy[0]
-    rows = np.diff(row)
-    semantic, instance = (
-        np.repeat(value_of_key[key], pixels).reshape(grid_height, width).repeat(rows, axis=0)
-        for value_of_key in (class_of_key, id_of_key)
-    )
     ids = id_of_key[keys]
     segments = Segments(
         id=ids,
@@ -720,7 +713,16 @@ def _assemble(
         box_xyxy=box_of_key[keys],
         track_id=ids.astype(np.int32),
     )
-    return Panoptic(semantic, instance, segments)
+    enlarged = Runs(
+        row=runs.row,
+        start=box_xyxy[0],
+        stop=box_xyxy[2],
+        semantic=class_of_key[key],
+        instance=id_of_key[key],
+        width=width,
+        copies=np.diff(row),
+    )
+    return Panoptic.from_runs(enlarged, segments)
 
 
 def _mean_confidence(

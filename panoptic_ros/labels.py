@@ -105,7 +105,7 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.classes)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Class names in the order of their ids."""
         return tuple(c.name for c in self.classes)

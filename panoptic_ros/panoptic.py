@@ -1,8 +1,8 @@
 """The one data type everything exchanges: a panoptic map and the table of its segments."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -44,13 +44,13 @@ class Segments:
     track_id: np.ndarray
 
     _DTYPES: ClassVar = {
-        'id': np.uint16,
-        'class_id': np.uint8,
-        'is_thing': np.bool_,
-        'score': np.float32,
-        'area': np.int32,
-        'box_xyxy': np.int32,
-        'track_id': np.int32,
+        'id': np.dtype(np.uint16),
+        'class_id': np.dtype(np.uint8),
+        'is_thing': np.dtype(np.bool_),
+        'score': np.dtype(np.float32),
+        'area': np.dtype(np.int32),
+        'box_xyxy': np.dtype(np.int32),
+        'track_id': np.dtype(np.int32),
     }
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class Segments:
             if column.dtype != dtype or column.shape != shape:
                 raise ValueError(
                     f'Segments.{name} is {column.dtype} {column.shape}; expected '
-                    f'{np.dtype(dtype).name} {shape}'
+                    f'{dtype.name} {shape}'
                 )
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class Segments:
 
     def where(self, rows: np.ndarray) -> 'Segments':
         """Return the rows chosen by a mask or an index array."""
-        return Segments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return Segments(*[getattr(self, name)[rows] for name in self._DTYPES])
 
     @cached_property
     def row_of_id(self) -> np.ndarray:
@@ -88,7 +88,25 @@ class Segments:
     @cached_property
     def things(self) -> 'Segments':
         """The rows that are things."""
-        return self.where(self.is_thing)
+        return self.where(np.flatnonzero(self.is_thing))
+
+
+class Rows(NamedTuple):
+    """The rows of two maps, each once.
+
+    Parameters
+    ----------
+    semantic
+        uint8 [n, W].
+    instance
+        uint16 [n, W].
+    copies
+        intp [n], at least 1, so many times each row stands in the maps.
+    """
+
+    semantic: np.ndarray
+    instance: np.ndarray
+    copies: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +123,7 @@ class Panoptic:
         The table of what is in the two maps.
 
     Construction checks shapes and dtypes. :meth:`from_maps` also checks every pixel; use it for
-    maps that come from outside.
+    maps that come from outside. :meth:`from_runs` makes the maps when they are first looked at.
     """
 
     semantic: np.ndarray
@@ -128,6 +146,16 @@ class Panoptic:
         """Width and height in pixels."""
         height, width = self.semantic.shape
         return width, height
+
+    @cached_property
+    def runs(self) -> 'Runs':
+        """The two maps as runs."""
+        return Runs.of(self.semantic, self.instance)
+
+    @property
+    def rows(self) -> Rows:
+        """The two maps as rows."""
+        return Rows(self.semantic, self.instance, np.ones(len(self.semantic), np.intp))
 
     def rows_at(self, pixel: np.ndarray) -> np.ndarray:
         """Return the row of the segment at each flat index of a pixel, intp; -1 where void."""
@@ -152,11 +180,59 @@ class Panoptic:
         """
         runs = _runs_of_maps(semantic, instance)
         _check_runs(runs, label_set)
-        return cls(semantic, instance, _measure_runs(runs, score_by_id))
+        panoptic = cls(semantic, instance, _measure_runs(runs, score_by_id))
+        panoptic.__dict__['runs'] = runs
+        return panoptic
+
+    @staticmethod
+    def from_runs(runs: 'Runs', segments: Segments) -> 'Panoptic':
+        """Return the maps that consist of some runs, with the table of what is in them."""
+        return _PanopticOfRuns(runs, segments)
+
+    def with_segments(self, segments: Segments) -> 'Panoptic':
+        """Return the same maps with another table."""
+        return replace(self, segments=segments)
+
+    def with_ids(self, id_of_id: np.ndarray, segments: Segments) -> 'Panoptic':
+        """Return the same maps with other instance ids, and the table of what is in them.
+
+        ``id_of_id`` is uint16 [largest instance id + 1], the new id of each.
+        """
+        runs = replace(self.runs, instance=id_of_id[self.runs.instance])
+        changed = Panoptic.from_runs(runs, segments)
+        if 'semantic' in self.__dict__:
+            changed.__dict__['semantic'] = self.semantic
+        return changed
 
     def with_track_ids(self, track_id: np.ndarray) -> 'Panoptic':
         """Return the same maps with the segments' ``track_id`` column replaced."""
-        return replace(self, segments=replace(self.segments, track_id=track_id))
+        return self.with_segments(replace(self.segments, track_id=track_id))
+
+
+class _PanopticOfRuns(Panoptic):
+    """Maps that are made when they are first looked at: many are renumbered or not wanted."""
+
+    def __init__(self, runs: 'Runs', segments: Segments) -> None:
+        self.__dict__.update(runs=runs, segments=segments)
+
+    @cached_property
+    def rows(self) -> Rows:
+        return self.runs.rows
+
+    @cached_property
+    def semantic(self) -> np.ndarray:
+        return self.rows.semantic.repeat(self.rows.copies, axis=0)
+
+    @cached_property
+    def instance(self) -> np.ndarray:
+        return self.rows.instance.repeat(self.rows.copies, axis=0)
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        return self.runs.width, int(self.runs.copies.sum())
+
+    def with_segments(self, segments: Segments) -> Panoptic:
+        return _PanopticOfRuns(self.runs, segments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +251,11 @@ class Runs:
         uint8 [n], the class id of the run.
     instance
         unsigned or signed integer [n], the instance id of the run.
+    width
+        Columns of the maps.
+    copies
+        intp [rows], 0 or more, so many times each row stands in the maps: several times in maps
+        that were enlarged from a network's grid.
     """
 
     row: np.ndarray
@@ -182,6 +263,8 @@ class Runs:
     stop: np.ndarray
     semantic: np.ndarray
     instance: np.ndarray
+    width: int
+    copies: np.ndarray
 
     @classmethod
     def of(cls, semantic: np.ndarray, instance: np.ndarray) -> 'Runs':
@@ -202,7 +285,30 @@ class Runs:
             stop=start + np.diff(flat, append=semantic.size),
             semantic=semantic[flat],
             instance=instance[flat],
+            width=width,
+            copies=np.ones(height, np.intp),
         )
+
+    @property
+    def rows(self) -> Rows:
+        """The maps' rows, those that stand nowhere left out."""
+        columns = self.stop - self.start
+        shape = len(self.copies), self.width
+        rows = Rows(
+            np.repeat(self.semantic, columns).reshape(shape),
+            np.repeat(self.instance, columns).reshape(shape),
+            self.copies,
+        )
+        if self.copies.all():
+            return rows
+        shown = np.flatnonzero(self.copies)
+        return Rows(*(values[shown] for values in rows))
+
+
+def ranges(begin: int | np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return ``count`` whole numbers from ``begin`` on, for each of them, one after the other."""
+    end = np.cumsum(count)
+    return np.arange(end[-1] if len(end) else 0) + np.repeat(begin - (end - count), count)
 
 
 def bound_runs(

@@ -13,13 +13,13 @@ done for all tracks at once, and on the runs of a grid of some 240 rows, so that
 depends on the size of the maps.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from panoptic_ros.panoptic import Panoptic, Segments
+from panoptic_ros.panoptic import Panoptic, Runs, Segments, ranges
 
 MAX_ID = 65535
 """Track ids are 1 to this, what an instance map can hold; then the free ones come again."""
@@ -133,7 +133,7 @@ class Tracker:
         """Forget all tracks; numbering goes on, so that no old id is taken for a new one."""
         self._stamp_ns: int | None = None
         self._size_wh = (0, 0)
-        self._table = _Table.begin(np.zeros(0, np.uint8), np.zeros((0, 4)), 0, self.settings)
+        self._table = np.zeros(0, _TRACK)
         self._masks = Masks.of(np.zeros((1, 1), np.uint16), np.zeros(0, np.uint16))
         self._row_of_thing = np.zeros(0, np.intp)
 
@@ -155,14 +155,17 @@ class Tracker:
         else:
             self._advance(stamp_ns)
         self._stamp_ns, self._size_wh = stamp_ns, size_wh
-        things = panoptic.segments.things
-        masks = Masks.of(panoptic.instance, things.id, max(1, round(min(size_wh) / _GRID_CELLS)))
+        segments = panoptic.segments
+        rows = np.flatnonzero(segments.is_thing)
+        step = max(1, round(min(size_wh) / _GRID_CELLS))
+        masks = Masks.of_runs(panoptic.runs, segments.id[rows], step)
         # From here on in reading order, so that the ids of the frame decide nothing.
-        order = np.lexsort((*things.box_xyxy.T, masks.first_cell(len(things))))
-        things, masks = things.where(order), masks.where(order, len(things))
+        order = np.lexsort((*segments.box_xyxy[rows].T, masks.first_cell(len(rows))))
+        masks, rows = masks.where(order, len(rows)), rows[order]
+        things = _Things(segments.class_id[rows], segments.box_xyxy[rows])
         pairs = _match(self._table, self._masks, things, masks, stamp_ns, self.settings)
         self._continue(things, masks, *pairs)
-        return self._renumber(panoptic, things.id)
+        return self._renumber(panoptic, segments.id[rows])
 
     def locate(self, position_m: np.ndarray, noise_m: float | np.ndarray = 0.1) -> None:
         """Say where the things of the last frame are in space, for :attr:`Tracks.velocity_m_s`.
@@ -186,19 +189,21 @@ class Tracker:
         known = np.isfinite(position_m).all(axis=1)
         rows = rows[known]
         noise_m = np.broadcast_to(noise_m, known.shape)[known, None]
-        place, located = self._table.place, self._table.located
-        place[rows] = _correct(place[rows], np.asarray(position_m)[known], noise_m)
-        located[rows] += 1
+        place = self._table['motion'][rows, :, _EDGES:]
+        _correct(place, np.asarray(position_m)[known], noise_m)
+        self._table['motion'][rows, :, _EDGES:] = place
+        self._table['located'][rows] += 1
 
     @property
     def tracks(self) -> Tracks:
         """What is known about the things of the last frame."""
-        table = self._table.where(self._row_of_thing)
-        velocity_m_s = np.where(table.located[:, None] > 1, table.place[:, 1], np.nan)
-        left_top, right_bottom = table.edges[:, 1, :2], table.edges[:, 1, 2:]
+        table = self._table.take(self._row_of_thing)
+        velocity = table['motion'][:, 1]
+        velocity_m_s = np.where(table['located'][:, None] > 1, velocity[:, _EDGES:], np.nan)
+        left_top, right_bottom = velocity[:, :2], velocity[:, 2:_EDGES]
         return Tracks(
-            track_id=table.id.astype(np.int32),
-            age_s=((table.seen_ns - table.first_ns) / 1e9).astype(np.float32),
+            track_id=table['id'].astype(np.int32),
+            age_s=((table['seen_ns'] - table['first_ns']) / 1e9).astype(np.float32),
             velocity_px_s=((left_top + right_bottom) / 2).astype(np.float32),
             velocity_m_s=velocity_m_s.astype(np.float32),
         )
@@ -206,63 +211,73 @@ class Tracker:
     def _advance(self, stamp_ns: int) -> None:
         """Move the tracks to the present, and forget those that have ended."""
         table, elapsed_s = self._table, (stamp_ns - self._stamp_ns) / 1e9
-        acceleration = self.settings.acceleration * table.size_px
-        table = replace(
-            table,
-            edges=_predict(table.edges, elapsed_s, acceleration[:, None]),
-            place=_predict(table.place, elapsed_s, _ACCELERATION_M_S2),
-        )
-        box = table.edges[:, 0]
+        acceleration = np.full((len(table), _EDGES + _PLACE), _ACCELERATION_M_S2)
+        acceleration[:, :_EDGES] = (self.settings.acceleration * _size_px(table))[:, None]
+        _predict(table['motion'], elapsed_s, acceleration)
+        box = table['motion'][:, 0, :_EDGES]
         is_inside = (box[:, 2:] > 0).all(axis=1) & (box[:, :2] < self._size_wh).all(axis=1)
-        is_recent = stamp_ns - table.seen_ns <= self.settings.max_gap_s * 1e9
-        self._keep(table, np.flatnonzero(is_inside & is_recent))
+        is_recent = stamp_ns - table['seen_ns'] <= self.settings.max_gap_s * 1e9
+        self._keep(np.flatnonzero(is_inside & is_recent))
 
-    def _keep(self, table: '_Table', rows: np.ndarray) -> None:
-        self._masks = self._masks.where(rows, len(table.id))
-        self._table = table.where(rows)
+    def _keep(self, rows: np.ndarray) -> None:
+        if len(rows) < len(self._table):
+            self._masks = self._masks.where(rows, len(self._table))
+            self._table = self._table.take(rows)
 
     def _continue(
-        self, things: Segments, masks: 'Masks', track_row: np.ndarray, thing_row: np.ndarray
+        self, things: '_Things', masks: 'Masks', track_row: np.ndarray, thing_row: np.ndarray
     ) -> None:
         """Set the table to the things of this frame, then the tracks that are out of sight."""
         before = self._table
-        now = _Table.begin(things.class_id, things.box_xyxy, self._stamp_ns, self.settings)
-        for name in ('id', 'first_ns', 'located', 'edges', 'place'):
-            getattr(now, name)[thing_row] = getattr(before, name)[track_row]
-        noise_px = _noise_px(now, self.settings)
-        now = replace(now, edges=_correct(now.edges, now.box_xyxy, noise_px[:, None]))
+        now = _begin(things, self._stamp_ns, self.settings)
+        continued = before.take(track_row)
+        for name in ('id', 'first_ns', 'located', 'motion'):
+            now[name][thing_row] = continued[name]
+        noise_px = _noise_px(now, self.settings)[:, None]
+        _correct(now['motion'][:, :, :_EDGES], now['box_xyxy'], noise_px)
 
-        is_lost = np.ones(len(before.id), bool)
+        is_lost = np.ones(len(before), bool)
         is_lost[track_row] = False
-        room = min(self.settings.max_lost, MAX_ID - len(things))
-        self._keep(before, np.flatnonzero(is_lost)[:room])
-        is_new = now.id == 0
-        now.id[is_new] = self._new_ids(
-            np.count_nonzero(is_new), np.concatenate((now.id[~is_new], self._table.id))
-        )
-        self._table = now.joined(self._table)
-        self._masks = masks.joined(self._masks, len(things))
+        room = min(self.settings.max_lost, MAX_ID - len(now))
+        self._keep(np.flatnonzero(is_lost)[:room])
+        is_new = np.flatnonzero(now['id'] == 0)
+        if len(is_new):
+            now['id'][is_new] = self._new_ids(
+                len(is_new), np.concatenate((now['id'], self._table['id']))
+            )
+        # As bytes, which are joined faster than fields.
+        rows = [table.view(f'V{_TRACK.itemsize}') for table in (now, self._table)]
+        self._table = np.concatenate(rows).view(_TRACK)
+        self._masks = masks.joined(self._masks, len(now))
 
     def _new_ids(self, count: int, taken: np.ndarray) -> np.ndarray:
         next_ids = (self._last_id + np.arange(count + len(taken))) % MAX_ID + 1
-        ids = next_ids[~np.isin(next_ids, taken)][:count]
-        self._last_id = int(ids[-1]) if count else self._last_id
+        is_free = np.ones(MAX_ID + 1, bool)
+        is_free[taken] = False
+        ids = next_ids[is_free[next_ids]][:count]
+        self._last_id = int(ids[-1])
         return ids
 
     def _renumber(self, panoptic: Panoptic, ids: np.ndarray) -> Panoptic:
-        track_id = self._table.id[: len(ids)].astype(np.uint16)
+        track_id = self._table['id'][: len(ids)].astype(np.uint16)
         self._row_of_thing = np.argsort(track_id)
-        new_id = np.zeros(max(256, int(ids.max(initial=0)) + 1), np.uint16)
-        new_id[ids] = track_id
         segments = panoptic.segments
+        new_id = np.zeros(int(ids.max(initial=0)) + 1, np.uint16)
+        new_id[ids] = track_id
         of_segment = new_id[segments.id]
-        segments = replace(segments, id=of_segment, track_id=of_segment.astype(np.int32))
-        return Panoptic(
-            panoptic.semantic,
-            _look_up(new_id, panoptic.instance),
-            # Stuff, whose id is 0, stays in front and in its order.
-            segments.where(np.argsort(of_segment, kind='stable')),
+        # Stuff, whose id is 0, stays in front and in its order.
+        order = np.argsort(of_segment, kind='stable')
+        of_segment = of_segment[order]
+        table = Segments(
+            id=of_segment,
+            class_id=segments.class_id[order],
+            is_thing=segments.is_thing[order],
+            score=segments.score[order],
+            area=segments.area[order],
+            box_xyxy=segments.box_xyxy[order],
+            track_id=of_segment.astype(np.int32),
         )
+        return panoptic.with_ids(new_id, table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,21 +313,30 @@ class Masks:
         ids
             uint16 [n], the id of each mask, none of them 0. Runs come in reading order.
         """
-        grid = np.ascontiguousarray(instance[step // 2 :: step, step // 2 :: step])
-        height, width = grid.shape
-        begins = np.ones(grid.shape, bool)
-        np.not_equal(grid[:, 1:], grid[:, :-1], out=begins[:, 1:])
-        start = np.flatnonzero(begins)
-        stop = np.append(start[1:], grid.size)
-        found = grid.ravel()[start]
-        owner_of_id = np.full(int(max(ids.max(initial=0), found.max(initial=0))) + 1, -1)
+        return cls.of_runs(Runs.of(np.zeros(instance.shape, np.uint8), instance), ids, step)
+
+    @classmethod
+    def of_runs(cls, runs: Runs, ids: np.ndarray, step: int = 1) -> 'Masks':
+        """Take the masks as :meth:`of` does, from the runs of a map."""
+        owner_of_id = np.full(int(max(ids.max(initial=0), runs.instance.max(initial=0))) + 1, -1)
         owner_of_id[ids] = np.arange(len(ids))
-        owner = owner_of_id[found]
-        is_mask = owner >= 0
-        start, stop = start[is_mask], stop[is_mask]
-        row = start // width
-        start, stop = start - row * width, stop - row * width
-        return cls(owner[is_mask], row, start, stop, (width, height), step)
+        owner = owner_of_id[runs.instance]
+        found = np.flatnonzero(owner >= 0)
+        owner, row = owner[found], runs.row[found]
+        # Of the pixels, one in ``step`` is looked at, along the rows and from row to row.
+        skipped = step - 1 - step // 2
+        start, stop = (runs.start[found] + skipped) // step, (runs.stop[found] + skipped) // step
+        first_row = np.concatenate(([0], (np.cumsum(runs.copies) + skipped) // step))
+        row_of_copy = np.repeat(np.arange(len(runs.copies)), np.diff(first_row))
+        in_row = np.bincount(row, minlength=len(runs.copies))
+        # Each row's runs, as often as the row is looked at.
+        in_copy = in_row[row_of_copy]
+        copy = np.repeat(np.arange(len(row_of_copy)), in_copy)
+        run = ranges((np.cumsum(in_row) - in_row)[row_of_copy], in_copy)
+        start, stop = start[run], stop[run]
+        size_wh = (runs.width + skipped) // step, len(row_of_copy)
+        seen = slice(None) if step == 1 else np.flatnonzero(start < stop)
+        return cls(owner[run][seen], copy[seen], start[seen], stop[seen], size_wh, step)
 
     def area(self, count: int) -> np.ndarray:
         """Return the cells of each of ``count`` masks, float64 [count]."""
@@ -337,9 +361,7 @@ class Masks:
         start = np.maximum(self.start + shift[:, 0], 0)
         stop = np.minimum(self.stop + shift[:, 0], width)
         inside = np.flatnonzero((start < stop) & (row >= 0) & (row < height))
-        return replace(
-            self, owner=self.owner[inside], row=row[inside], start=start[inside], stop=stop[inside]
-        )
+        return self._with(self.owner[inside], row[inside], start[inside], stop[inside])
 
     def where(self, owners: np.ndarray, count: int) -> 'Masks':
         """Return some of ``count`` masks: mask k of the result is mask ``owners[k]`` of these."""
@@ -347,23 +369,19 @@ class Masks:
         new_owner[owners] = np.arange(len(owners))
         owner = new_owner[self.owner]
         kept = np.flatnonzero(owner >= 0)
-        return replace(
-            self,
-            owner=owner[kept],
-            row=self.row[kept],
-            start=self.start[kept],
-            stop=self.stop[kept],
-        )
+        return self._with(owner[kept], self.row[kept], self.start[kept], self.stop[kept])
 
     def joined(self, others: 'Masks', count: int) -> 'Masks':
         """Return these ``count`` masks, followed by others on a grid of this size."""
-        return replace(
-            self,
-            owner=np.concatenate((self.owner, others.owner + count)),
-            row=np.concatenate((self.row, others.row)),
-            start=np.concatenate((self.start, others.start)),
-            stop=np.concatenate((self.stop, others.stop)),
+        return self._with(
+            np.concatenate((self.owner, others.owner + count)),
+            np.concatenate((self.row, others.row)),
+            np.concatenate((self.start, others.start)),
+            np.concatenate((self.stop, others.stop)),
         )
+
+    def _with(self, *runs: np.ndarray) -> 'Masks':
+        return Masks(*runs, self.size_wh, self.step)
 
 
 def shared_cells(tracked: Masks, tracks: int, seen: Masks, things: int) -> np.ndarray:
@@ -389,156 +407,132 @@ def shared_cells(tracked: Masks, tracks: int, seen: Masks, things: int) -> np.nd
     last = np.searchsorted(seen_start, stop, side='left')
     meetings = np.maximum(last - first, 0)
     run = np.repeat(np.arange(len(start)), meetings)
-    met = np.arange(len(run)) + np.repeat(first - (np.cumsum(meetings) - meetings), meetings)
+    met = ranges(first, meetings)
     cells = np.minimum(stop[run], seen_stop[met]) - np.maximum(start[run], seen_start[met])
     pair = tracked.owner[run] * things + seen.owner[met]
     return np.bincount(pair, cells, minlength=tracks * things).reshape(tracks, things)
 
 
+class _Things(NamedTuple):
+    """The things of a frame, from which tracks go on: uint8 [n] and int32 [n, 4]."""
+
+    class_id: np.ndarray
+    box_xyxy: np.ndarray
+
+
 def _match(
-    table: '_Table',
+    table: np.ndarray,
     masks: Masks,
-    things: Segments,
+    things: '_Things',
     seen: Masks,
     stamp_ns: int,
     settings: TrackerSettings,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows of tracks and those of the things that continue them, pair by pair.
 
-    ``table`` is that of the present, ``masks`` and ``table.box_xyxy`` are where they were seen.
+    ``table`` is that of the present, ``masks`` and the boxes in it are where they were seen.
     """
-    if not len(table.id) or not len(things):
+    if not len(table) or not len(things.class_id):
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    moved_px = (table.edges[:, 0] - table.box_xyxy).reshape(-1, 2, 2).mean(axis=1)
-    moved = masks.moved(moved_px)
-    shared = shared_cells(moved, len(table.id), seen, len(things))
-    union = moved.area(len(table.id))[:, None] + seen.area(len(things)) - shared
+    expected = table['motion'][:, 0, :_EDGES]
+    moved_px = expected - table['box_xyxy']
+    moved = masks.moved((moved_px[:, :2] + moved_px[:, 2:]) / 2)
+    tracks, count = len(table), len(things.class_id)
+    shared = shared_cells(moved, tracks, seen, count)
+    union = moved.area(tracks)[:, None] + seen.area(count) - shared
     overlap = shared / np.maximum(union, 1)
-    same_class = table.class_id[:, None] == things.class_id
+    same_class = table['class_id'][:, None] == things.class_id
     enough = np.where(same_class, settings.min_overlap, settings.min_overlap_of_classes)
 
-    variance = table.edges[:, 2] + _noise_px(table, settings)[:, None] ** 2
+    variance = table['motion'][:, 2, :_EDGES] + _noise_px(table, settings)[:, None] ** 2
     # The four edges come first: a sum over the last axis takes several times as long.
-    off_px = table.edges[:, 0].T[:, :, None] - things.box_xyxy.T[:, None]
+    off_px = expected.T[:, :, None] - things.box_xyxy.T[:, None]
     deviation2 = (off_px**2 / variance.T[:, :, None]).sum(axis=0) / 4
     is_likely = same_class & (deviation2 < settings.max_deviation**2)
     likelihood = is_likely * np.exp(-deviation2 / 2)
     affinity = np.where(overlap > enough, overlap, _LIKELY_OVERLAP * likelihood)
     # Without this, what was hidden takes the place of what is there when a mask falls apart.
-    affinity *= np.exp((table.seen_ns - stamp_ns) / (_FORGETTING_S * 1e9))[:, None]
+    affinity *= np.exp((table['seen_ns'] - stamp_ns) / (_FORGETTING_S * 1e9))[:, None]
     track_row, thing_row = linear_sum_assignment(affinity, maximize=True)
     is_match = affinity[track_row, thing_row] > 0
     return track_row[is_match], thing_row[is_match]
 
 
-def _noise_px(table: '_Table', settings: TrackerSettings) -> np.ndarray:
+_EDGES, _PLACE = 4, 3
+
+_TRACK = np.dtype(
+    [
+        ('id', np.int64),
+        ('first_ns', np.int64),
+        ('seen_ns', np.int64),
+        ('located', np.int64),
+        ('class_id', np.uint8),
+        ('box_xyxy', np.float64, _EDGES),
+        ('motion', np.float64, (5, _EDGES + _PLACE)),
+    ],
+    align=True,
+)
+"""A row of the table of tracks: first those that the last frame shows, then the others, latest
+first.
+
+``first_ns`` and ``seen_ns`` are when the track was first and last seen, ``located`` how often it
+was located, ``box_xyxy`` where it was last seen. ``motion`` is that of the edges of its box
+(pixels and seconds), then that in space (metres and seconds), for each coordinate by itself:
+value, velocity, variance of the value, covariance of value and velocity, variance of the
+velocity.
+"""
+
+
+def _begin(things: '_Things', stamp_ns: int, settings: TrackerSettings) -> np.ndarray:
+    """Begin a track for each thing, with id 0 and before the first measurement."""
+    table = np.zeros(len(things.class_id), _TRACK)
+    table['first_ns'] = table['seen_ns'] = stamp_ns
+    table['class_id'] = things.class_id
+    table['box_xyxy'] = things.box_xyxy
+    motion = table['motion']
+    motion[:, 0, :_EDGES] = things.box_xyxy
+    motion[:, 2] = _UNKNOWN
+    motion[:, 4, :_EDGES] = (settings.start_velocity * _size_px(table)[:, None]) ** 2
+    motion[:, 4, _EDGES:] = _START_VELOCITY_M_S**2
+    return table
+
+
+def _size_px(table: np.ndarray) -> np.ndarray:
+    """Return the root of each box's area, float64 [n], at least 4: motion is in such sizes."""
+    box = table['box_xyxy']
+    width, height = (box[:, 2:] - box[:, :2]).T
+    return np.maximum(np.sqrt(width * height), 4)
+
+
+def _noise_px(table: np.ndarray, settings: TrackerSettings) -> np.ndarray:
     # The pixel is for masks that come from a coarser grid.
-    return settings.box_noise * table.size_px + 1
+    return settings.box_noise * _size_px(table) + 1
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """One row a track: first those that the last frame shows, then the others, latest first.
-
-    Parameters
-    ----------
-    id, first_ns, seen_ns, located
-        int64 [n], id, when the track was first and last seen, how often it was located.
-    class_id
-        uint8 [n].
-    box_xyxy
-        float64 [n, 4], where it was last seen.
-    edges
-        float64 [n, 5, 4], motion of the edges of its box, pixels and seconds.
-    place
-        float64 [n, 5, 3], motion in space, metres and seconds.
-
-    Motion is, for each coordinate by itself: value, velocity, variance of the value, covariance
-    of value and velocity, variance of the velocity.
-    """
-
-    id: np.ndarray
-    first_ns: np.ndarray
-    seen_ns: np.ndarray
-    located: np.ndarray
-    class_id: np.ndarray
-    box_xyxy: np.ndarray
-    edges: np.ndarray
-    place: np.ndarray
-
-    @classmethod
-    def begin(
-        cls, class_id: np.ndarray, box_xyxy: np.ndarray, stamp_ns: int, settings: TrackerSettings
-    ) -> '_Table':
-        """Begin a track for each thing, with id 0 and before the first measurement."""
-        count = len(class_id)
-        table = cls(
-            id=np.zeros(count, np.int64),
-            first_ns=np.full(count, stamp_ns),
-            seen_ns=np.full(count, stamp_ns),
-            located=np.zeros(count, np.int64),
-            class_id=class_id,
-            box_xyxy=box_xyxy.astype(np.float64),
-            edges=np.zeros((count, 5, 4)),
-            place=np.zeros((count, 5, 3)),
-        )
-        table.edges[:, 0] = box_xyxy
-        table.edges[:, 2] = table.place[:, 2] = _UNKNOWN
-        table.edges[:, 4] = (settings.start_velocity * table.size_px[:, None]) ** 2
-        table.place[:, 4] = _START_VELOCITY_M_S**2
-        return table
-
-    @property
-    def size_px(self) -> np.ndarray:
-        """Root of the area of each box, float64 [n], at least 4: motion is in such sizes."""
-        width, height = (self.box_xyxy[:, 2:] - self.box_xyxy[:, :2]).T
-        return np.maximum(np.sqrt(width * height), 4)
-
-    def where(self, rows: np.ndarray) -> '_Table':
-        return _Table(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def joined(self, other: '_Table') -> '_Table':
-        return _Table(
-            **{
-                f.name: np.concatenate((getattr(self, f.name), getattr(other, f.name)))
-                for f in fields(self)
-            }
-        )
-
-
-def _predict(motion: np.ndarray, elapsed_s: float, acceleration: float | np.ndarray) -> np.ndarray:
+def _predict(motion: np.ndarray, elapsed_s: float, acceleration: np.ndarray) -> None:
+    """Move motion [n, 5, coordinates] on, in place."""
     value, velocity, variance, covariance, velocity_variance = motion.swapaxes(0, 1)
     t, noise = elapsed_s, np.square(acceleration)
-    return np.stack(
-        (
-            value + t * velocity,
-            velocity,
-            variance + 2 * t * covariance + t**2 * velocity_variance + t**4 / 4 * noise,
-            covariance + t * velocity_variance + t**3 / 2 * noise,
-            velocity_variance + t**2 * noise,
-        ),
-        axis=1,
-    )
+    value += t * velocity
+    variance += 2 * t * covariance
+    variance += t**2 * velocity_variance
+    variance += t**4 / 4 * noise
+    covariance += t * velocity_variance
+    covariance += t**3 / 2 * noise
+    velocity_variance += t**2 * noise
 
 
-def _correct(motion: np.ndarray, measured: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _correct(motion: np.ndarray, measured: np.ndarray, noise: np.ndarray) -> None:
+    """Take a measurement of the values [n, coordinates] into motion, in place."""
     value, velocity, variance, covariance, velocity_variance = motion.swapaxes(0, 1)
-    total = variance + noise**2
+    noise2 = noise**2
+    total = variance + noise2
     off = measured - value
-    return np.stack(
-        (
-            value + variance / total * off,
-            velocity + covariance / total * off,
-            variance * noise**2 / total,
-            covariance * noise**2 / total,
-            velocity_variance - covariance**2 / total,
-        ),
-        axis=1,
-    )
-
-
-def _look_up(table: np.ndarray, instance: np.ndarray) -> np.ndarray:
-    """Return ``table[instance]`` for uint16 tables of at least 256 rows; OpenCV is faster."""
-    if len(table) == 256:
-        return cv2.LUT(instance.astype(np.uint8), table)
-    return table[instance]
+    gain = covariance / total
+    value += variance / total * off
+    velocity += gain * off
+    variance *= noise2
+    variance /= total
+    velocity_variance -= covariance**2 / total
+    covariance *= noise2
+    covariance /= total

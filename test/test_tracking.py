@@ -324,7 +324,7 @@ def test_velocity_in_metres_from_positions() -> None:
 
 
 def id_is_left(tracker: Tracker) -> bool:
-    return tracker._table.where(tracker._row_of_thing).box_xyxy[0, 0] < 20
+    return tracker._table[tracker._row_of_thing]['box_xyxy'][0, 0] < 20
 
 
 def test_noise_of_positions_counts() -> None:

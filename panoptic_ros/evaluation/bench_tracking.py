@@ -13,7 +13,6 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from time import perf_counter_ns
@@ -164,7 +163,7 @@ def _of_boxes(start: Callable[[], FollowBoxes]) -> Callable[[], Follow]:
             ids = follow_boxes(segments.things, stamp_ns / 1e9)
             track_id = segments.track_id.copy()
             track_id[segments.is_thing] = [i if i >= 0 else next(new_ids) for i in ids.tolist()]
-            return replace(panoptic, segments=replace(segments, track_id=track_id))
+            return panoptic.with_track_ids(track_id)
 
         return follow
 
