@@ -292,7 +292,9 @@ def nearest_centre(
     empty = number == 0
     if reach >= np.hypot(width, height):  # farther than any cell is from another
         y, x = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
-        return number[y, x]
+        y *= width
+        y += x
+        return number.take(y)
     distance, (y, x) = ndimage.distance_transform_edt(empty, return_indices=True)
     nearest = number[y, x]
     nearest[distance > reach] = NO_INSTANCE
@@ -639,10 +641,11 @@ def _number_patches(
 
 def _majority_class(runs: Runs, count: int) -> np.ndarray:
     """Return the class that most cells of each candidate have, uint8 [count]."""
-    mine = runs.instance > 0
-    classes = int(runs.semantic[mine].max(initial=0)) + 1
-    vote = (runs.instance[mine].astype(np.intp) - 1) * classes + runs.semantic[mine]
-    cells = (runs.stop - runs.start)[mine]
+    mine = np.flatnonzero(runs.instance)
+    semantic = runs.semantic[mine]
+    classes = int(semantic.max(initial=0)) + 1
+    vote = (runs.instance[mine].astype(np.intp) - 1) * classes + semantic
+    cells = runs.stop[mine] - runs.start[mine]
     votes = np.bincount(vote, weights=cells, minlength=count * classes)
     return votes.reshape(count, classes).argmax(1).astype(np.uint8)
 

@@ -278,27 +278,25 @@ class Runs:
         begins.reshape(height, width)[:, :1] = True
         flat = np.flatnonzero(begins)
         row = flat // width
-        start = flat - row * width
+        before = row * width
         return cls(
             row=row,
-            start=start,
-            stop=start + np.diff(flat, append=semantic.size),
+            start=flat - before,
+            stop=np.append(flat, semantic.size)[1:] - before,
             semantic=semantic[flat],
             instance=instance[flat],
             width=width,
             copies=np.ones(height, np.intp),
         )
 
+    def spread(self, value: np.ndarray) -> np.ndarray:
+        """Return the value of each pixel's run, [rows, width], from those of the runs, [n]."""
+        return np.repeat(value, self.stop - self.start).reshape(len(self.copies), self.width)
+
     @property
     def rows(self) -> Rows:
         """The maps' rows, those that stand nowhere left out."""
-        columns = self.stop - self.start
-        shape = len(self.copies), self.width
-        rows = Rows(
-            np.repeat(self.semantic, columns).reshape(shape),
-            np.repeat(self.instance, columns).reshape(shape),
-            self.copies,
-        )
+        rows = Rows(self.spread(self.semantic), self.spread(self.instance), self.copies)
         if self.copies.all():
             return rows
         shown = np.flatnonzero(self.copies)

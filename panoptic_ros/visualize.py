@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.panoptic import NO_INSTANCE, Panoptic, Rows, Segments, ranges
+from panoptic_ros.panoptic import Panoptic, Rows, Segments, ranges
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LABEL_SCALE = 0.4
@@ -69,15 +69,16 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity is {opacity}; expected a number from 0 to 1')
-    rows = panoptic.rows
-    shades = _instance_colors(panoptic.segments, label_set)
-    color = _class_and_instance_color(rows, shades, label_set).repeat(rows.copies, axis=0)
+    runs = panoptic.runs
+    color = _class_and_instance_color(panoptic, label_set).repeat(runs.copies, axis=0)
     picture = cv2.addWeighted(image_bgr, 1 - opacity, color, opacity, 0, dst=color)
-    is_void = rows.semantic == VOID
+    is_void = runs.semantic == VOID
     if is_void.any():
-        cv2.copyTo(image_bgr, _as_mask(is_void.repeat(rows.copies, axis=0)), picture)
+        mask = _as_mask(runs.spread(is_void)).repeat(runs.copies, axis=0)
+        cv2.copyTo(image_bgr, mask, picture)
     # Three bytes as one value are written faster than one by one.
-    np.put(picture.reshape(-1).view('V3'), _edges(rows), np.full(3, 255, np.uint8).view('V3'))
+    white = np.full(3, 255, np.uint8).view('V3')
+    np.put(picture.reshape(-1).view('V3'), _edges(panoptic.rows), white)
     if labels:
         _write_labels(picture, panoptic.segments.things, label_set)
     return picture
@@ -162,11 +163,19 @@ def panel(
 
 def _paint(key: np.ndarray, colors_bgr: np.ndarray) -> np.ndarray:
     """Look up the colour, uint8 [n, 3], of each key [H, W]; uint8 [H, W, 3]."""
-    # Four bytes make one integer, and one integer a pixel is looked up faster than three bytes.
-    palette = np.zeros((len(colors_bgr), 4), np.uint8)
-    palette[:, :3] = colors_bgr
-    painted = np.take(palette.view(np.uint32)[:, 0], key)
-    return cv2.cvtColor(painted.view(np.uint8).reshape(*key.shape, 4), cv2.COLOR_BGRA2BGR)
+    return _unpacked(np.take(_packed(colors_bgr), key))
+
+
+def _packed(colors_bgr: np.ndarray) -> np.ndarray:
+    """Return colours uint8 [n, 3] as uint32 [n]: one integer moves faster than three bytes."""
+    colors = np.zeros((len(colors_bgr), 4), np.uint8)
+    colors[:, :3] = colors_bgr
+    return colors.view(np.uint32)[:, 0]
+
+
+def _unpacked(colors: np.ndarray) -> np.ndarray:
+    """Return what was packed, [H, W], as uint8 [H, W, 3]."""
+    return cv2.cvtColor(colors.view(np.uint8).reshape(*colors.shape, 4), cv2.COLOR_BGRA2BGR)
 
 
 def _instance_colors(segments: Segments, label_set: LabelSet) -> np.ndarray:
@@ -192,13 +201,15 @@ def _shade(color_rgb: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.round(cv2.cvtColor(hls[None], cv2.COLOR_HLS2BGR)[0] * 255).astype(np.uint8)
 
 
-def _class_and_instance_color(rows: Rows, shades: np.ndarray, label_set: LabelSet) -> np.ndarray:
-    """Return stuff in its class's colour and each thing in its shade, uint8 [n, W, 3] BGR."""
-    # One key a pixel, the class id or 255 + the instance id, so that one look-up paints all.
-    key = rows.instance.astype(np.int32) + VOID
-    stuff = _as_mask(rows.instance == NO_INSTANCE)
-    cv2.copyTo(rows.semantic.astype(np.int32), stuff, key)
-    return _paint(key, np.concatenate([label_set.colors_rgb[:, ::-1], shades[1:]]))
+def _class_and_instance_color(panoptic: Panoptic, label_set: LabelSet) -> np.ndarray:
+    """Return stuff in its class's colour and each thing in its shade.
+
+    uint8 [n, W, 3] BGR, the rows of ``panoptic.runs``.
+    """
+    runs, shades = panoptic.runs, _instance_colors(panoptic.segments, label_set)
+    of_class, of_id = _packed(label_set.colors_rgb[:, ::-1]), _packed(shades)
+    color = np.where(runs.instance > 0, of_id[runs.instance], of_class[runs.semantic])
+    return _unpacked(runs.spread(color))
 
 
 def _edges(rows: Rows) -> np.ndarray:

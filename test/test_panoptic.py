@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
-from panoptic_ros.panoptic import Panoptic, Runs, check_maps, measure_segments
+from panoptic_ros.panoptic import Panoptic, Runs, check_maps, measure_segments, ranges
 
 ROAD, SKY, CAR, PERSON = range(4)
 LABELS = LabelSet(
@@ -47,6 +47,35 @@ def test_runs_split_rows_where_either_map_changes() -> None:
     assert runs.stop.tolist() == [2, 3, 1, 3]
     assert runs.semantic.tolist() == [2, 2, 2, 0]
     assert runs.instance.tolist() == [1, 2, 2, 0]
+
+
+def test_maps_are_made_from_runs_with_rows_that_repeat() -> None:
+    semantic, instance = maps([[2, 2, 2], [2, 0, 0], [0, 0, 0]], [[1, 1, 2], [2, 0, 0], [0, 0, 0]])
+    runs = replace(Runs.of(semantic, instance), copies=np.array([2, 0, 1]))
+    panoptic = Panoptic.from_runs(runs, measure_segments(*maps()))
+    assert panoptic.size_wh == (3, 3)
+    assert panoptic.rows.semantic.tolist() == [[2, 2, 2], [0, 0, 0]]
+    assert panoptic.rows.copies.tolist() == [2, 1]
+    assert panoptic.semantic.tolist() == [[2, 2, 2], [2, 2, 2], [0, 0, 0]]
+    assert panoptic.instance.tolist() == [[1, 1, 2], [1, 1, 2], [0, 0, 0]]
+    assert panoptic.semantic.dtype == np.uint8
+    assert panoptic.instance.dtype == np.uint16
+
+
+def test_ids_are_replaced_in_the_maps() -> None:
+    panoptic = Panoptic.from_maps(*maps(), LABELS)
+    new_id = np.zeros(10, np.uint16)
+    new_id[[4, 9]] = 7, 300
+    for before in panoptic, Panoptic.from_runs(panoptic.runs, panoptic.segments):
+        changed = before.with_ids(new_id, panoptic.segments)
+        assert changed.instance.tolist() == new_id[panoptic.instance].tolist()
+        assert np.array_equal(changed.semantic, panoptic.semantic)
+
+
+def test_ranges_one_after_the_other() -> None:
+    assert ranges(np.array([3, 9, 5]), np.array([2, 0, 3])).tolist() == [3, 4, 5, 6, 7]
+    assert ranges(0, np.array([1, 3])).tolist() == [0, 0, 1, 2]
+    assert ranges(0, np.zeros(0, np.intp)).tolist() == []
 
 
 def test_the_table_has_stuff_by_class_then_things_by_id() -> None:

@@ -169,9 +169,10 @@ def marker_array_cdr(
     rows += [(_gone(*which), Marker.DELETE, (0, 0)) for which in gone]
     parts = [_FRONT, _UINT32.pack(len(rows))]
     size = _UINT32.size
+    names = {row.namespace for row, _, _ in rows}
+    begin = {name: header + _aligned(_text(name)) for name in names}
     for row, action, lives in rows:
-        place = header + _aligned(_text(row.namespace))
-        place += _MARKER_HEAD.pack(row.number, row.kind, action)
+        place = begin[row.namespace] + _MARKER_HEAD.pack(row.number, row.kind, action)
         place += bytes((size + len(place)) % 8)  # doubles follow
         values = *row.position_xyz, *row.orientation_xyzw, *row.size_xyz, *row.color_rgba, *lives
         rest = _MARKER_BODY.pack(*values) + _UNUSED + _aligned(_text(row.text)) + _END

@@ -328,6 +328,8 @@ class SegmentNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         pipeline = self._pipeline
+        if pipeline:
+            pipeline.look_after_events()
         engine = pipeline.segmenter.engine.description if pipeline else None
         situation = Situation(
             state=self._present_state,

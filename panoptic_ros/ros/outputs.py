@@ -31,6 +31,7 @@ from panoptic_ros.objects import NONE, Supports, find_supports, with_roles
 from panoptic_ros.occlusion import occlusion_mask, scene_depth, support_planes
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.ros import messages
+from panoptic_ros.ros.callbacks import UnhurriedGroup
 from panoptic_ros.ros.cdr import MarkerRow, header_cdr, image_cdr
 from panoptic_ros.ros.diagnostics import FrameTimes, Surroundings, timing_message
 from panoptic_ros.ros.markers import MarkerBoard, object_markers, surface_markers
@@ -197,10 +198,16 @@ class Outputs:
     structure
         Says what is offered, besides what can always be made.
 
+    Attributes
+    ----------
+    events
+        Of the publishers.
+
     Raises ParameterError if a QoS override or the target frame cannot be used.
     """
 
     def __init__(self, node: LifecycleNode, structure: Structure) -> None:
+        self.events = UnhurriedGroup()
         self._node = node
         self._structure = structure
         self._board = MarkerBoard()
@@ -267,7 +274,11 @@ class Outputs:
         qos = QoSProfile(**policies)
         with qos_faults(self._node.resolve_topic_name(topic)):
             return self._node.create_lifecycle_publisher(
-                message_type, topic, qos, qos_overriding_options=QOS_OVERRIDES
+                message_type,
+                topic,
+                qos,
+                callback_group=self.events,
+                qos_overriding_options=QOS_OVERRIDES,
             )
 
     @property

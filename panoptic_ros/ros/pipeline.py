@@ -84,6 +84,7 @@ class Pipeline:
     def take_image(self, topic: str, message: Image | CompressedImage) -> None:
         """Have an image segmented, unless nobody wants it or a newer one comes first."""
         received_ns = monotonic_ns()
+        self._outputs.events.is_due = False
         self.log.count_received(received_ns)
         if not self._outputs.is_wanted:
             self.log.count_unwatched()
@@ -103,6 +104,10 @@ class Pipeline:
             )
         else:
             self._calibration = message
+
+    def look_after_events(self) -> None:
+        """Let the executor see to the publishers' events, until the next image."""
+        self._outputs.events.is_due = True
 
     def start(self) -> None:
         """Publish what comes before the first frame."""
