@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
@@ -91,24 +91,6 @@ class Segments:
         return self.where(np.flatnonzero(self.is_thing))
 
 
-class Rows(NamedTuple):
-    """The rows of two maps, each once.
-
-    Parameters
-    ----------
-    semantic
-        uint8 [n, W].
-    instance
-        uint16 [n, W].
-    copies
-        intp [n], at least 1, so many times each row stands in the maps.
-    """
-
-    semantic: np.ndarray
-    instance: np.ndarray
-    copies: np.ndarray
-
-
 @dataclass(frozen=True, eq=False)
 class Panoptic:
     """One class for every pixel, and one instance id for every pixel of a thing.
@@ -151,11 +133,6 @@ class Panoptic:
     def runs(self) -> 'Runs':
         """The two maps as runs."""
         return Runs.of(self.semantic, self.instance)
-
-    @property
-    def rows(self) -> Rows:
-        """The two maps as rows."""
-        return Rows(self.semantic, self.instance, np.ones(len(self.semantic), np.intp))
 
     def rows_at(self, pixel: np.ndarray) -> np.ndarray:
         """Return the row of the segment at each flat index of a pixel, intp; -1 where void."""
@@ -216,16 +193,12 @@ class _PanopticOfRuns(Panoptic):
         self.__dict__.update(runs=runs, segments=segments)
 
     @cached_property
-    def rows(self) -> Rows:
-        return self.runs.rows
-
-    @cached_property
     def semantic(self) -> np.ndarray:
-        return self.rows.semantic.repeat(self.rows.copies, axis=0)
+        return self.runs.enlarge(self.runs.spread(self.runs.semantic))
 
     @cached_property
     def instance(self) -> np.ndarray:
-        return self.rows.instance.repeat(self.rows.copies, axis=0)
+        return self.runs.enlarge(self.runs.spread(self.runs.instance))
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -293,14 +266,9 @@ class Runs:
         """Return the value of each pixel's run, [rows, width], from those of the runs, [n]."""
         return np.repeat(value, self.stop - self.start).reshape(len(self.copies), self.width)
 
-    @property
-    def rows(self) -> Rows:
-        """The maps' rows, those that stand nowhere left out."""
-        rows = Rows(self.spread(self.semantic), self.spread(self.instance), self.copies)
-        if self.copies.all():
-            return rows
-        shown = np.flatnonzero(self.copies)
-        return Rows(*(values[shown] for values in rows))
+    def enlarge(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows [rows, ...] as often as they stand in the maps, [H, ...]."""
+        return rows.repeat(self.copies, axis=0)
 
 
 def ranges(begin: int | np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.panoptic import Panoptic, Rows, Segments, ranges
+from panoptic_ros.panoptic import Panoptic, Runs, Segments, ranges
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LABEL_SCALE = 0.4
@@ -70,15 +70,14 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity is {opacity}; expected a number from 0 to 1')
     runs = panoptic.runs
-    color = _class_and_instance_color(panoptic, label_set).repeat(runs.copies, axis=0)
+    color = runs.enlarge(_class_and_instance_color(panoptic, label_set))
     picture = cv2.addWeighted(image_bgr, 1 - opacity, color, opacity, 0, dst=color)
     is_void = runs.semantic == VOID
     if is_void.any():
-        mask = _as_mask(runs.spread(is_void)).repeat(runs.copies, axis=0)
-        cv2.copyTo(image_bgr, mask, picture)
+        cv2.copyTo(image_bgr, _as_mask(runs.enlarge(runs.spread(is_void))), picture)
     # Three bytes as one value are written faster than one by one.
     white = np.full(3, 255, np.uint8).view('V3')
-    np.put(picture.reshape(-1).view('V3'), _edges(panoptic.rows), white)
+    np.put(picture.reshape(-1).view('V3'), _edges(runs), white)
     if labels:
         _write_labels(picture, panoptic.segments.things, label_set)
     return picture
@@ -204,7 +203,7 @@ def _shade(color_rgb: np.ndarray, number: np.ndarray) -> np.ndarray:
 def _class_and_instance_color(panoptic: Panoptic, label_set: LabelSet) -> np.ndarray:
     """Return stuff in its class's colour and each thing in its shade.
 
-    uint8 [n, W, 3] BGR, the rows of ``panoptic.runs``.
+    uint8 [n, W, 3] BGR, a row of pixels for each row of ``panoptic.runs``.
     """
     runs, shades = panoptic.runs, _instance_colors(panoptic.segments, label_set)
     of_class, of_id = _packed(label_set.colors_rgb[:, ::-1]), _packed(shades)
@@ -212,9 +211,11 @@ def _class_and_instance_color(panoptic: Panoptic, label_set: LabelSet) -> np.nda
     return _unpacked(runs.spread(color))
 
 
-def _edges(rows: Rows) -> np.ndarray:
+def _edges(runs: Runs) -> np.ndarray:
     """Return the flat indices of pixels whose right or lower neighbour has another id."""
-    instance, copies = rows.instance, rows.copies
+    instance, copies = runs.spread(runs.instance), runs.copies
+    if not copies.all():
+        instance, copies = instance[copies > 0], copies[copies > 0]
     height, width = instance.shape
     # So many pixels the first copy of a row lies behind the row itself.
     behind = (np.cumsum(copies) - copies - np.arange(height)) * width

@@ -1,6 +1,6 @@
 """The topics a segmented frame goes out on, each built only if somebody subscribed to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -218,6 +218,7 @@ class Outputs:
         self._label_info: LifecyclePublisher | None = None
         self._timing: LifecyclePublisher | None = None
         self._publishers: dict[LifecyclePublisher, Build] = {}
+        self._without_ids: tuple[LifecyclePublisher, ...] = ()
         try:
             self._create()
         except ParameterError:
@@ -227,10 +228,11 @@ class Outputs:
     def _create(self) -> None:
         # In the order of their haste: planners first, pictures for people last.
         self._add('~/semantic', Image, _semantic)
-        self._add('~/instance', Image, _instance)
         self._add('~/confidence', Image, _confidence)
-        self._add('~/panoptic', Image, _panoptic)
         self._add('~/mask', Image, _mask)
+        self._without_ids = tuple(self._publishers)
+        self._add('~/instance', Image, _instance)
+        self._add('~/panoptic', Image, _panoptic)
         self._add('~/camera_info', CameraInfo, _camera_info)
         if messages.vision_msgs is not None:
             self._add('~/detections', messages.vision_msgs.Detection2DArray, _detections)
@@ -296,11 +298,18 @@ class Outputs:
         if self._label_info is not None:
             self._label_info.publish(messages.label_info_message(label_set, header))
 
+    def publish_classes(self, result: Result) -> None:
+        """Publish what of a frame has no ids in it, if somebody subscribes to it."""
+        self._publish(result, self._without_ids)
+
     def publish(self, result: Result) -> None:
-        """Publish a frame on every topic that somebody subscribes to."""
-        for publisher, build in self._publishers.items():
+        """Publish the rest of a frame on every topic that somebody subscribes to."""
+        self._publish(result, [p for p in self._publishers if p not in self._without_ids])
+
+    def _publish(self, result: Result, publishers: Sequence[LifecyclePublisher]) -> None:
+        for publisher in publishers:
             if publisher.get_subscription_count():
-                message = build(result)
+                message = self._publishers[publisher](result)
                 if message is not None:
                     publisher.publish(message)
 
