@@ -335,7 +335,7 @@ class Masks:
         run = ranges((np.cumsum(in_row) - in_row)[row_of_copy], in_copy)
         start, stop = start[run], stop[run]
         size_wh = (runs.width + skipped) // step, len(row_of_copy)
-        seen = slice(None) if step == 1 else np.flatnonzero(start < stop)
+        seen = np.flatnonzero(start < stop)
         return cls(owner[run][seen], copy[seen], start[seen], stop[seen], size_wh, step)
 
     def area(self, count: int) -> np.ndarray:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
-from panoptic_ros.panoptic import Panoptic, check_maps, measure_segments
+from panoptic_ros.panoptic import Panoptic, Runs, check_maps, measure_segments
 from panoptic_ros.tracking import MAX_ID, Masks, Tracker, TrackerSettings, shared_cells
 
 ROAD, CAR, TRUCK, PERSON = range(4)
@@ -387,6 +389,41 @@ def test_shared_cells_as_counted_pixel_by_pixel(
                 expected[owner, (3, 1, 2).index(now[y2, x2])] += 1
     assert np.array_equal(shared_cells(tracked, 4, seen, 3), expected)
     assert np.array_equal(seen.area(3), [(now == k).sum() for k in (3, 1, 2)])
+
+
+@settings(deadline=None)
+@given(
+    instance=hnp.arrays(np.uint16, (4, 5), elements=st.integers(0, 3)),
+    columns=st.lists(st.integers(0, 4), min_size=5, max_size=5),
+    copies=st.lists(st.integers(0, 4), min_size=4, max_size=4),
+    step=st.integers(1, 4),
+)
+def test_masks_of_runs_are_those_of_the_map_they_make(
+    instance: np.ndarray, columns: list[int], copies: list[int], step: int
+) -> None:
+    runs = Runs.of(np.zeros(instance.shape, np.uint8), instance)
+    edge = np.concatenate(([0], np.cumsum(columns)))
+    runs = replace(
+        runs,
+        start=edge[runs.start],
+        stop=edge[runs.stop],
+        width=int(edge[-1]),
+        copies=np.array(copies),
+    )
+    ids = np.array([3, 1, 2], np.uint16)
+    found = Masks.of_runs(runs, ids, step)
+    grid = instance.repeat(columns, axis=1).repeat(copies, axis=0)[step // 2 :: step]
+    grid = grid[:, step // 2 :: step]
+    assert found.size_wh == grid.shape[::-1]
+    assert (found.start < found.stop).all()
+    painted = np.zeros(grid.shape, np.uint16)
+    for owner, row, start, stop in zip(
+        found.owner, found.row, found.start, found.stop, strict=True
+    ):
+        painted[row, start:stop] = ids[owner]
+    assert np.array_equal(painted, grid)
+    place = found.row * grid.shape[1] + found.start
+    assert (np.diff(place) > 0).all()
 
 
 @settings(deadline=None)
