@@ -36,7 +36,8 @@ def load_exported(network: PanopticNetwork, model: Model) -> set[str]:
     try:
         for name, _, norm in _convolutions(network):
             if name.startswith(_DETAIL) and not has_detail:
-                fresh.add(_norm_name(name))
+                if norm is not None:
+                    fresh.add(_norm_name(name))
                 continue
             state[f'{name}.weight'] = weights.pop(f'{name}.weight')
             bias = weights.pop(f'{name}.bias')
