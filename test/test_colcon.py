@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from panoptic_ros.ros.processes import own_domain
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
@@ -100,7 +102,7 @@ def test_node_runs_from_the_workspace(workspace, tiny_model):
             cwd=workspace,
             env=environment(
                 AMENT_PREFIX_PATH=sys.prefix,
-                ROS_DOMAIN_ID=str(1 + os.getpid() % 100),
+                ROS_DOMAIN_ID=str(own_domain()),
                 ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST',
             ),
             stdout=output,

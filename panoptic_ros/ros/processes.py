@@ -4,14 +4,61 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.resources import resource
+
+DOMAINS = range(1, 102)
+"""DDS domains whose ports, 250 each from 7400, end before those that Linux gives to anybody.
+
+0 is left out: it is everybody's who does not choose.
+"""
+
+_claims: list[socket.socket] = []
+"""They last as long as the process."""
+
+
+@cache
+def own_domain() -> int:
+    """Return a DDS domain in which nobody else of this machine is; the same one every time.
+
+    It stays this process's until it ends, however it ends: others who ask here get another.
+    Raises PanopticRosError if none is left.
+    """
+    for domain in random.SystemRandom().sample(DOMAINS, len(DOMAINS)):
+        # An abstract address is a lock without a file. It counts where DDS's ports count: in the
+        # network namespace, whatever container and user the process is in.
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f'\0panoptic_ros/domain/{domain}')
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        if not is_inhabited(domain):
+            return domain
+    raise PanopticRosError(
+        f'each DDS domain from {DOMAINS[0]} to {DOMAINS[-1]} is in use on this machine; end some '
+        'of the ROS processes'
+    )
+
+
+def is_inhabited(domain: int) -> bool:
+    """Whether a DDS participant, whoever started it, has the domain's first port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(('', 7410 + 250 * domain))
+        except OSError:
+            return True
+    return False
 
 
 def large_image_environment() -> dict[str, str]:
@@ -35,7 +82,7 @@ def process_environment() -> dict[str, str]:
         'AMENT_PREFIX_PATH': sys.prefix,
         **os.environ,
         **large_image_environment(),
-        'ROS_DOMAIN_ID': str(random.SystemRandom().randint(1, 101)),
+        'ROS_DOMAIN_ID': str(own_domain()),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'RCUTILS_COLORIZED_OUTPUT': '0',
         'PYTHONUNBUFFERED': '1',

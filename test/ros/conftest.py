@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from panoptic_ros.ros.processes import own_domain
+
 if TYPE_CHECKING:
     from rclpy.context import Context
     from std_msgs.msg import Header
 
 # Before anything imports rclpy: no other process on this machine or network takes part.
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
+os.environ['ROS_DOMAIN_ID'] = str(own_domain())
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
 # Large images do not arrive without it. Jazzy and older read only the second variable, which newer

@@ -32,6 +32,7 @@ from panoptic_ros.engines import open_engine
 from panoptic_ros.model import Model
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.diagnostics import FrameTimes, stage_times_ms
+from panoptic_ros.ros.processes import own_domain
 from panoptic_ros.segmenter import Segmentation, Segmenter
 
 IMAGE, CAMERA_INFO = '/robot/image', '/robot/camera_info'
@@ -949,5 +950,5 @@ def test_programming_error_in_a_transition_is_logged(start_node) -> None:
 
 
 def test_domain_is_ours() -> None:
-    assert 1 <= int(os.environ['ROS_DOMAIN_ID']) <= 100
+    assert os.environ['ROS_DOMAIN_ID'] == str(own_domain())
     assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
