@@ -355,8 +355,8 @@ class HeadsFusion:
     3. Cells that no mask claimed take the semantic map's class if that is stuff. Thing classes
        there become void: a thing pixel without a mask has no instance.
     4. Stuff classes that are too small become void.
-    5. Instances are numbered 1..n by falling score, the mask's own. The score of stuff is its
-       mean confidence.
+    5. Instances are numbered 1..n by falling score: the mask's own times the mean confidence of
+       the cells it has. The score of stuff is its mean confidence.
 
     Parameters
     ----------

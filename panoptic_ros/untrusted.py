@@ -38,7 +38,11 @@ def read_yaml(path: Path) -> Any:
     Raises OSError, or yaml.YAMLError for whatever is wrong with the content.
     """
     with path.open('rb') as file:
-        data = file.read(MAX_YAML_BYTES + 1)
+        return plain_yaml(file.read(MAX_YAML_BYTES + 1))
+
+
+def plain_yaml(data: bytes) -> Any:
+    """Read plain values from at most :data:`MAX_YAML_BYTES` of YAML; raises yaml.YAMLError."""
     if len(data) > MAX_YAML_BYTES:
         raise yaml.YAMLError(f'more than {MAX_YAML_BYTES} bytes')
     try:

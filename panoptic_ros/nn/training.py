@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -29,6 +28,7 @@ from panoptic_ros.nn.deployed import DeployedNetwork, infer_heads
 from panoptic_ros.nn.losses import Batch, Losses, LossWeights, panoptic_losses
 from panoptic_ros.nn.network import PanopticNetwork
 from panoptic_ros.nn.restart import load_exported, renormalise
+from panoptic_ros.untrusted import read_yaml
 
 CHECKPOINT = 'checkpoint.pt'
 
@@ -124,7 +124,7 @@ class TrainingConfig:
     @classmethod
     def load(cls, path: str | Path, **changes: Any) -> 'TrainingConfig':
         """Read a YAML file, then apply ``changes``; raises ValueError naming a wrong key."""
-        data = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        data = read_yaml(Path(path))
         if not isinstance(data, dict):
             raise ValueError(f'{path} is not a mapping of training options')
         data |= {key: value for key, value in changes.items() if value is not None}

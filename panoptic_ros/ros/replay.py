@@ -18,6 +18,7 @@ from panoptic_ros.engines import ENGINES
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.ros.arguments import positive_number
 from panoptic_ros.ros.signals import StopSignal
+from panoptic_ros.untrusted import plain_yaml
 
 OK, FAILED, USER_ERROR = 0, 1, 2
 """Exit codes: measured or interrupted, the node gave no answer, what was asked for cannot be."""
@@ -150,7 +151,7 @@ def _parameter(text: str) -> tuple[str, object]:
     if not name or not separator:
         raise argparse.ArgumentTypeError(f'{text!r} is no parameter such as overlay_opacity:=1.0')
     try:
-        return name, yaml.safe_load(value)
+        return name, plain_yaml(value.encode())
     except yaml.YAMLError as error:
         raise argparse.ArgumentTypeError(f'{text!r} has a value that is no YAML') from error
 

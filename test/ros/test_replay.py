@@ -96,6 +96,7 @@ def test_offset_beyond_the_end(street):
         (['--topic', 'image'], "'image' is no topic such as"),
         (['--remap', '/a:=b'], "'/a:=b' is no topic such as"),
         (['--param', 'model'], "'model' is no parameter such as"),
+        (['--param', 'model:=[&a 1, *a]'], 'has a value that is no YAML'),
         (['--start-offset', '-1'], "'-1' is not a number"),
     ],
 )
