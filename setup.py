@@ -57,7 +57,7 @@ EXTRAS = {
     ],
     'tensorrt': ['tensorrt>=10.3'],
     'zoo': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=4.50', 'timm>=1.0'],
-    'bench': ['psutil>=5.9', 'matplotlib>=3.8', KORNIA],
+    'bench': ['matplotlib>=3.8', KORNIA],
     'test': TEST,
     'dev': [
         *TEST,
@@ -111,8 +111,8 @@ setup(
     zip_safe=False,
     entry_points={
         'console_scripts': [
-            'segment = panoptic_ros.ros.node:main',
-            'camera = panoptic_ros.ros.camera:main',
+            'segment = panoptic_ros.ros.executables:segment',
+            'camera = panoptic_ros.ros.executables:camera',
             'replay_benchmark = panoptic_ros.ros.replay:main',
             'panoptic = panoptic_ros.cli:main',
         ],

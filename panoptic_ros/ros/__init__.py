@@ -5,7 +5,8 @@
 ``worker`` is the one thread that owns the network, ``pipeline`` what runs on it, ``node`` the
 lifecycle around it.
 
-``camera`` and ``demo`` are a node and a program to try it with; ``recording`` makes rosbag2
-recordings, and ``replay`` measures the node on one: ``playback`` are its parts, ``replay_ends``
-the recording and the node, ``replay_trials`` and ``replay_session`` what is done with them.
+``executables`` are what ``ros2 run`` starts: ``node``, and ``camera`` to try it with. ``demo``
+runs both, ``soak`` for long; ``recording`` makes rosbag2 recordings, and ``replay`` measures the
+node on one: ``playback`` are its parts, ``replay_ends`` the recording and the node,
+``replay_trials`` and ``replay_session`` what is done with them.
 """

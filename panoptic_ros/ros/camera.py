@@ -369,28 +369,33 @@ class CameraNode(Node):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Publish until the source ends, SIGINT or SIGTERM; returns the process's exit code."""
-    cv2.setNumThreads(1)  # leaves the cores to whoever segments the frames
     with StopSignal() as stop:
-        try:
-            rclpy.init(
-                args=None if args is None else list(args),
-                signal_handler_options=SignalHandlerOptions.NO,
-            )
-            node = CameraNode()
-        except (PanopticRosError, RuntimeError) as error:  # RuntimeError: unusable ROS arguments
-            print(f'camera: {error}', file=sys.stderr)
-            rclpy.try_shutdown()
-            return USER_ERROR
-        stop.came.add_done_callback(lambda _: node.stop())
-        try:
-            rclpy.spin_until_future_complete(node, node.done)
-            node.done.result()
-        except (PanopticRosError, cv2.error) as error:
-            print(f'camera: {error}', file=sys.stderr)
-            return USER_ERROR
-        finally:
-            node.destroy_node()
-            rclpy.try_shutdown()
+        return serve(stop, args)
+
+
+def serve(stop: StopSignal, args: Sequence[str] | None = None) -> int:
+    """Publish until the source ends or a signal, which may have come already; return the code."""
+    cv2.setNumThreads(1)  # leaves the cores to whoever segments the frames
+    try:
+        rclpy.init(
+            args=None if args is None else list(args),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        node = CameraNode()
+    except (PanopticRosError, RuntimeError) as error:  # RuntimeError: unusable ROS arguments
+        print(f'camera: {error}', file=sys.stderr)
+        rclpy.try_shutdown()
+        return USER_ERROR
+    stop.came.add_done_callback(lambda _: node.stop())
+    try:
+        rclpy.spin_until_future_complete(node, node.done)
+        node.done.result()
+    except (PanopticRosError, cv2.error) as error:
+        print(f'camera: {error}', file=sys.stderr)
+        return USER_ERROR
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
     return OK
 
 

@@ -359,21 +359,26 @@ class SegmentNode(LifecycleNode):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the process's exit code."""
-    cv2.setNumThreads(1)  # its threads and the engine's would fight for the same cores
     with StopSignal() as stop:
-        try:
-            rclpy.init(
-                args=None if args is None else list(args),
-                signal_handler_options=SignalHandlerOptions.NO,
-            )
-            node = SegmentNode()
-        except (ParameterError, RuntimeError) as error:  # RuntimeError: unusable ROS arguments
-            hint = '; ROS_LOG_DIR names another' if 'log directory' in str(error) else ''
-            print(f'segment: {error}{hint}', file=sys.stderr)
-            rclpy.try_shutdown()
-            return USER_ERROR
-        stop.came.add_done_callback(lambda _: node.stop())
-        return run(node)
+        return serve(stop, args)
+
+
+def serve(stop: StopSignal, args: Sequence[str] | None = None) -> int:
+    """Run the node until a signal, which may have come already; returns the exit code."""
+    cv2.setNumThreads(1)  # its threads and the engine's would fight for the same cores
+    try:
+        rclpy.init(
+            args=None if args is None else list(args),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        node = SegmentNode()
+    except (ParameterError, RuntimeError) as error:  # RuntimeError: unusable ROS arguments
+        hint = '; ROS_LOG_DIR names another' if 'log directory' in str(error) else ''
+        print(f'segment: {error}{hint}', file=sys.stderr)
+        rclpy.try_shutdown()
+        return USER_ERROR
+    stop.came.add_done_callback(lambda _: node.stop())
+    return run(node)
 
 
 def run(node: SegmentNode) -> int:
