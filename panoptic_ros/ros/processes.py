@@ -65,7 +65,8 @@ def large_image_environment() -> dict[str, str]:
     """Return what a process needs in its environment before it starts, to exchange large images.
 
     That is the DDS profile (see ``config/fastdds.xml``), and that malloc keeps buffers as large
-    as images instead of mapping them anew for each.
+    as images instead of mapping them anew for each, in one heap: else each thread keeps its own,
+    and what loading an engine takes for a moment stays in the heap of whichever thread did it.
     """
     # Jazzy and older know only the old name, later ones complain of it.
     prefix = 'FASTRTPS' if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy') else 'FASTDDS'
@@ -73,6 +74,7 @@ def large_image_environment() -> dict[str, str]:
         f'{prefix}_DEFAULT_PROFILES_FILE': str(resource('config', 'fastdds.xml')),
         'MALLOC_MMAP_THRESHOLD_': str(32 << 20),
         'MALLOC_TRIM_THRESHOLD_': str(256 << 20),
+        'MALLOC_ARENA_MAX': '1',
     }
 
 
