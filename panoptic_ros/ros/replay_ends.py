@@ -177,12 +177,16 @@ class Segment:
         process: Process | None,
         args: argparse.Namespace,
     ) -> 'Segment':
-        """Wait until the node is active and seen by DDS; raises NoAnswerError if it never is."""
+        """Wait until the node is active and seen by DDS; raises NoAnswerError if it never is.
+
+        Neither is it as long as another node has its name: DDS tells of either.
+        """
         space, _, base = name.rpartition('/')
         end_s = monotonic() + args.timeout
         while True:
             inputs = outputs = ()
-            if (base, space or '/') in node.get_node_names_and_namespaces():
+            namesakes = node.get_node_names_and_namespaces().count((base, space or '/'))
+            if namesakes == 1:
                 inputs = _topics(node.get_subscriber_names_and_types_by_node(base, space or '/'))
                 outputs = _topics(node.get_publisher_names_and_types_by_node(base, space or '/'))
             image_input = records.value('image topic')
@@ -192,7 +196,7 @@ class Segment:
                 break
             check_process(process)
             if monotonic() > end_s:
-                raise NoAnswerError(_absence(name, records, args.timeout))
+                raise NoAnswerError(_absence(name, records, args.timeout, namesakes))
             if not clock.wait_until(clock.now_ns() + 50_000_000):
                 raise Stopped
         return cls(name, image_input, inputs, outputs, process, _parameters(node, name, clock))
@@ -211,10 +215,15 @@ def check_process(process: Process | None) -> None:
         )
 
 
-def _absence(name: str, records: Records, timeout_s: float) -> str:
+def _absence(name: str, records: Records, timeout_s: float, namesakes: int) -> str:
     domain = os.environ.get('ROS_DOMAIN_ID', '0')
     state = records.value('state')
     waited = f'waited {timeout_s:.0f} s in vain for the node {name} to be active'
+    if namesakes > 1:
+        return (
+            f'{waited}: {namesakes} nodes in ROS_DOMAIN_ID {domain} are called so; end the others '
+            'or choose another domain'
+        )
     if not state:
         return (
             f'{waited}: nothing came from it on /diagnostics; check that it runs, is called so '

@@ -48,16 +48,17 @@ MIN_CYCLES = 4
 """Two are compared with two."""
 
 WARM_UPS = 8
-"""So many reloads of the engine, and bursts, until allocators and queues have taken their fill.
+"""So many reloads of the engine, and bursts, until allocators and queues have taken their fill."""
 
-A cycle follows that does not count either: whatever comes later has then been there once.
-"""
+WARM_UP_CYCLES = 1
+"""Cycles after that which do not count either: whatever comes later has then been there once."""
 
 RATE_HZ = 10.0
 SIZE_WH = (320, 160)
 BURST = 30
 CYCLE_S = 30.0  # of frames; what else is in a cycle takes about as long again
 FIRST_LIFE = 0.75  # of the time; then the node is killed and started anew
+START_TIMEOUT_S = 120.0
 TIMEOUT_S = 60.0
 ENDS = ('processed', 'dropped', 'unwatched', 'bad', 'failed')
 
@@ -218,7 +219,7 @@ class Soak:
     def _begin_life(self, phases: Sequence[str]) -> None:
         self.lives.append([])
         self._phase('start', Soak._warm_up)
-        for name in phases:
+        for name in WARM_UP_CYCLES * tuple(phases):
             self._phase(name, PHASES[name])
 
     def _cycle(self, phases: Sequence[str]) -> None:
@@ -331,7 +332,9 @@ class Soak:
     def _warm_up(self) -> None:
         self.node = self._start('node', self._parameters)
         self._driver.values = {}
-        if not self._wait_until(lambda: self._driver.values.get('state') == 'active'):
+        if not self._wait_until(
+            lambda: self._driver.values.get('state') == 'active', START_TIMEOUT_S
+        ):
             raise SoakError(f'the node does not become active; {self.node.tail()}')
         for _ in range(WARM_UPS):
             for _ in range(BURST):
@@ -483,7 +486,7 @@ class Soak:
         taken = self._driver.set_parameters(**values)
         self._checks['good parameters are taken'].add('' if taken else f'{values} refused')
 
-    def _wait_until(self, condition: Callable[[], bool]) -> bool:
+    def _wait_until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
         from panoptic_ros.ros.soak_driver import wait_until
 
         def holds_or_dead() -> bool:
@@ -493,7 +496,7 @@ class Soak:
                 )
             return condition()
 
-        return wait_until(holds_or_dead, TIMEOUT_S)
+        return wait_until(holds_or_dead, timeout_s or TIMEOUT_S)
 
 
 PHASES: dict[str, Callable[[Soak], None]] = {

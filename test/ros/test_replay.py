@@ -517,6 +517,18 @@ def test_node_that_is_not_active(tmp_path, picture_bag, start_node, tiny_model):
 
 
 @pytest.mark.slow
+def test_two_nodes_of_one_name(tmp_path, street, start_node, tiny_model):
+    for _ in range(2):
+        node = start_node('-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime')
+        node.wait_for_log('waiting for images')
+    run = run_replay(street, '--node', '/segment', '--timeout', '5', '--out', tmp_path)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    domain = os.environ['ROS_DOMAIN_ID']
+    assert f'2 nodes in ROS_DOMAIN_ID {domain} are called so; end the others' in line
+
+
+@pytest.mark.slow
 def test_images_that_the_node_cannot_use(tmp_path, start_node, tiny_model, picture_bag):
     with BagReader(picture_bag()) as bag:
         good = bag.first('/image')
