@@ -548,7 +548,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
-        driver = Driver()
+        driver = Driver(TIMEOUT_S)
         stack.callback(driver.close)
 
         def start(name: str, parameters: dict[str, Any]) -> Process:

@@ -48,11 +48,14 @@ CAMERA_QOS: dict[str, Any] = {
 CAMERA_FRAME_ID = 'camera_optical_frame'
 """What the other camera calls its frame; the driver never does."""
 
-SERVICE_TIMEOUT_S = 60.0
-
 
 class Driver:
     """Publishes and listens from construction to :meth:`close`.
+
+    Parameters
+    ----------
+    timeout_s
+        How long the node may take to answer a service call.
 
     Attributes
     ----------
@@ -66,7 +69,8 @@ class Driver:
         How many diagnostics came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
         self.sent: set[FrameKey] = set()
         self._sent_before: set[FrameKey] = set()
         self.heard: dict[str, Counter[FrameKey]] = {topic: Counter() for topic in OUTPUTS}
@@ -158,11 +162,11 @@ class Driver:
 
     def _call(self, client: Any, request: Any) -> Any:
         answered = Event()
-        if not client.wait_for_service(SERVICE_TIMEOUT_S):
+        if not client.wait_for_service(self._timeout_s):
             raise TimeoutError(f'{client.srv_name} is not there')
         future = client.call_async(request)
         future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(SERVICE_TIMEOUT_S):
+        if not answered.wait(self._timeout_s):
             raise TimeoutError(f'{client.srv_name} did not answer')
         return future.result()
 
