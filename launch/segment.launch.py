@@ -141,7 +141,7 @@ def large_image_environment(profile: str) -> dict[str, str]:
         # Else the memory of every image goes back to the system, to be fetched and zeroed anew.
         'MALLOC_MMAP_THRESHOLD_': str(32 << 20),
         'MALLOC_TRIM_THRESHOLD_': str(256 << 20),
-        'MALLOC_ARENA_MAX': '1',  # else each thread keeps a heap with what it needed for a moment
+        'MALLOC_ARENA_MAX': '1',  # else every heap keeps some of each engine opened in it
     }
     if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy'):
         # The variable's older name, which Kilted and later warn about.

@@ -65,8 +65,8 @@ def large_image_environment() -> dict[str, str]:
     """Return what a process needs in its environment before it starts, to exchange large images.
 
     That is the DDS profile (see ``config/fastdds.xml``), and that malloc keeps buffers as large
-    as images instead of mapping them anew for each, in one heap: else each thread keeps its own,
-    and what loading an engine takes for a moment stays in the heap of whichever thread did it.
+    as images instead of mapping them anew for each, in one heap: else threads have their own, and
+    of an engine that is closed much stays in the one, while the next is opened in another.
     """
     # Jazzy and older know only the old name, later ones complain of it.
     prefix = 'FASTRTPS' if os.environ.get('ROS_DISTRO') in ('humble', 'jazzy') else 'FASTDDS'
