@@ -60,17 +60,23 @@ import sys
 from panoptic_ros import cli
 from panoptic_ros.ros import soak
 soak.MODULES |= {modules}
-soak.TIMEOUT_S, soak.WARM_UPS, soak.WARM_UP_CYCLES, soak.MIN_CYCLES = {timeout_s}, 1, 0, 2
+soak.TIMEOUT_S, soak.SERVICE_TIMEOUT_S = {timeout_s}, 20
+soak.WARM_UPS, soak.WARM_UP_CYCLES, soak.MIN_CYCLES = 1, 0, {cycles}
 sys.exit(cli.main(['soak', *sys.argv[1:]]))
 """
 
 
 def soak(
-    folder: Path, model: Path, phases: str, modules: dict[str, str], timeout_s: float
+    folder: Path,
+    model: Path,
+    phases: str,
+    modules: dict[str, str],
+    timeout_s: float,
+    cycles: int = 2,
 ) -> tuple[int, dict[str, dict], str]:
     """Run a short soak; returns its exit code, the checks by name, and what it printed."""
     report = folder / 'report.json'
-    program = PROGRAM.format(modules=modules, timeout_s=timeout_s)
+    program = PROGRAM.format(modules=modules, timeout_s=timeout_s, cycles=cycles)
     done = subprocess.run(
         [
             *(sys.executable, '-c', program, '--minutes', '0.1', '--phases', phases),
@@ -108,7 +114,7 @@ from panoptic_ros.errors import EngineError, FrameError
 from panoptic_ros.ros import diagnostics, node, outputs, parameters, pipeline
 
 Pipeline, Outputs = pipeline.Pipeline, outputs.Outputs
-take_image, process, publish = Pipeline.take_image, Pipeline._process, Outputs.publish
+take_image, process, publish = Pipeline.take_image, Pipeline._process, Outputs._publish
 calls, kept = [], []
 {fault}
 if __name__ == '__main__':
@@ -145,14 +151,14 @@ def careless(self, topic, message, received_ns):
         return
     process(self, topic, message, received_ns)
 
-def silent(self, result):
+def silent(self, result, publishers):
     number = len(calls) % 11
     if number != 6:
-        publish(self, result)
+        publish(self, result, publishers)
     if number == 7:
-        publish(self, result)
+        publish(self, result, publishers)
 
-Pipeline.take_image, Pipeline._process, Outputs.publish = deaf, careless, silent
+Pipeline.take_image, Pipeline._process, Outputs._publish = deaf, careless, silent
 """
 
 REPORTS = """
@@ -264,7 +270,8 @@ def test_each_check_fails_where_it_should(tmp_path: Path, tiny_model: Path, kind
     modules = {'node': 'faulty'} | ({'camera': 'faulty_camera'} if kind == 'camera' else {})
     # What is waited for in vain is waited for so long, again and again.
     timeout_s = {'frames': 3, 'camera': 5}.get(kind, 8)
-    code, checks, text = soak(tmp_path, tiny_model, phases, modules, timeout_s)
+    cycles = 4 if kind == 'frames' else 2  # until each of its faults has come
+    code, checks, text = soak(tmp_path, tiny_model, phases, modules, timeout_s, cycles)
     assert code == 1
     assert 'SOMETHING DID NOT HOLD' in text
     failed = {name for name, check in checks.items() if not check['passed']}
