@@ -59,6 +59,7 @@ BURST = 30
 CYCLE_S = 30.0  # of frames; what else is in a cycle takes about as long again
 FIRST_LIFE = 0.75  # of the time; then the node is killed and started anew
 START_TIMEOUT_S = 120.0
+SERVICE_TIMEOUT_S = 60.0  # to load an engine is one
 TIMEOUT_S = 60.0
 ENDS = ('processed', 'dropped', 'unwatched', 'bad', 'failed')
 
@@ -546,7 +547,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
-        driver = Driver(TIMEOUT_S)
+        driver = Driver(SERVICE_TIMEOUT_S)
         stack.callback(driver.close)
 
         def start(name: str, parameters: dict[str, Any]) -> Process:
