@@ -195,6 +195,27 @@ class Peer:
 
         return wait_until(answers, f'answers on {", ".join(outputs)}', send_and_spin)
 
+    def ask(self, service_type: type, name: str, request: Any) -> Any:
+        """Call a service that changes nothing, again every 5 s until it answers.
+
+        A service may take a request before it has found out where answers to it go; they are lost.
+        """
+        client = self.node.create_client(service_type, name)
+        self.wait_until(client.service_is_ready, f'the service {name}')
+        futures: list[Any] = []
+        asked_at = 0.0
+
+        def answer() -> Any:
+            nonlocal asked_at
+            if time.monotonic() - asked_at > 5.0:
+                asked_at = time.monotonic()
+                futures.append(client.call_async(request))
+            return next((future for future in futures if future.done()), None)
+
+        response = self.wait_until(answer, f'an answer of {name}').result()
+        self.node.destroy_client(client)
+        return response
+
     def call(self, service_type: type, name: str, request: Any) -> Any:
         """Call a service and return its response."""
         client = self.node.create_client(service_type, name)

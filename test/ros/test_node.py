@@ -114,7 +114,7 @@ def change_state(peer, transition: int) -> bool:
 
 
 def state(peer) -> str:
-    return peer.call(GetState, OUT + 'get_state', GetState.Request()).current_state.label
+    return peer.ask(GetState, OUT + 'get_state', GetState.Request()).current_state.label
 
 
 def test_every_topic_of_one_frame(module_node, peer, segmenter, scene_bgr) -> None:
