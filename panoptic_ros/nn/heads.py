@@ -27,7 +27,7 @@ class Detail(nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Return logits [N, classes, 2 h, 2 w] of maps of [h, w] and [2 h, 2 w] cells."""
         x = double_size(self.coarse(coarse)) + self.fine(fine)
-        return self.classes(self.mix(F.relu6(x)))
+        return self.classes(self.mix(F.relu(x)))
 
 
 class SemanticHead(nn.Module):

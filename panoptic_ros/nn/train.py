@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(config, folder, args.device)
     if args.init and trainer.images_seen == 0:
         if (Path(args.init) / CHECKPOINT).is_file():
-            trainer.load_weights(Path(args.init) / CHECKPOINT)
+            trainer.load_weights(Path(args.init) / CHECKPOINT, real)
         else:
             trainer.load_model(Model.load(args.init), real)
     print(

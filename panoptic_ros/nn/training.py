@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,9 @@ class TrainingConfig:
         What it learns: a data set kind and a label set name.
     backbone
         ``efficientnet-lite0`` .. ``efficientnet-lite4``.
+    block_channels
+        How wide the backbone's blocks are, as ``panoptic prune`` found; empty: as published. A
+        pruned backbone has no ImageNet weights to start from.
     frozen_stages
         Backbone stages, from the image on, that keep their pretrained weights.
     trained_part
@@ -78,6 +81,7 @@ class TrainingConfig:
     dataset: str = 'cityscapes'
     label_set: str = 'cityscapes'
     backbone: str = 'efficientnet-lite0'
+    block_channels: tuple[int, ...] = ()
     frozen_stages: int = 2
     trained_part: str = ''
     pyramid_channels: int = 96
@@ -137,7 +141,11 @@ class TrainingConfig:
 
     def build_network(self, *, pretrained: bool = True) -> PanopticNetwork:
         """Return the network, its backbone pretrained and partly frozen."""
-        backbone = EfficientNetLite(int(self.backbone[-1]), pretrained=pretrained)
+        backbone = EfficientNetLite(
+            int(self.backbone[-1]),
+            pretrained=pretrained and not self.block_channels,
+            block_channels=self.block_channels,
+        )
         backbone.freeze(self.frozen_stages)
         network = PanopticNetwork(
             backbone,
@@ -313,11 +321,15 @@ class Trainer:
             seed=config.seed,
         )
 
-    def load_weights(self, checkpoint: str | Path) -> None:
-        """Start from the averaged weights of another run's checkpoint."""
+    def load_weights(self, checkpoint: str | Path, samples: Sequence[Sample]) -> None:
+        """Start from the averaged weights of another run's checkpoint.
+
+        ``samples`` tell how its activations are distributed: what was frozen there need not have
+        statistics that training can start from.
+        """
         state = torch.load(checkpoint, weights_only=True, map_location=self.device)
         self.network.load_state_dict(state['average'])
-        self.average = MovingAverage(self.network, self.config.ema_decay)
+        self._renormalise(samples)
         self.initial_weights = f'run {state["config"]["name"]}, {state["images_seen"]} images'
 
     def load_model(self, model: Model, samples: Sequence[Sample], batches: int = 12) -> None:
@@ -328,6 +340,13 @@ class Trainer:
         Raises ModelError if the model is not an export of the configured network.
         """
         fresh = load_exported(self.network, model)
+        self._renormalise(samples, batches, fresh)
+        trained = model.card.provenance.get('trained', 'images not known')
+        self.initial_weights = f'model {model.card.name} ({trained})'
+
+    def _renormalise(
+        self, samples: Sequence[Sample], batches: int = 12, fresh: Collection[str] = ()
+    ) -> None:
         count = self.config.batch
         spread = np.linspace(0, len(samples) - 1, min(count * batches, len(samples)), dtype=int)
         examples = self._examples([samples[i] for i in spread])
@@ -342,8 +361,6 @@ class Trainer:
             fresh,
         )
         self.average = MovingAverage(self.network, self.config.ema_decay)
-        trained = model.card.provenance.get('trained', 'images not known')
-        self.initial_weights = f'model {model.card.name} ({trained})'
 
     def averaged_network(self) -> PanopticNetwork:
         """Return a copy with the averaged weights, on the CPU, in evaluation mode."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,7 +67,7 @@ def test_detail_that_the_model_lacks_adds_nothing_at_first(
     weights = restart._exported_weights(Model.load('street-lite'))
     without = {k: v for k, v in weights.items() if not k.startswith('semantic_head.detail.')}
     monkeypatch.setattr(restart, '_exported_weights', lambda model: dict(without))
-    network = config.build_network(pretrained=False)
+    network = replace(config, detail_channels=32).build_network(pretrained=False)
     fresh = load_exported(network, Model.load('street-lite'))
     assert fresh == {f'semantic_head.detail.{n}.1' for n in ('coarse', 'fine', 'mix.0', 'mix.1')}
     images = torch.rand(2, 3, 64, 128) * 255
