@@ -198,7 +198,16 @@ class _PanopticOfRuns(Panoptic):
 
     @cached_property
     def instance(self) -> np.ndarray:
-        return self.runs.enlarge(self.runs.spread(self.runs.instance))
+        runs = self.runs
+        instance = np.zeros((len(runs.copies), runs.width), runs.instance.dtype)
+        things = np.flatnonzero(runs.instance)
+        if len(things):
+            # In reading order, before the first one and behind the last no pixel has an id.
+            first, last = things[0], things[-1] + 1
+            begin = runs.row[first] * runs.width + runs.start[first]
+            ids = np.repeat(runs.instance[first:last], (runs.stop - runs.start)[first:last])
+            instance.ravel()[begin : begin + len(ids)] = ids
+        return runs.enlarge(instance)
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -268,7 +277,7 @@ class Runs:
 
     def enlarge(self, rows: np.ndarray) -> np.ndarray:
         """Return rows [rows, ...] as often as they stand in the maps, [H, ...]."""
-        return rows.repeat(self.copies, axis=0)
+        return rows if (self.copies == 1).all() else rows.repeat(self.copies, axis=0)
 
 
 def ranges(begin: int | np.ndarray, count: np.ndarray) -> np.ndarray:
