@@ -175,7 +175,7 @@ class Panoptic:
 
         ``id_of_id`` is uint16 [largest instance id + 1], the new id of each.
         """
-        runs = replace(self.runs, instance=id_of_id[self.runs.instance])
+        runs = self.runs.with_instance(id_of_id[self.runs.instance])
         changed = Panoptic.from_runs(runs, segments)
         if 'semantic' in self.__dict__:
             changed.__dict__['semantic'] = self.semantic
@@ -269,6 +269,12 @@ class Runs:
             instance=instance[flat],
             width=width,
             copies=np.ones(height, np.intp),
+        )
+
+    def with_instance(self, instance: np.ndarray) -> 'Runs':
+        """Return the same runs with other instance ids, [n]."""
+        return Runs(
+            self.row, self.start, self.stop, self.semantic, instance, self.width, self.copies
         )
 
     def spread(self, value: np.ndarray) -> np.ndarray:
