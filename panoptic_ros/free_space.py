@@ -130,6 +130,7 @@ class Grid:
             raise ValueError(f'size_xy is {self.size_xy}; expected 1 cell or more each way')
 
     @classmethod
+    @lru_cache(maxsize=1)  # asked for with each frame
     def ahead(cls, length_m: float, width_m: float, resolution_m: float) -> 'Grid':
         """Cover the ground in front of a camera: from below it forward, as far left as right."""
         size_xy = tuple(max(1, round(extent / resolution_m)) for extent in (length_m, width_m))
@@ -247,6 +248,11 @@ class GroundView:
         return self._optical[2].ravel()[self.seen[0]].astype(np.float32)
 
     @cached_property
+    def tolerance_m(self) -> np.ndarray:
+        """By how much the depth of ground may differ from that, float32 [n]."""
+        return GROUND_TOLERANCE * self.plane_depth_m
+
+    @cached_property
     def _ray_to_ground(self) -> np.ndarray:
         """Takes (column, row, 1) to a viewing ray with depth 1 in the ground frame."""
         c = self.camera
@@ -277,33 +283,63 @@ class GroundView:
         start = self.pose.position_m
         return np.stack([x * depth + start[0], y * depth + start[1]], -1)
 
-    def points_of_image(self, depth_m: np.ndarray, step: int) -> np.ndarray:
-        """Return where the pixels of every so many rows and columns are, float32 [3, h, w].
+    @property
+    def step(self) -> int:
+        """How many rows and columns apart the pixels are at which obstacles are looked for."""
+        return max(1, self.camera.size_wh[0] // DEPTH_COLUMNS)
 
-        Parameters
-        ----------
-        depth_m
-            float32 [h, w], of those pixels.
-        step
-            How many rows and columns apart they are.
+    @cached_property
+    def _of_pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where a metre of depth leads from the pixels :attr:`step` apart, float32.
 
-        Returns
-        -------
-        Along x and y in cells from the corner of the grid, along z in metres above the ground.
+        The parts that their columns [3, w] and their rows [3, h] have in it, and where depth 0
+        is [3]: along x and y in cells from the corner of the grid, along z in metres above the
+        ground.
         """
         per_m = np.array([1 / self.grid.resolution_m] * 2 + [1.0])
         start = (self.pose.position_m - np.array([*self.grid.origin_xy_m, 0.0])) * per_m
         m = self._ray_to_ground * per_m[:, None]
-        rows, columns = depth_m.shape
-        of_column = (m[:, :1] * (step * np.arange(columns))).astype(np.float32)
-        of_row = (m[:, 1:2] * (step * np.arange(rows)) + m[:, 2:]).astype(np.float32)
-        points = np.empty((3, rows, columns), np.float32)
+        width, height = self.camera.size_wh
+        of_column = m[:, :1] * np.arange(0, width, self.step)
+        of_row = m[:, 1:2] * np.arange(0, height, self.step) + m[:, 2:]
+        return of_column.astype(np.float32), of_row.astype(np.float32), start.astype(np.float32)
+
+    @cached_property
+    def _up_per_m(self) -> np.ndarray:
+        of_column, of_row, _ = self._of_pixels
+        return of_column[2] + of_row[2, :, None]
+
+    def height_m(self, depth_m: np.ndarray) -> np.ndarray:
+        """Return how high above the ground the pixels :attr:`step` apart are, float32 [h, w].
+
+        ``depth_m`` is float32 [h, w], of those pixels.
+        """
         with np.errstate(over='ignore'):  # depth may be any number
-            for k, values in enumerate(points):  # one axis at a time stays in the cache
-                np.add(of_column[k], of_row[k, :, None], out=values)
-                values *= depth_m
-                values += np.float32(start[k])
-        return points
+            height_m = self._up_per_m * depth_m
+            height_m += self._of_pixels[2][2]
+        return height_m
+
+    def cells_of_pixels(
+        self, pixel: np.ndarray, depth_m: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return x and y of some of these pixels, in cells from the grid's corner, float32 [n].
+
+        Parameters
+        ----------
+        pixel
+            intp [n], flat indices into an array of the pixels :attr:`step` apart.
+        depth_m
+            float32 [n], theirs.
+        """
+        of_column, of_row, start = self._of_pixels
+        row = pixel // of_column.shape[1]
+        column = pixel - row * of_column.shape[1]
+        x, y = (of_column[k].take(column) + of_row[k].take(row) for k in range(2))
+        x *= depth_m
+        x += start[0]
+        y *= depth_m
+        y += start[1]
+        return x, y
 
     def rays_to_ground(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return where in the ground frame a metre of depth leads, float64 [3, *shape]."""
@@ -448,9 +484,10 @@ def free_space(
     cell, pixel = view.seen
     cost = traversability.cost.take(panoptic.semantic.ravel().take(pixel))
     if depth_m is not None:
-        plane_m = view.plane_depth_m
-        away = np.abs(depth_m.ravel().take(pixel) - plane_m) > GROUND_TOLERANCE * plane_m
-        cost[away] = UNKNOWN  # a comparison with NaN is false
+        off_m = depth_m.ravel().take(pixel)
+        off_m -= view.plane_depth_m
+        # A comparison with NaN is false.
+        cost[np.abs(off_m, out=off_m) > view.tolerance_m] = UNKNOWN
     occupancy = np.full(view.grid.shape, UNKNOWN, np.int8)
     occupancy.ravel()[cell] = cost
 
@@ -575,7 +612,8 @@ def _sorted_by_thing(
     # The bits of floats above 0 are in the order of the floats.
     order = np.argsort((ids.astype(np.int64) << 32) | range_m.view(np.int32))
     ids = ids[order]
-    bounds = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1], True])[: len(ids) + 1]
+    inner = np.flatnonzero(ids[1:] != ids[:-1]) + 1
+    bounds = np.concatenate(([0], inner, [len(ids)]))[: len(ids) + 1]
     return ids[bounds[:-1]], bounds, order
 
 
@@ -587,32 +625,34 @@ def _by_depth(
     depth_m: np.ndarray,
 ) -> _Obstacles:
     """Return what stands still, what moves (uint8 grids, 0 or 1), and the agents."""
-    width = panoptic.semantic.shape[1]
-    step = max(1, width // DEPTH_COLUMNS)
+    step, grid = view.step, view.grid
+    size_x, size_y = grid.size_xy
     kind = cv2.LUT(np.ascontiguousarray(panoptic.semantic[::step, ::step]), traversability.kind)
     depth_m = np.ascontiguousarray(depth_m[::step, ::step])
-    # Along x and y in cells from the grid's corner: all pixels take less time than chosen ones.
-    x, y, z = view.points_of_image(depth_m, step)
-    grid = view.grid
-    size_x, size_y = grid.size_xy
-    in_the_way = (z <= obstacle_height_m) & (depth_m <= view.max_range_m)
-    on_grid = in_the_way & (x >= 0) & (x < size_x) & (y >= 0) & (y < size_y)
+    in_the_way = view.height_m(depth_m) <= obstacle_height_m
+    in_the_way &= depth_m <= view.max_range_m
+    in_the_way &= kind > 0
+    pixel = np.flatnonzero(in_the_way)
+    x, y = view.cells_of_pixels(pixel, depth_m.ravel().take(pixel))
+    is_agent = kind.ravel().take(pixel) > 1
 
-    pixel = np.flatnonzero(on_grid & (kind > 0))
-    cell = y.ravel().take(pixel).astype(np.int32) * size_x
-    cell += x.ravel().take(pixel).astype(np.int32)
+    on_grid = np.flatnonzero((x >= 0) & (x < size_x) & (y >= 0) & (y < size_y))
     count = size_x * size_y
-    moves = kind.ravel().take(pixel) > 1
-    crowded = np.bincount(cell + count * moves, minlength=2 * count) >= MIN_HITS
+    cell = y.take(on_grid).astype(np.int32) * size_x
+    cell += x.take(on_grid).astype(np.int32)
+    cell += count * is_agent.take(on_grid)
+    crowded = np.bincount(cell, minlength=2 * count) >= MIN_HITS
     still, moving = crowded.view(np.uint8).reshape(2, *grid.shape)
 
     # Where agents are is also told of those beyond the grid.
-    pixel = np.flatnonzero(in_the_way & (kind > 1))
-    row, column = np.divmod(pixel, depth_m.shape[1])
-    ids = panoptic.instance.ravel().take(row * (step * width) + column * step)
+    is_agent = np.flatnonzero(is_agent)
+    pixel, x, y = pixel.take(is_agent), x.take(is_agent), y.take(is_agent)
+    width, columns = panoptic.semantic.shape[1], depth_m.shape[1]
+    row = pixel // columns
+    ids = panoptic.instance.ravel().take(row * (step * width - step * columns) + pixel * step)
     if not ids.all():  # stuff that moves (Vistas: On Rails) is nobody
-        pixel, ids = pixel[ids > 0], ids[ids > 0]
-    position = np.stack([x.ravel().take(pixel), y.ravel().take(pixel)], -1) * grid.resolution_m
+        x, y, ids = x[ids > 0], y[ids > 0], ids[ids > 0]
+    position = np.stack([x, y], -1) * grid.resolution_m
     position += grid.origin_xy_m
     offset = position - view.pose.position_m[:2]
     range_m = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)

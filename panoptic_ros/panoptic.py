@@ -175,7 +175,7 @@ class Panoptic:
 
         ``id_of_id`` is uint16 [largest instance id + 1], the new id of each.
         """
-        runs = replace(self.runs, instance=id_of_id[self.runs.instance])
+        runs = self.runs.with_instance(id_of_id[self.runs.instance])
         changed = Panoptic.from_runs(runs, segments)
         if 'semantic' in self.__dict__:
             changed.__dict__['semantic'] = self.semantic
@@ -198,7 +198,16 @@ class _PanopticOfRuns(Panoptic):
 
     @cached_property
     def instance(self) -> np.ndarray:
-        return self.runs.enlarge(self.runs.spread(self.runs.instance))
+        runs = self.runs
+        instance = np.zeros((len(runs.copies), runs.width), runs.instance.dtype)
+        things = np.flatnonzero(runs.instance)
+        if len(things):
+            # In reading order, before the first one and behind the last no pixel has an id.
+            first, last = things[0], things[-1] + 1
+            begin = runs.row[first] * runs.width + runs.start[first]
+            ids = np.repeat(runs.instance[first:last], (runs.stop - runs.start)[first:last])
+            instance.ravel()[begin : begin + len(ids)] = ids
+        return runs.enlarge(instance)
 
     @property
     def size_wh(self) -> tuple[int, int]:
@@ -262,13 +271,19 @@ class Runs:
             copies=np.ones(height, np.intp),
         )
 
+    def with_instance(self, instance: np.ndarray) -> 'Runs':
+        """Return the same runs with other instance ids, [n]."""
+        return Runs(
+            self.row, self.start, self.stop, self.semantic, instance, self.width, self.copies
+        )
+
     def spread(self, value: np.ndarray) -> np.ndarray:
         """Return the value of each pixel's run, [rows, width], from those of the runs, [n]."""
         return np.repeat(value, self.stop - self.start).reshape(len(self.copies), self.width)
 
     def enlarge(self, rows: np.ndarray) -> np.ndarray:
         """Return rows [rows, ...] as often as they stand in the maps, [H, ...]."""
-        return rows.repeat(self.copies, axis=0)
+        return rows if (self.copies == 1).all() else rows.repeat(self.copies, axis=0)
 
 
 def ranges(begin: int | np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -212,10 +212,11 @@ class Tracker:
         """Move the tracks to the present, and forget those that have ended."""
         table, elapsed_s = self._table, (stamp_ns - self._stamp_ns) / 1e9
         acceleration = np.full((len(table), _EDGES + _PLACE), _ACCELERATION_M_S2)
-        acceleration[:, :_EDGES] = (self.settings.acceleration * _size_px(table))[:, None]
+        acceleration[:, :_EDGES] = (self.settings.acceleration * table['size_px'])[:, None]
         _predict(table['motion'], elapsed_s, acceleration)
-        box = table['motion'][:, 0, :_EDGES]
-        is_inside = (box[:, 2:] > 0).all(axis=1) & (box[:, :2] < self._size_wh).all(axis=1)
+        left, top, right, bottom = table['motion'][:, 0, :_EDGES].T
+        width, height = self._size_wh
+        is_inside = (right > 0) & (bottom > 0) & (left < width) & (top < height)
         is_recent = stamp_ns - table['seen_ns'] <= self.settings.max_gap_s * 1e9
         self._keep(np.flatnonzero(is_inside & is_recent))
 
@@ -326,8 +327,8 @@ class Masks:
         # Of the pixels, one in ``step`` is looked at, along the rows and from row to row.
         skipped = step - 1 - step // 2
         start, stop = (runs.start[found] + skipped) // step, (runs.stop[found] + skipped) // step
-        first_row = np.concatenate(([0], (np.cumsum(runs.copies) + skipped) // step))
-        row_of_copy = np.repeat(np.arange(len(runs.copies)), np.diff(first_row))
+        looked_at = np.arange(step // 2, runs.copies.sum(), step)
+        row_of_copy = np.searchsorted(np.cumsum(runs.copies), looked_at, side='right')
         in_row = np.bincount(row, minlength=len(runs.copies))
         # Each row's runs, as often as the row is looked at.
         in_copy = in_row[row_of_copy]
@@ -368,7 +369,8 @@ class Masks:
         new_owner = np.full(count, -1)
         new_owner[owners] = np.arange(len(owners))
         owner = new_owner[self.owner]
-        kept = np.flatnonzero(owner >= 0)
+        # Where all stay, and only change their places, there is nothing to leave out.
+        kept = np.flatnonzero(owner >= 0) if len(owners) < count else slice(None)
         return self._with(owner[kept], self.row[kept], self.start[kept], self.stop[kept])
 
     def joined(self, others: 'Masks', count: int) -> 'Masks':
@@ -468,6 +470,7 @@ _TRACK = np.dtype(
         ('located', np.int64),
         ('class_id', np.uint8),
         ('box_xyxy', np.float64, _EDGES),
+        ('size_px', np.float64),
         ('motion', np.float64, (5, _EDGES + _PLACE)),
     ],
     align=True,
@@ -476,7 +479,8 @@ _TRACK = np.dtype(
 first.
 
 ``first_ns`` and ``seen_ns`` are when the track was first and last seen, ``located`` how often it
-was located, ``box_xyxy`` where it was last seen. ``motion`` is that of the edges of its box
+was located, ``box_xyxy`` where it was last seen and ``size_px`` the root of that box's area, at
+least 4: motion is in such sizes. ``motion`` is that of the edges of its box
 (pixels and seconds), then that in space (metres and seconds), for each coordinate by itself:
 value, velocity, variance of the value, covariance of value and velocity, variance of the
 velocity.
@@ -489,24 +493,19 @@ def _begin(things: '_Things', stamp_ns: int, settings: TrackerSettings) -> np.nd
     table['first_ns'] = table['seen_ns'] = stamp_ns
     table['class_id'] = things.class_id
     table['box_xyxy'] = things.box_xyxy
+    width, height = (things.box_xyxy[:, 2:] - things.box_xyxy[:, :2]).T.astype(np.float64)
+    table['size_px'] = np.maximum(np.sqrt(width * height), 4)
     motion = table['motion']
     motion[:, 0, :_EDGES] = things.box_xyxy
     motion[:, 2] = _UNKNOWN
-    motion[:, 4, :_EDGES] = (settings.start_velocity * _size_px(table)[:, None]) ** 2
+    motion[:, 4, :_EDGES] = ((settings.start_velocity * table['size_px']) ** 2)[:, None]
     motion[:, 4, _EDGES:] = _START_VELOCITY_M_S**2
     return table
 
 
-def _size_px(table: np.ndarray) -> np.ndarray:
-    """Return the root of each box's area, float64 [n], at least 4: motion is in such sizes."""
-    box = table['box_xyxy']
-    width, height = (box[:, 2:] - box[:, :2]).T
-    return np.maximum(np.sqrt(width * height), 4)
-
-
 def _noise_px(table: np.ndarray, settings: TrackerSettings) -> np.ndarray:
     # The pixel is for masks that come from a coarser grid.
-    return settings.box_noise * _size_px(table) + 1
+    return settings.box_noise * table['size_px'] + 1
 
 
 def _predict(motion: np.ndarray, elapsed_s: float, acceleration: np.ndarray) -> None:

@@ -241,14 +241,16 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
         strides=(message.step, item_bytes),
     )
     depth = np.ascontiguousarray(stored, layout.dtype)
+    # NaN is passed over; where there is nothing else, the comparisons are false.
+    low, high = np.fmin.reduce(depth, None), np.fmax.reduce(depth, None)
+    if layout is not _MILLIMETRES and layout.low <= low and high <= layout.high:
+        return depth  # all that is not known is NaN already
     has_depth = _has_depth(depth, layout)
     known = cv2.countNonZero(has_depth)
     if not known and not may_be_empty:
         raise FrameError(f'{what} has no pixel with a depth; is the camera covered?')
     if layout is _MILLIMETRES:
         depth = np.divide(depth, np.float32(1000), dtype=np.float32)
-    elif known == cv2.countNonZero(cv2.compare(depth, depth, cv2.CMP_EQ)):
-        return depth  # all that is not known is NaN already
     if known < depth.size:
         depth = cv2.copyTo(depth, has_depth, np.full(depth.shape, np.nan, np.float32))
     return depth
@@ -289,13 +291,17 @@ def fit_depth(
     sizes = f'depth is {width}x{height}, the image {size_wh[0]}x{size_wh[1]}'
     if both:
         cameras = (fit_camera(info, size_wh) for info in (image_info, depth_info))
-        wanted, found = (np.array([c.fx, c.fy, c.cx, c.cy]) for c in cameras)
-        scale = np.array([wanted[0], wanted[1], size_wh[0], size_wh[0]])
-        if (abs(found - wanted) > ALIGNMENT_TOLERANCE * scale).any():
+        wanted, found = ((c.fx, c.fy, c.cx, c.cy) for c in cameras)
+        scales = *wanted[:2], size_wh[0], size_wh[0]
+        if any(
+            abs(is_ - should) > ALIGNMENT_TOLERANCE * scale
+            for is_, should, scale in zip(found, wanted, scales, strict=True)
+        ):
             raise FrameError(
                 f'{sizes}, and their camera_info differ: at the size of the image fx fy cx cy are '
-                f'{found.round(1).tolist()} and {wanted.round(1).tolist()}; depth has to be '
-                'aligned to the image (the driver can, or the register node of depth_image_proc)'
+                f'{np.round(found, 1).tolist()} and {np.round(wanted, 1).tolist()}; depth has to '
+                'be aligned to the image (the driver can, or the register node of '
+                'depth_image_proc)'
             )
     if (width, height) == size_wh:
         return depth_m

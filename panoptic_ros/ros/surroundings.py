@@ -1,6 +1,7 @@
 """``~/free_space``: panoptic maps from above as nav_msgs/OccupancyGrid, and what comes close."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ class SurroundingsBuilder:
         # come with every other image only.
         self._motions = {True: AgentMotion(), False: AgentMotion()}
         self._rules: tuple[LabelSet, int, Traversability] | None = None
-        self._latest: tuple[int, Surroundings] | None = None
+        self._latest: tuple[int, Callable[[], Surroundings]] | None = None
 
     @property
     def latest(self) -> Surroundings | None:
@@ -101,7 +102,7 @@ class SurroundingsBuilder:
         latest = self._latest
         if latest is None or monotonic_ns() - latest[0] > KEPT_NS:
             return None
-        return latest[1]
+        return latest[1]()
 
     def destroy(self) -> None:
         """Stop listening to transforms."""
@@ -148,22 +149,39 @@ class SurroundingsBuilder:
             self._rules = label_set, walkable_cost, rules
         return self._rules[2]
 
-    def _look_around(self, result: 'Result', camera: CameraPose, found: FreeSpace) -> Surroundings:
+    def _look_around(
+        self, result: 'Result', camera: CameraPose, found: FreeSpace
+    ) -> Callable[[], Surroundings]:
+        """Follow the agents; what is around is worked out when somebody asks, which is rare."""
         tuning, agents = result.tuning, found.agents
         if not tuning.tracking:  # ids mean nothing beyond a frame
             for motion in self._motions.values():
                 motion.reset()
-            return Surroundings(found.closest_obstacle_m, ())
+            return partial(Surroundings, found.closest_obstacle_m, ())
         motion = self._motions[result.depth_m is not None]
         position = agents.position_xy_m - camera.position_m[:2]
         velocity = motion.update(stamp_ns(result.header), agents.track_id, position)
-        seconds = time_to_collision_s(position, velocity, tuning.collision_radius_m)
-        names = result.label_set.names
         class_id = result.panoptic.segments.class_id[agents.row]
-        return Surroundings(
+        return partial(
+            _what_comes_close,
             found.closest_obstacle_m,
-            tuple(
-                (f'{names[class_id[row]]} {agents.track_id[row]}', float(seconds[row]))
-                for row in np.flatnonzero(seconds <= HORIZON_S).tolist()
-            ),
+            [result.label_set.names[k] for k in class_id.tolist()],
+            agents.track_id,
+            (position, velocity, tuning.collision_radius_m),
         )
+
+
+def _what_comes_close(
+    closest_obstacle_m: float,
+    names: list[str],
+    track_id: np.ndarray,
+    motion: tuple[np.ndarray, np.ndarray, float],
+) -> Surroundings:
+    seconds = time_to_collision_s(*motion)
+    return Surroundings(
+        closest_obstacle_m,
+        tuple(
+            (f'{names[row]} {track_id[row]}', float(seconds[row]))
+            for row in np.flatnonzero(seconds <= HORIZON_S).tolist()
+        ),
+    )
