@@ -378,7 +378,8 @@ def check_camera_info(info: CameraInfo) -> None:
     """Raise FrameError unless the calibration can be used.
 
     It cannot if a number in it is not finite or absurdly large, a focal length is not above 0,
-    or it does not say for which image size it is. (All zeros mean an uncalibrated camera.)
+    the last row of ``k`` is not 0 0 1, or it does not say for which image size it is. (All zeros
+    mean an uncalibrated camera.)
     """
     for name in ('k', 'd', 'r', 'p'):
         values = np.asarray(getattr(info, name), np.float64)
@@ -393,6 +394,8 @@ def check_camera_info(info: CameraInfo) -> None:
             f'camera_info.k has focal lengths {fx} and {fy}; accepted are '
             f'{SMALLEST_FOCAL_LENGTH_PX} pixels and more'
         )
+    if (last_row := [float(value) for value in info.k[6:]]) != [0.0, 0.0, 1.0]:
+        raise FrameError(f'camera_info.k has the last row {last_row}; accepted is [0.0, 0.0, 1.0]')
     if not info.width or not info.height:
         raise FrameError(
             f'camera_info is for images of {info.width}x{info.height}; accepted is 1x1 and larger'

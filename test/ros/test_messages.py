@@ -343,6 +343,7 @@ def test_camera_info_of_a_cropped_and_binned_image() -> None:
         ({'k': [500.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]}, ['-1.0', '0.01 pixels']),
         ({'k': [1e300, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]}, ['1e+300', 'up to 1e+09']),
         ({'width': 0}, ['0x480']),
+        ({'k': [50.0, 0, 31.5, 0, 50.0, 15.5, 1.0, 0, 0]}, ['[1.0, 0.0, 0.0]', '[0.0, 0.0, 1.0]']),
     ],
 )
 def test_camera_info_that_cannot_be_used(changes: dict[str, object], words: list[str]) -> None:
