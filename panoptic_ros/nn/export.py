@@ -23,7 +23,7 @@ from panoptic_ros.model import Model, TrainingData, write_model
 from panoptic_ros.nn.deployed import OUTPUTS, DeployedNetwork
 from panoptic_ros.nn.network import PanopticNetwork
 from panoptic_ros.nn.restart import load_exported
-from panoptic_ros.nn.training import CHECKPOINT, TrainingConfig
+from panoptic_ros.nn.training import open_run
 
 OPSET = 18
 _DATA_TERMS = {
@@ -77,11 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Export; returns the exit code."""
     size_wh = parse_size(args.size)
     fusion = parse_fusion(args.fusion)
-    checkpoint = Path(args.run) / CHECKPOINT
-    if not checkpoint.is_file():
-        raise PanopticRosError(f'{args.run} has no {CHECKPOINT}; expected a training run')
-    state = torch.load(checkpoint, weights_only=True)
-    config = TrainingConfig.of(state['config'])
+    config, state = open_run(args.run)
     network = config.build_network(pretrained=False)
     network.load_state_dict(state['average'])
     provenance = {

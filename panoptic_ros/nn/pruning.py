@@ -20,7 +20,7 @@ from tqdm import tqdm
 from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.nn.network import PanopticNetwork
-from panoptic_ros.nn.training import CHECKPOINT, TrainingConfig
+from panoptic_ros.nn.training import CHECKPOINT, evenly_spread, open_run
 
 STEP = 16
 """Channels are taken out in groups of so many: narrower remainders save no time."""
@@ -259,13 +259,10 @@ def run(args: argparse.Namespace) -> int:
         raise PanopticRosError(f'--share is {args.share:g}; expected between 0 and 1')
     if args.images < 1:
         raise PanopticRosError(f'--images is {args.images}; expected 1 or more')
-    source, target = Path(args.run) / CHECKPOINT, Path(args.out) / CHECKPOINT
-    if not source.is_file():
-        raise PanopticRosError(f'{args.run} has no {CHECKPOINT}; expected a training run')
+    config, state = open_run(args.run)
+    target = Path(args.out) / CHECKPOINT
     if target.exists():
         raise PanopticRosError(f'{target} exists; name another folder with --out')
-    state = torch.load(source, weights_only=True)
-    config = TrainingConfig.of(state['config'])
     weights = state['average']
     if args.without_detail:
         config = replace(config, detail_channels=0, trained_part='')
@@ -273,7 +270,7 @@ def run(args: argparse.Namespace) -> int:
     network = config.build_network(pretrained=False)
     network.load_state_dict(weights)
     samples, _ = open_dataset(config.dataset, args.data, args.split)
-    picked = np.linspace(0, len(samples) - 1, min(args.images, len(samples)), dtype=int)
+    picked = evenly_spread(len(samples), args.images)
     images = (_batch_of(samples[i].image_rgb) for i in tqdm(picked, unit='image'))
     pruned, widths = prune(network, images, args.share)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -316,26 +313,22 @@ def prune(
     layers = widened_layers(network)
     activations = measure_activations(network, layers, images)
     modules = dict(network.named_modules())
-    weights = []
-    for layer in layers:
+    weights, eliminations = [], []
+    for layer, known in zip(layers, activations, strict=True):
         conv, norm = modules[layer.user]
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        weights.append((conv.weight[:, :, 0, 0] * scale[:, None]).detach().double().numpy())
-    eliminations = [
-        eliminate(known.covariance, weight)
-        for known, weight in zip(activations, weights, strict=True)
-    ]
+        weight = conv.weight[:, :, 0, 0].detach().double().numpy()
+        scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().double().numpy()
+        weights.append(weight)
+        eliminations.append(eliminate(known.covariance, weight * scale[:, None]))
     widths = choose_widths(eliminations, activations, share)
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    for layer, known, elimination, width in zip(
-        layers, activations, eliminations, widths, strict=True
+    for layer, known, weight, elimination, width in zip(
+        layers, activations, weights, eliminations, widths, strict=True
     ):
         kept = np.sort(elimination.order[len(elimination.order) - width :])
         for maker in layer.makers:
             for part in ('0.weight', '1.weight', '1.bias', '1.running_mean', '1.running_var'):
                 state[f'{maker}.{part}'] = state[f'{maker}.{part}'][kept]
-        conv = modules[layer.user][0]
-        weight = conv.weight[:, :, 0, 0].detach().double().numpy()
         fitted = refit(known.covariance, weight, kept)
         # The batch normalisation behind takes in what the fitted weights lack on average.
         shift = weight @ known.mean - fitted @ known.mean[kept]

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS
+from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
 from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.labels import LabelSet
@@ -348,7 +349,7 @@ class Trainer:
         self, samples: Sequence[Sample], batches: int = 12, fresh: Collection[str] = ()
     ) -> None:
         count = self.config.batch
-        spread = np.linspace(0, len(samples) - 1, min(count * batches, len(samples)), dtype=int)
+        spread = evenly_spread(len(samples), count * batches)
         examples = self._examples([samples[i] for i in spread])
         renormalise(
             self.network,
@@ -451,6 +452,23 @@ class Trainer:
             if is_new:
                 writer.writeheader()
             writer.writerow(row)
+
+
+def open_run(folder: str | Path) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Return the configuration of a training run and all that its checkpoint holds.
+
+    Raises PanopticRosError if the folder has no checkpoint.
+    """
+    checkpoint = Path(folder) / CHECKPOINT
+    if not checkpoint.is_file():
+        raise PanopticRosError(f'{folder} has no {CHECKPOINT}; expected a training run')
+    state = torch.load(checkpoint, weights_only=True)
+    return TrainingConfig.of(state['config']), state
+
+
+def evenly_spread(length: int, count: int) -> list[int]:
+    """Return ``count`` indices, or all there are, from the first to the last of a sequence."""
+    return np.linspace(0, length - 1, min(count, length), dtype=int).tolist()
 
 
 def validate(
