@@ -87,11 +87,13 @@ class AgentMotion:
         -------
         float64 [n, 2], metres per second relative to the camera; NaN where not yet known.
         """
-        if stamp_ns < self._stamp_ns:
+        elapsed_ns = stamp_ns - self._stamp_ns
+        if elapsed_ns < 0:
             self.reset()
+            elapsed_ns = 0  # of nothing remembered
         is_remembered = stamp_ns - self._seen[:, _LAST_NS] <= MAX_GAP_S * 1e9
         old, old_sums = self._seen[is_remembered], self._sums[is_remembered]
-        _advance(old_sums, (stamp_ns - self._stamp_ns) / 1e9)
+        _advance(old_sums, elapsed_ns / 1e9)
         self._stamp_ns = stamp_ns
 
         count = len(track_id)

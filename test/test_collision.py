@@ -110,3 +110,11 @@ def test_stamps_that_go_back_start_afresh() -> None:
     assert not np.isnan(run(motion, range(1000, 2000, 100), 1)).any()
     assert np.isnan(run(motion, range(0, 100, 100), 1)).all()
     assert run(motion, range(100, 600, 100), 1) == pytest.approx(np.array([[-10, 0]]), abs=1e-6)
+
+
+def test_stamps_far_below_zero() -> None:
+    start_ms = -(2**31) * 1000
+    motion = AgentMotion()
+    assert not np.isnan(run(motion, range(10_000, 11_000, 100), 1)).any()
+    found = run(motion, range(start_ms, start_ms + 600, 100), 1)
+    assert found == pytest.approx(np.array([[-10, 0]]), abs=1e-3)

@@ -82,8 +82,11 @@ def fuzzed(tiny_model: Path, tiny_scene) -> Iterator[Fuzzed]:
     context = Context()
     rclpy.init(context=context)
     given = {'model': str(tiny_model), 'engine': 'onnxruntime', 'engine_threads': 1}
+    # Of a test that fails, pytest keeps everything to the end, the node's name among it: in a
+    # namespace it is nobody else's.
     node = SegmentNode(
         context=context,
+        namespace='/fuzz',
         parameter_overrides=[Parameter(name, value=value) for name, value in given.items()],
         enable_rosout=False,
     )
