@@ -18,6 +18,9 @@ from panoptic_ros.evaluation.joint import JointAreas
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic
 
+_AT_ONCE = 32
+"""Images counted in one pass: each is so little work that numpy's calls would cost the most."""
+
 
 @dataclass(frozen=True)
 class ClassQuality:
@@ -72,6 +75,7 @@ class PanopticQuality:
     def __init__(self, label_set: LabelSet) -> None:
         self.label_set = label_set
         self.images = 0
+        self._waiting: list[JointAreas] = []
         self._iou_sum = np.zeros(len(label_set))
         self._tp = np.zeros(len(label_set), np.int64)
         self._fp = np.zeros(len(label_set), np.int64)
@@ -98,43 +102,69 @@ class PanopticQuality:
 
     def add(self, joint: JointAreas) -> None:
         """Count one image whose joint areas are known."""
-        truth_class, prediction_class = joint.truth_class, joint.prediction_class
-        prediction_area = joint.prediction_area
-        # Pairs that share pixels and a class: candidates, some ten of them.
-        may_match = (truth_class[:, None] == prediction_class) & (joint.area > 0)
-        may_match[0] = False
-        may_match[joint.truth_is_crowd] = False
-        candidate = np.flatnonzero(may_match)
-        rows, columns = np.divmod(candidate, len(prediction_class))
-        shared = joint.area.take(candidate)
-        union = joint.truth_area[rows] + prediction_area[columns] - shared - joint.area[0, columns]
-        iou = shared / union
+        self._waiting.append(joint)
+        self.images += 1
+        if len(self._waiting) == _AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        """Count the images that wait; as one image, in which only cells of its own can meet."""
+        joints, self._waiting = self._waiting, []
+        if not joints:
+            return
+        rows = np.array([len(joint.truth_class) for joint in joints])
+        columns = np.array([len(joint.prediction_class) for joint in joints])
+        truth_class = np.concatenate([joint.truth_class for joint in joints])
+        prediction_class = np.concatenate([joint.prediction_class for joint in joints])
+        is_crowd = np.concatenate([joint.truth_is_crowd for joint in joints])
+        truth_area = np.concatenate([joint.truth_area for joint in joints])
+        areas = np.concatenate([joint.area.reshape(-1) for joint in joints])
+
+        # The cells that have pixels, some hundred an image, with their row and column.
+        width = np.repeat(columns, rows)
+        start = np.cumsum(width) - width
+        first_column = np.cumsum(columns) - columns
+        cell = np.flatnonzero(areas != 0)
+        shared = areas[cell]
+        row = np.searchsorted(start, cell, 'right') - 1
+        column = cell + (np.repeat(first_column, rows) - start)[row]
+        void_row = np.zeros(len(truth_class), bool)
+        void_row[np.cumsum(rows) - rows] = True
+        on_void = void_row[row]
+        prediction_area = np.zeros(len(prediction_class), np.int64)
+        np.add.at(prediction_area, column, shared)
+        excused = np.zeros_like(prediction_area)
+        excused[column[on_void]] = shared[on_void]
+
+        same_class = (truth_class[row] == prediction_class[column]) & ~on_void
+        may_match = np.flatnonzero(same_class & ~is_crowd[row])
+        row_of, column_of, both = row[may_match], column[may_match], shared[may_match]
+        iou = both / (truth_area[row_of] + prediction_area[column_of] - both - excused[column_of])
         matched = iou > 0.5
-        rows, columns, iou = rows[matched], columns[matched], iou[matched]
+        row_of, column_of, iou = row_of[matched], column_of[matched], iou[matched]
 
-        missed = ~joint.truth_is_crowd
-        missed[0] = False
-        missed[rows] = False
+        missed = ~(is_crowd | void_row)
+        missed[row_of] = False
 
-        excused = joint.area[0]
-        crowds = np.flatnonzero(joint.truth_is_crowd)
+        crowds = np.flatnonzero(is_crowd)
         if len(crowds):
             # For an index that is repeated, numpy keeps the last value: the last group of a class.
-            crowd_row = np.zeros(VOID + 1, np.intp)
-            crowd_row[truth_class[crowds]] = crowds
-            own_crowd = crowd_row[prediction_class]
-            on_crowd = joint.area[own_crowd, np.arange(len(own_crowd))]
-            excused = excused + np.where(own_crowd > 0, on_crowd, 0)
+            image = np.repeat(np.arange(len(joints)), rows)[crowds]
+            last = np.zeros((len(joints), VOID + 1), np.intp)
+            last[image, truth_class[crowds]] = crowds
+            is_last = np.zeros(len(truth_class), bool)
+            is_last[last[last > 0]] = True
+            on_crowd = same_class & is_last[row]
+            excused[column[on_crowd]] += shared[on_crowd]
         wrong = 2 * excused <= prediction_area
-        wrong[0] = False
-        wrong[columns] = False
+        wrong[first_column] = False
+        wrong[column_of] = False
 
         classes = len(self.label_set)
-        self._iou_sum += np.bincount(truth_class[rows], weights=iou, minlength=classes)
-        self._tp += np.bincount(truth_class[rows], minlength=classes)
+        self._iou_sum += np.bincount(truth_class[row_of], weights=iou, minlength=classes)
+        self._tp += np.bincount(truth_class[row_of], minlength=classes)
         self._fn += np.bincount(truth_class[missed], minlength=classes)
         self._fp += np.bincount(prediction_class[wrong], minlength=classes)
-        self.images += 1
 
     def merge(self, other: 'PanopticQuality') -> None:
         """Add the counts of another one, which must be of the same classes (ValueError)."""
@@ -143,6 +173,8 @@ class PanopticQuality:
                 f'cannot merge figures of label set {other.label_set.name!r} into those of '
                 f'{self.label_set.name!r}; both must have the same classes'
             )
+        self._count()
+        other._count()
         self.images += other.images
         self._iou_sum += other._iou_sum
         self._tp += other._tp
@@ -151,6 +183,7 @@ class PanopticQuality:
 
     def result(self) -> QualityResult:
         """Return the figures of all images so far."""
+        self._count()
         weight = self._tp + 0.5 * self._fp + 0.5 * self._fn
         occurs = weight > 0
         weight = np.where(occurs, weight, 1)

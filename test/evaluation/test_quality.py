@@ -255,6 +255,22 @@ def test_sizes_must_agree() -> None:
         score(maps([[0, 0, 0]], [[0, 0, 0]]), maps([[0, 0]], [[0, 0]]))
 
 
+def test_many_images_and_figures_in_between() -> None:
+    """More than are counted in one pass, and asked for before all have come."""
+    road_and_car = maps([[ROAD, CAR, CAR, CAR]], [[0, 1, 1, 1]])
+    half = maps([[ROAD, ROAD, CAR, CAR]], [[0, 0, 1, 1]])
+    quality = PanopticQuality(LABELS)
+    for image in range(75):
+        quality.update(half if image % 3 else road_and_car, road_and_car)
+        if image == 39:
+            assert counts(quality.result(), CAR) == (40, 0, 0)
+    result = quality.result()
+    assert result.images == 75
+    assert counts(result, CAR) == (75, 0, 0)
+    assert counts(result, ROAD) == (25, 50, 50)  # 1 of 2 pixels is not above one half
+    assert pytest.approx(100 * (25 + 50 * 2 / 3) / 75) == result.per_class[CAR].SQ
+
+
 def test_only_equal_label_sets_merge() -> None:
     other = LabelSet('other', LABELS.classes)
     with pytest.raises(ValueError, match="'other' into those of 'toy'"):
