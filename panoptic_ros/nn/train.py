@@ -57,13 +57,18 @@ def run(args: argparse.Namespace) -> int:
         raise PanopticRosError(f'the training configuration is not usable: {error}') from error
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise PanopticRosError('--device cuda needs an NVIDIA GPU and a CUDA build of torch')
+    folder = Path(args.out or Path.home() / '.cache/panoptic_ros/training' / config.name)
+    if config.block_channels and not args.init and not (folder / CHECKPOINT).is_file():
+        raise PanopticRosError(
+            f'{args.config} has block_channels, for which there are no ImageNet weights; give '
+            '--init a run with these widths (panoptic prune makes one) to start from'
+        )
     real, _ = open_dataset(config.dataset, args.data, args.split)
     validation, _ = open_dataset(config.dataset, args.data)
     validation = Shuffled(validation)
     made: Sequence[Sample] = ()
     if config.made_share > 0:
         made = synthetic_samples(_MADE_SEED, config.made_images)
-    folder = Path(args.out or Path.home() / '.cache/panoptic_ros/training' / config.name)
     trainer = Trainer(config, folder, args.device)
     if args.init and trainer.images_seen == 0:
         if (Path(args.init) / CHECKPOINT).is_file():

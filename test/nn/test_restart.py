@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from panoptic_ros import cli
 from panoptic_ros.datasets.synthetic import synthetic_samples
 from panoptic_ros.errors import ModelError
 from panoptic_ros.model import Model
@@ -96,3 +97,12 @@ def test_training_goes_on_from_an_exported_model(config: TrainingConfig, tmp_pat
     assert torch.equal(weight, trainer.average.state['semantic_head.layers.1.weight'])
     assert weight.abs().max() > 0.1
     assert trainer.initial_weights.startswith('model street-lite (')
+
+
+def test_narrower_blocks_have_nothing_to_start_from(tmp_path, capsys) -> None:
+    path = resource('config', 'training', 'street-lite.yaml')
+    assert cli.main(['train', str(path), '--data', str(tmp_path), '--out', str(tmp_path / 'run')])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'street-lite.yaml has block_channels' in line
+    assert 'give --init a run' in line
+    assert not (tmp_path / 'run').exists()
