@@ -4,7 +4,7 @@
 #   make demo [SOURCE=street|video|folder|image|camera index]   a camera and the node over DDS
 #   make test [PYTEST_ARGS=...]    every test
 #   make lint                      style and formatting
-#   make bench [SCORING='cityscapes ROOT']   speed, end to end and against the peers installed
+#   make bench [SCORING='cityscapes ROOT'] [PEERS=no]   speed, end to end and against peers
 #   make colcon                    build as a ROS workspace does, into out/colcon
 #   make clean                     remove the environment and what was made
 
@@ -13,11 +13,16 @@ VENV ?= .venv
 SOURCE ?= street
 OUT ?= out/demo
 PYTEST_ARGS ?=
+# Most of the time a test waits for a node; beside each other two take two thirds of the time.
+TEST_PROCESSES ?= 2
 SCORING ?= synthetic
+PEERS ?= yes
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint .ci/constraints.txt
+# Peers ask for other versions than ours: they have an environment of their own.
+PEERS_BIN := $(if $(filter no,$(PEERS)),$(BIN),$(VENV)/peers/bin)
 PACKAGING := setup.py setup.cfg pyproject.toml .ci/constraints.txt
 
 # The environment of every ROS process started from here. A ROS installation sourced in this shell
@@ -40,13 +45,13 @@ demo: $(VENV)/.with-demo
 	$(BIN)/python -m panoptic_ros.ros.demo '$(SOURCE)' --out '$(OUT)' $(DEMO_ARGS)
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(VENV)/.with-bench
+bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
 	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/640x480 --size 640x480 --no-points
 	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/1280x720 --size 1280x720 --no-points
 	$(BIN)/python -m panoptic_ros.ros.bench --json out/bench/frame_path.json
@@ -54,9 +59,10 @@ bench: $(VENV)/.with-bench
 	rm -rf out/bench/street
 	$(BIN)/python -m panoptic_ros make-bag street --seconds 4 --rate 15 --out out/bench/street
 	$(BIN)/python -m panoptic_ros.ros.replay out/bench/street --seconds 3 --out out/bench/replay
-	$(BIN)/python -m panoptic_ros.evaluation.bench_tracking street-lite --limit 30 --json out/bench/tracking.json
-	$(BIN)/python -m panoptic_ros.evaluation.bench $(SCORING) --json out/bench/scoring.json
-	$(BIN)/python -m panoptic_ros.evaluation.bench_peers --json out/bench/peers.json
+	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench_tracking street-lite --limit 30 --json out/bench/tracking.json
+	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench $(SCORING) --json out/bench/scoring.json
+	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench $(SCORING) --scale 3 --images 20 --json out/bench/scoring_large.json
+	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench_peers --json out/bench/peers.json
 
 colcon: $(VENV)/.with-test
 	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \
@@ -80,6 +86,13 @@ $(VENV)/.with-demo: $(BIN)/python $(PACKAGING)
 
 $(VENV)/.with-bench: $(VENV)/.with-demo
 	$(PIP_INSTALL) --editable '.[ros,bench]'
+	@touch $@
+
+$(VENV)/.with-peers: $(BIN)/python $(PACKAGING) .ci/peers.txt
+	@echo 'installing what the package is compared with (some GB; make bench PEERS=no does without) ...'
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip --disable-pip-version-check install -qq -r .ci/peers.txt --editable '.[bench]'
+	$(VENV)/peers/bin/python -m pip --disable-pip-version-check install -qq --no-deps norfair==2.3.0 panopticapi-lite==0.2.0
 	@touch $@
 
 $(VENV)/.with-test: $(VENV)/.with-demo

@@ -27,7 +27,7 @@ REQUIRES = [
 
 KORNIA = 'kornia_rs>=0.2'  # decodes PNG several times as fast as OpenCV
 
-TEST = ['pytest>=8', 'pytest-timeout>=2.2', 'hypothesis>=6.90', KORNIA]
+TEST = ['pytest>=8', 'pytest-timeout>=2.2', 'pytest-xdist>=3.5', 'hypothesis>=6.90', KORNIA]
 
 EXTRAS = {
     'ros': [
