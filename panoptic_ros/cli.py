@@ -40,6 +40,9 @@ COMMANDS = (
     Command('train', 'panoptic_ros.nn.train', 'train a network', extra='train'),
     Command('prune', 'panoptic_ros.nn.pruning', 'make a trained network narrower', 'train'),
     Command('export', 'panoptic_ros.nn.export', 'export trained weights as a model', 'train'),
+    Command(
+        'quantize', 'panoptic_ros.nn.quantize', 'add an int8 file for CPUs to a model', 'train'
+    ),
     Command('score', 'panoptic_ros.evaluation.score', 'score predictions on disk against truth'),
     Command(
         'make-bag',

@@ -5,6 +5,7 @@
     models/NAME/
       model.onnx            float32, for CPUs
       model.float16.onnx    the same weights in float16, for TensorRT
+      model.int8.onnx       in 8-bit integers, for CPUs; not every model has it
       golden.npz            an image and its outputs, to prove an engine right where it runs
       card.yaml             what is here, with checksums
 
@@ -15,7 +16,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,7 +30,11 @@ from panoptic_ros.untrusted import has_external_data, read_npz, read_yaml
 
 CARD = 'card.yaml'
 GOLDEN = 'golden.npz'
-FILE_NAMES = {'float32': 'model.onnx', 'float16': 'model.float16.onnx'}
+FILE_NAMES = {
+    'float32': 'model.onnx',
+    'float16': 'model.float16.onnx',
+    'int8': 'model.int8.onnx',
+}
 """What :func:`write_model` calls the ONNX file of each precision."""
 
 HEADS = ('centres', 'queries')
@@ -104,7 +109,7 @@ class ModelCard:
     size_wh
         Width and height of the network input, pixels, multiples of 4.
     files
-        ONNX file by precision, ``float32`` and/or ``float16``.
+        ONNX file by precision: ``float32``, ``float16``, ``int8``, or some of them.
     golden
         The ``.npz`` file with an image and its outputs.
     fusion
@@ -163,21 +168,23 @@ class ModelCard:
     def outputs(self, precision: str) -> dict[str, TensorSpec]:
         """Return what the network must give; the names are the fields of the head kind's class.
 
-        The class map has a grid of its own, as fine as the exporter chose it; so have masks.
+        What is computed in int8 leaves the network in float32. The class map has a grid of its
+        own, as fine as the exporter chose it; so have masks.
         """
+        dtype = 'float32' if precision == 'int8' else precision
         if self.head == 'queries':
             return {
-                'class_logits': TensorSpec(precision, (1, 'Q', len(self.classes) + 1)),
-                'mask_logits': TensorSpec(precision, (1, 'Q', 'rows', 'columns')),
+                'class_logits': TensorSpec(dtype, (1, 'Q', len(self.classes) + 1)),
+                'mask_logits': TensorSpec(dtype, (1, 'Q', 'rows', 'columns')),
             }
         width, height = self.size_wh
         grid = (height // 4, width // 4)
         return {
             'semantic': TensorSpec('uint8', (1, 'rows', 'columns')),
             'confidence': TensorSpec('uint8', (1, *grid)),
-            'centre_score': TensorSpec(precision, (1, 'K')),
+            'centre_score': TensorSpec(dtype, (1, 'K')),
             'centre_index': TensorSpec('int32', (1, 'K')),
-            'offset_xy': TensorSpec(precision, (1, 2, *grid)),
+            'offset_xy': TensorSpec(dtype, (1, 2, *grid)),
         }
 
 
@@ -209,6 +216,8 @@ class Model:
             raise ModelError(
                 f'model {self.card.name!r} has no {precision} file; it has '
                 f'{", ".join(self.card.files)}'
+                + ' (panoptic quantize makes one)'
+                * (precision == 'int8')
             )
         path = self._verified(self.card.files[precision])
         _refuse_external_data(path)
@@ -302,7 +311,7 @@ def write_model(
     folder
         Made if need be; its name becomes the model's.
     onnx_by_precision
-        Paths of the ``float32`` and/or ``float16`` files, each one self-contained.
+        Paths of the files of :data:`FILE_NAMES`, or some of them, each one self-contained.
     golden_image, golden_outputs
         uint8 [H, W, 3] RGB at ``size_wh``, and the float32 network's outputs for it without the
         batch axis.
@@ -322,11 +331,7 @@ def write_model(
             raise ModelError(
                 f'cannot write a {precision!r} file; expected one of {", ".join(FILE_NAMES)}'
             )
-        _refuse_external_data(Path(source))
-        target = folder / FILE_NAMES[precision]
-        if not (target.exists() and target.samefile(source)):
-            shutil.copyfile(source, target)
-        files[precision] = _entry(target)
+        files[precision] = _copy_onnx(Path(source), folder / FILE_NAMES[precision])
     np.savez_compressed(folder / GOLDEN, image=golden_image, **golden_outputs)
     card = ModelCard(
         name=folder.resolve().name,
@@ -346,6 +351,26 @@ def write_model(
     model = Model.load(folder)
     model.golden()
     return model
+
+
+def add_onnx(
+    model: Model, precision: str, source: str | Path, provenance: Mapping[str, str] | None = None
+) -> Model:
+    """Copy an ONNX file to a model's folder and its card; the rest stays as it is.
+
+    A file of that precision that is there already is replaced, and so are the entries of the
+    provenance. Raises ModelError if the weights are in another file.
+    """
+    card = replace(
+        model.card,
+        files={
+            **model.card.files,
+            precision: _copy_onnx(Path(source), model.folder / FILE_NAMES[precision]),
+        },
+        provenance={**model.card.provenance, **(provenance or {})},
+    )
+    _write_card(model.folder, card)
+    return Model.load(model.folder)
 
 
 def write_metrics(folder: str | Path, metrics: Iterable[Metric]) -> None:
@@ -392,6 +417,13 @@ def _inside(folder: Path, relative: str, model_name: str) -> Path:
 def _sha256(path: Path) -> str:
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _copy_onnx(source: Path, target: Path) -> FileEntry:
+    _refuse_external_data(source)
+    if not (target.exists() and target.samefile(source)):
+        shutil.copyfile(source, target)
+    return _entry(target)
 
 
 def _entry(path: Path) -> FileEntry:

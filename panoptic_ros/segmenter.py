@@ -98,7 +98,7 @@ class Segmenter:
         """
         size_wh = check_frame(image, encoding)
         started_ns = perf_counter_ns()
-        network_image = self._prepare(image, encoding)
+        network_image = prepare(image, encoding, self.model.card.size_wh)
         prepared_ns = perf_counter_ns()
         outputs = self.engine.infer(network_image)
         inferred_ns = perf_counter_ns()
@@ -122,13 +122,17 @@ class Segmenter:
                 f'engine {name} gave unusable outputs ({error}); choose another engine'
             ) from error
 
-    def _prepare(self, image: np.ndarray, encoding: str) -> np.ndarray:
-        size_wh = self.model.card.size_wh
-        if image.shape[1::-1] != size_wh:
-            image = cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR)
-        # After the resize, when there are fewer pixels to convert.
-        to_rgb = ENCODINGS[encoding]
-        return np.ascontiguousarray(image) if to_rgb is None else cv2.cvtColor(image, to_rgb)
+
+def prepare(image: np.ndarray, encoding: str, size_wh: tuple[int, int]) -> np.ndarray:
+    """Return a frame as networks take it: uint8 [H, W, 3] RGB of their size, C-contiguous.
+
+    ``image`` and ``encoding`` are as in :meth:`Segmenter.segment`.
+    """
+    if image.shape[1::-1] != size_wh:
+        image = cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR)
+    # After the resize, when there are fewer pixels to convert.
+    to_rgb = ENCODINGS[encoding]
+    return np.ascontiguousarray(image) if to_rgb is None else cv2.cvtColor(image, to_rgb)
 
 
 def card_fusion(model: Model) -> CentreFusion | QueryFusion:

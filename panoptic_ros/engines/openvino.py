@@ -29,7 +29,7 @@ def unavailable() -> str:
 def open(  # noqa: A001
     model: Model, *, threads: int = 0, precision: str = 'auto', reason: str = ''
 ) -> 'OpenVinoEngine':
-    """Load the model's float32 file; see :mod:`panoptic_ros.engines`.
+    """Load the model's float32 or int8 file; see :mod:`panoptic_ros.engines`.
 
     ``precision='auto'`` is bf16 where the processor computes in it and the golden picture comes
     out right, else float32; the description's reason tells which and why.
@@ -37,7 +37,7 @@ def open(  # noqa: A001
     has_bf16 = _has_bf16()
     if precision == 'bf16' and not has_bf16:
         raise EngineError(
-            'this processor does not compute in bf16; choose precision auto or float32'
+            'this processor does not compute in bf16; choose precision auto, float32 or int8'
         )
     if precision == 'auto':
         if has_bf16:
@@ -49,7 +49,9 @@ def open(  # noqa: A001
             reason = f'{reason}; not bf16: {fault}'
         else:
             reason = f'{reason}; the processor has no bf16'
-    engine = OpenVinoEngine(model, threads, 'bf16' if precision == 'bf16' else 'float32', reason)
+    engine = OpenVinoEngine(
+        model, threads, 'float32' if precision == 'auto' else precision, reason
+    )
     require_golden(engine, model)
     return engine
 
@@ -63,11 +65,13 @@ class OpenVinoEngine:
         import openvino
 
         core = openvino.Core()
-        path = model.onnx_path('float32')
-        # The precision is always said: left alone, OpenVINO takes bf16 where there is any.
+        file = 'int8' if precision == 'int8' else 'float32'
+        path = model.onnx_path(file)
+        # The precision is always said: left alone, OpenVINO takes bf16 where there is any. Of the
+        # int8 file it is that of what is not in integers.
         options = {
             'PERFORMANCE_HINT': 'LATENCY',
-            'INFERENCE_PRECISION_HINT': {'float32': 'f32', 'bf16': 'bf16'}[precision],
+            'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bf16' else 'f32',
             'INFERENCE_NUM_THREADS': threads,
         }
         try:
@@ -76,7 +80,7 @@ class OpenVinoEngine:
             raise ModelError(
                 f'OpenVINO cannot read {path}: {" ".join(str(error).split())}'
             ) from error
-        model.check_io('float32', _specs(network.inputs), _specs(network.outputs))
+        model.check_io(file, _specs(network.inputs), _specs(network.outputs))
         try:
             compiled = core.compile_model(network, 'CPU', options)
             self._request: openvino.InferRequest | None = compiled.create_infer_request()
@@ -90,7 +94,7 @@ class OpenVinoEngine:
         self.description = EngineDescription(
             name='openvino',
             device=core.get_property('CPU', 'FULL_DEVICE_NAME'),
-            precision=_NAMES.get(used, used),
+            precision=file if file == 'int8' else _NAMES.get(used, used),
             version=openvino.__version__.split('-')[0],
             reason=reason,
         )

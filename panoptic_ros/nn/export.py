@@ -180,7 +180,7 @@ def export_model(
             model = onnx.load(path)
             if not half:
                 _store_weights_as_float16(model)
-            _strip(model)
+            strip(model)
             onnx.checker.check_model(model, full_check=True)
             onnx.save(model, path)
             files[precision] = path
@@ -273,7 +273,7 @@ def _store_weights_as_float16(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Drop what the exporter notes for debugging: file paths of this machine, stack traces."""
     model.doc_string = ''
     del model.metadata_props[:]

@@ -193,7 +193,7 @@ def test_golden_outputs_that_do_not_come_out(own_tiny_model, engine_name):
     [
         ({'name': 'caffe'}, "unknown engine 'caffe'; expected auto or one of tensorrt"),
         ({'threads': -1}, 'threads is -1'),
-        ({'precision': 'int8'}, "unknown precision 'int8'"),
+        ({'precision': 'int8'}, "unknown precision 'int4'"),
     ],
 )
 def test_arguments_that_make_no_sense(model, arguments, match):
@@ -261,6 +261,9 @@ def test_check_image_accepts_what_fits():
     check_image(np.zeros((2, 4, 3), np.uint8), (4, 2))
 
 
+ALL_THINGS = np.ones(256, bool)
+
+
 def golden_pair():
     golden = {
         'semantic': np.zeros((4, 4), np.uint8),
@@ -273,7 +276,7 @@ def golden_pair():
 
 
 def test_equal_outputs_do_not_differ():
-    difference = compare_golden(*golden_pair(), 0.1)
+    difference = compare_golden(*golden_pair(), 0.1, ALL_THINGS)
     assert set(vars(difference).values()) == {0.0}
     assert difference.exceeded() == ''
 
@@ -283,15 +286,25 @@ def test_differences_are_measured():
     outputs['semantic'][0] = 5
     outputs['confidence'][0, 0] = 60
     outputs['offset_xy'][0], outputs['offset_xy'][1] = 3, 4
-    difference = compare_golden(outputs, golden, 0.1)
+    difference = compare_golden(outputs, golden, 0.1, ALL_THINGS)
     assert vars(difference) == {'semantic': 0.25, 'confidence': 10.0, 'centres': 0, 'offset': 5}
     assert 'offset differs by 5 (at most 0.5)' in difference.exceeded()
+
+
+def test_offsets_count_where_things_are():
+    outputs, golden = golden_pair()
+    golden['semantic'][:2, :2] = 13  # one of the four coarser cells
+    outputs['offset_xy'][:] = 9
+    outputs['offset_xy'][:, 0, 0] = 3, 4
+    is_thing = np.arange(256) == 13
+    assert compare_golden(outputs, golden, 0.1, is_thing).offset == 5
+    assert compare_golden(outputs, golden, 0.1, ~ALL_THINGS).offset == 0
 
 
 def test_nan_is_too_much():
     outputs, golden = golden_pair()
     outputs['offset_xy'][:] = np.nan
-    assert 'offset differs by nan' in compare_golden(outputs, golden, 0.1).exceeded()
+    assert 'offset differs by nan' in compare_golden(outputs, golden, 0.1, ALL_THINGS).exceeded()
 
 
 def test_centre_may_move_one_cell_and_no_farther():
@@ -303,7 +316,7 @@ def test_centre_may_move_one_cell_and_no_farther():
             arrays['offset_xy'] = np.zeros((2, 2, 10), np.float32)
             arrays['centre_score'] = np.array([0.9], np.float32)
             arrays['centre_index'] = np.array([at], np.int32)
-        return compare_golden(outputs, golden, 0.1).centres
+        return compare_golden(outputs, golden, 0.1, ALL_THINGS).centres
 
     assert [centres(at) for at in (4, 5, 3, 14, 15)] == [0, 0, 0, 0, 0]
     assert [centres(at) for at in (6, 2, 16)] == [1, 1, 1]
@@ -312,12 +325,12 @@ def test_centre_may_move_one_cell_and_no_farther():
 def test_centres_below_the_threshold_do_not_count():
     outputs, golden = golden_pair()
     golden['centre_score'][:] = 0.05
-    assert compare_golden(outputs, golden, 0.1).centres == 0
+    assert compare_golden(outputs, golden, 0.1, ALL_THINGS).centres == 0
     golden['centre_score'][:] = 0.2
     outputs['centre_score'][:] = 0.06  # above half the threshold: still found
-    assert compare_golden(outputs, golden, 0.1).centres == 0
+    assert compare_golden(outputs, golden, 0.1, ALL_THINGS).centres == 0
     outputs['centre_score'][:] = 0.01
-    assert compare_golden(outputs, golden, 0.1).centres == 1
+    assert compare_golden(outputs, golden, 0.1, ALL_THINGS).centres == 1
 
 
 def test_queries_are_compared_by_their_probabilities():
