@@ -197,10 +197,10 @@ def table(timings: Sequence[Timing]) -> str:
 
 
 def _paths(model: Model, frames: list[Frame], folder: Path) -> Iterator[Contestant]:
-    def ours(engine_name: str) -> Any:
+    def ours(engine_name: str, precision: str = 'auto') -> Any:
         @contextlib.contextmanager
         def prepare() -> Iterator[tuple[Run, str]]:
-            engine = open_engine(model, engine_name)
+            engine = open_engine(model, engine_name, precision=precision)
             with contextlib.closing(engine):
                 yield Segmenter(model, engine).segment, engine.description.precision
 
@@ -212,6 +212,8 @@ def _paths(model: Model, frames: list[Frame], folder: Path) -> Iterator[Contesta
     name = model.card.name
     yield contestant(f'panoptic_ros {name}, OpenVINO', ours('openvino'))
     yield contestant(f'panoptic_ros {name}, ONNX Runtime', ours('onnxruntime'))
+    if 'int8' in model.card.files:
+        yield contestant(f'panoptic_ros {name}, OpenVINO', ours('openvino', 'int8'))
     for form in ('openvino', 'onnx', ''):
         runtime = {'openvino': 'OpenVINO', 'onnx': 'ONNX Runtime', '': 'torch'}[form]
         yield contestant(f'ultralytics yolo11n-seg, {runtime}', _yolo(form, folder))
@@ -313,18 +315,20 @@ def _transformers_path(model: Any, processor: Any, logits_name: str) -> tuple[Ru
 def _networks(model: Model, folder: Path) -> Iterator[Contestant]:
     width, height = model.card.size_wh
     ours = f'{model.card.name} {width}x{height}'
+    ours_in_int8 = f'{ours} in int8'
     theirs = f'ultralytics yolo11n-seg {_YOLO_SIDE}x{_YOLO_SIDE}'
 
     def onnx_path(name: str) -> Path:
-        if name == ours:
-            return model.onnx_path('float32')
+        if name != theirs:
+            return model.onnx_path('int8' if name == ours_in_int8 else 'float32')
         path = folder / 'yolo11n-seg.onnx'
         if not path.is_file():
             _export_yolo('onnx', folder)
         return path
 
     for runtime, precision in (('OpenVINO', 'bf16'), ('OpenVINO', 'f32'), ('ONNX Runtime', '')):
-        for name in (ours, theirs):
+        with_int8 = 'int8' in model.card.files and precision != 'bf16'
+        for name in (ours, *[ours_in_int8] * with_int8, theirs):
 
             @contextlib.contextmanager
             def prepare(

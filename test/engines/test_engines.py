@@ -17,7 +17,7 @@ from panoptic_ros.engines import (
     open_engine,
 )
 from panoptic_ros.errors import EngineError, FrameError, ModelError
-from panoptic_ros.model import Model, _entry, write_model
+from panoptic_ros.model import Model, _entry, list_models, write_model
 
 
 @pytest.fixture(params=['onnxruntime', 'openvino'])
@@ -98,6 +98,15 @@ def test_description(engine, engine_name):
     assert engine.description.precision in ('float32', 'bf16')
     assert engine.description.version[0].isdigit()
     assert 'asked for' in str(engine.description)
+
+
+@pytest.mark.parametrize('name', list_models())
+@pytest.mark.parametrize('precision', ['float32', 'int8'])
+def test_the_embedded_models_give_their_golden_outputs(name, precision, engine_name):
+    # Opening refuses a model that does not.
+    engine = open_engine(Model.load(name), engine_name, precision=precision)
+    assert engine.description.precision == precision
+    engine.close()
 
 
 @pytest.mark.parametrize('threads', [1, 2])
