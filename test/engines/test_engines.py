@@ -202,7 +202,7 @@ def test_golden_outputs_that_do_not_come_out(own_tiny_model, engine_name):
     [
         ({'name': 'caffe'}, "unknown engine 'caffe'; expected auto or one of tensorrt"),
         ({'threads': -1}, 'threads is -1'),
-        ({'precision': 'int8'}, "unknown precision 'int4'"),
+        ({'precision': 'int4'}, "unknown precision 'int4'"),
     ],
 )
 def test_arguments_that_make_no_sense(model, arguments, match):
@@ -298,6 +298,11 @@ def test_differences_are_measured():
     difference = compare_golden(outputs, golden, 0.1, ALL_THINGS)
     assert vars(difference) == {'semantic': 0.25, 'confidence': 10.0, 'centres': 0, 'offset': 5}
     assert 'offset differs by 5 (at most 0.5)' in difference.exceeded()
+    assert 'confidence differs by 10 (at most 8)' in difference.exceeded()
+    # In integers twice as much is allowed.
+    assert difference.exceeded(2.0) == (
+        'semantic differs by 0.25 (at most 0.1), offset differs by 5 (at most 1)'
+    )
 
 
 def test_offsets_count_where_things_are():
