@@ -8,23 +8,10 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
 from panoptic_ros.nn.backbones import EfficientNetLite
 from panoptic_ros.nn.deployed import DeployedNetwork, infer_heads
-from panoptic_ros.nn.export import blend, export_model, fold_batch_norm, parse_fusion, parse_size
+from panoptic_ros.nn.export import blend, fold_batch_norm, parse_fusion, parse_size
 from panoptic_ros.nn.network import PanopticNetwork
 
 SIZE_WH = (128, 64)
-
-
-@pytest.fixture(scope='module')
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    torch.manual_seed(0)
-    network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)
-    # Statistics of a real batch, so that folding the normalisation has something to fold.
-    network.train()
-    with torch.no_grad():
-        for _ in range(3):
-            network(torch.rand(2, 3, 64, 128) * 255)
-    folder = tmp_path_factory.mktemp('models') / 'random'
-    return export_model(network, folder, size_wh=SIZE_WH, label_set='cityscapes', peaks=16)
 
 
 def run(model: Model, precision: str) -> dict[str, np.ndarray]:

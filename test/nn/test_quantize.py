@@ -1,8 +1,8 @@
+import shutil
 from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from panoptic_ros.cli import main
@@ -10,30 +10,18 @@ from panoptic_ros.datasets.synthetic import synthetic_samples
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import EngineError, ModelError, PanopticRosError
 from panoptic_ros.model import Model, write_model
-from panoptic_ros.nn.backbones import EfficientNetLite
-from panoptic_ros.nn.export import export_model
-from panoptic_ros.nn.network import PanopticNetwork
 from panoptic_ros.nn.quantize import FLOAT_CONVOLUTIONS, float_nodes, quantize
 
-SIZE_WH = (128, 64)
 IMAGES = [sample.image_rgb for sample in synthetic_samples(5, 3, (160, 96))]
 
 
-@pytest.fixture(scope='module')
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    torch.manual_seed(0)
-    network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)
-    network.train()
-    with torch.no_grad():  # statistics of a real batch for the normalisation
-        for _ in range(3):
-            network(torch.rand(2, 3, 64, 128) * 255)
-    folder = tmp_path_factory.mktemp('models') / 'random'
-    return export_model(network, folder, size_wh=SIZE_WH, label_set='cityscapes', peaks=16)
+def copied(model: Model, folder: Path) -> Model:
+    return Model.load(shutil.copytree(model.folder, folder / model.folder.name))
 
 
 @pytest.fixture(scope='module')
-def quantized(exported: Model) -> Model:
-    return quantize(exported, IMAGES, 'how it was done')
+def quantized(exported: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return quantize(copied(exported, tmp_path_factory.mktemp('int8')), IMAGES, 'how it was done')
 
 
 @pytest.mark.slow
@@ -107,7 +95,7 @@ def test_wrong_results_leave_the_model_as_it_was(
         folder,
         onnx_by_precision={'float32': exported.onnx_path('float32')},
         label_set='cityscapes',
-        size_wh=SIZE_WH,
+        size_wh=exported.card.size_wh,
         golden_image=golden_image,
         golden_outputs={**golden, 'semantic': 18 - golden['semantic']},
     )
@@ -131,10 +119,11 @@ def test_a_model_without_the_file_says_how_to_make_it(tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(exported: Model, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ['quantize', str(exported.folder), 'synthetic', '--images', '2']
+def test_the_command(exported: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(exported, tmp_path).folder
+    arguments = ['quantize', str(folder), 'synthetic', '--images', '2']
     assert main(arguments) == 0
     assert 'model.int8.onnx  int8' in capsys.readouterr().out
-    how = Model.load(exported.folder).card.provenance['int8']
+    how = Model.load(folder).card.provenance['int8']
     assert how == 'panoptic quantize random synthetic ROOT --split train --images 2'
     assert main([*arguments[:2], 'no-such-data']) == 2
