@@ -1,6 +1,7 @@
 """Speed against what people would use instead: the same frames, cores and tensors in one run.
 
-``python -m panoptic_ros.evaluation.bench_peers [MODEL]``. Three tables, medians:
+``python -m panoptic_ros.evaluation.bench_peers [MODEL]``. Three tables, medians; who is compared
+takes turns:
 
 * *whole path*: a camera frame in memory becomes a panoptic map, or masks, at its size. The peers
   are ``ultralytics`` yolo11n-seg and transformers' Mask2Former (Swin-T) and DETR (ResNet-50), as
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +55,7 @@ INSTALL = {
 
 _QUERIES, _KEPT = 100, 20
 _YOLO_SIDE = 640
+_TURN_S = 0.2
 
 Frame = np.ndarray
 Run = Callable[[Frame], object]
@@ -127,8 +130,8 @@ def run(args: argparse.Namespace) -> int:
             'fusion': lambda: _fusions(scenes[0].truth),
         }
         for name in args.tables:
-            for contestant in measurements[name]():
-                timings += _measure(contestant, args.seconds, missing)
+            for _, group in groupby(measurements[name](), lambda c: (c.table, c.group)):
+                timings += _measure(list(group), args.seconds, missing)
     print(table(timings))
     for name, reason in missing.items():
         print(f'{name}: left out, {reason}')
@@ -152,32 +155,45 @@ class Contestant:
     inputs: Sequence[Any]
 
 
-def _measure(contestant: Contestant, seconds: float, missing: dict[str, str]) -> Iterator[Timing]:
-    """Time one contestant after a run to warm up; one at a time, since some are large."""
-    try:
-        with contestant.prepare() as (call, note):
-            call(contestant.inputs[0])
-            times_s = []
-            with tqdm(desc=contestant.name, unit='run', leave=False, disable=None) as bar:
-                while len(times_s) < 3 or sum(times_s) < seconds:
-                    given = contestant.inputs[len(times_s) % len(contestant.inputs)]
-                    started = time.perf_counter()
-                    call(given)
-                    times_s.append(time.perf_counter() - started)
-                    bar.update()
-    except ImportError as error:
-        peer = 'transformers' if 'transformers' in contestant.name else 'ultralytics'
-        missing[contestant.name] = f'not installed ({error}): {INSTALL[peer]}'
-        return
+def _measure(
+    contestants: Sequence[Contestant], seconds: float, missing: dict[str, str]
+) -> list[Timing]:
+    """Time the contestants of a group by turns, so that what else goes on meets all alike.
+
+    Each has had a run to warm up, takes turns until ``seconds`` have gone into its runs, and runs
+    three times at least.
+    """
+    with contextlib.ExitStack() as stack:
+        calls, notes = {}, {}
+        for contestant in contestants:
+            try:
+                calls[contestant], notes[contestant] = stack.enter_context(contestant.prepare())
+            except ImportError as error:
+                peer = 'transformers' if 'transformers' in contestant.name else 'ultralytics'
+                missing[contestant.name] = f'not installed ({error}): {INSTALL[peer]}'
+            else:
+                calls[contestant](contestant.inputs[0])
+        times_s: dict[Contestant, list[float]] = {contestant: [] for contestant in calls}
+        with tqdm(unit='run', leave=False, disable=None) as bar:
+            while under_way := [c for c, t in times_s.items() if len(t) < 3 or sum(t) < seconds]:
+                for contestant in under_way:
+                    bar.set_description(contestant.name)
+                    begun = len(times_s[contestant])
+                    while sum(times_s[contestant][begun:]) < min(_TURN_S, seconds):
+                        _time(calls[contestant], contestant.inputs, times_s[contestant])
+                        bar.update()
     gc.collect()
-    yield Timing(
-        contestant.table,
-        contestant.group,
-        contestant.name,
-        1000 * float(np.median(times_s)),
-        len(times_s),
-        note,
-    )
+    return [
+        Timing(c.table, c.group, c.name, 1000 * float(np.median(t)), len(t), notes[c])
+        for c, t in times_s.items()
+    ]
+
+
+def _time(call: Run, inputs: Sequence[Any], times_s: list[float]) -> None:
+    given = inputs[len(times_s) % len(inputs)]
+    started = time.perf_counter()
+    call(given)
+    times_s.append(time.perf_counter() - started)
 
 
 def table(timings: Sequence[Timing]) -> str:
@@ -189,7 +205,7 @@ def table(timings: Sequence[Timing]) -> str:
         for t in timings:
             if t.table == name:
                 ratio = t.ms / first[t.table, t.group]
-                lines.append(f'{t.name:48}{t.runs:6d}{t.ms:10.2f}{ratio:8.1f}  {t.note}'.rstrip())
+                lines.append(f'{t.name:48}{t.runs:6d}{t.ms:10.2f}{ratio:8.2f}  {t.note}'.rstrip())
     return '\n'.join(lines[1:])
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_the_table_has_a_ratio_to_ours() -> None:
         ]
     )
     assert [line.split() for line in text.splitlines() if 'theirs' in line] == [
-        ['theirs', '3', '30.00', '15.0', 'slowly']
+        ['theirs', '3', '30.00', '15.00', 'slowly']
     ]
     assert 'path' in text
     assert 'fusion' in text
@@ -113,17 +114,26 @@ def small_street(seed: int, size_wh: tuple[int, int]) -> SyntheticStreet:
     return SyntheticStreet(seed, size_wh=(64, 48))
 
 
-def test_a_contestant_runs_once_before_it_is_timed() -> None:
+def test_contestants_warm_up_and_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_peers, '_TURN_S', 1e-9)  # one run a turn
     calls = []
 
     @contextlib.contextmanager
-    def prepare():
-        yield calls.append, 'noted'
+    def prepare(name: str):
+        yield lambda given: calls.append((name, given)), f'note of {name}'
 
-    contestant = Contestant('path', '', 'counter', prepare, ['a', 'b'])
-    (timing,) = bench_peers._measure(contestant, 1e-9, {})
-    assert calls == ['a', 'a', 'b', 'a']
-    assert (timing.runs, timing.note) == (3, 'noted')
+    contestants = [
+        Contestant('path', '', name, partial(prepare, name), inputs)
+        for name, inputs in (('ours', ['a', 'b']), ('theirs', ['c']))
+    ]
+    timings = bench_peers._measure(contestants, 1e-9, {})
+    assert calls == [('ours', 'a'), ('theirs', 'c')] + [
+        run for given in 'aba' for run in (('ours', given), ('theirs', 'c'))
+    ]
+    assert [(t.name, t.runs, t.note) for t in timings] == [
+        ('ours', 3, 'note of ours'),
+        ('theirs', 3, 'note of theirs'),
+    ]
 
 
 def test_seconds_must_be_above_0(capsys) -> None:
