@@ -16,6 +16,7 @@ from panoptic_ros.model import (
     Model,
     TensorSpec,
     TrainingData,
+    add_onnx,
     list_models,
     write_metrics,
     write_model,
@@ -220,6 +221,23 @@ def test_golden_of_another_head(own_tiny_model, tmp_path):
         Model.load(own_tiny_model).golden()
 
 
+def test_what_is_computed_in_int8_leaves_in_float32(tiny_model):
+    card = Model.load(tiny_model).card
+    assert card.outputs('int8') == card.outputs('float32') != card.outputs('float16')
+
+
+def test_adding_a_file_keeps_the_rest(own_tiny_model):
+    before = Model.load(own_tiny_model)
+    source = before.onnx_path('float32')
+    after = add_onnx(before, 'int8', source, {'int8': 'by hand'})
+    assert after.onnx_path('int8').read_bytes() == source.read_bytes()
+    assert after.onnx_path('int8').name == 'model.int8.onnx'
+    assert {**after.card.files, 'int8': None} == {**before.card.files, 'int8': None}
+    assert after.card.provenance == {**before.card.provenance, 'int8': 'by hand'}
+    assert after.card.metrics == before.card.metrics
+    assert Model.load(own_tiny_model) == after
+
+
 def test_check_io(tiny_model):
     model = Model.load(tiny_model)
     inputs = {'image': TensorSpec('uint8', (1, 32, 64, 3))}
@@ -300,7 +318,7 @@ def test_entry_counts_and_hashes(tmp_path):
     ('fields', 'match'),
     [
         ({'onnx_by_precision': {}}, 'no precision'),
-        ({'onnx_by_precision': {'int8': 'x.onnx'}}, "cannot write a 'int8' file"),
+        ({'onnx_by_precision': {'int4': 'x.onnx'}}, "cannot write a 'int4' file"),
         ({'head': 'queries'}, 'head kind'),
         ({'size_wh': (64, 64)}, "array 'image' is uint8 \\[1, 32, 64, 3\\]"),
         ({'golden_image': np.zeros((32, 64), np.uint8)}, "array 'image'"),
