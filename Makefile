@@ -45,8 +45,7 @@ demo: $(VENV)/.with-demo
 	$(BIN)/python -m panoptic_ros.ros.demo '$(SOURCE)' --out '$(OUT)' $(DEMO_ARGS)
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
-		--no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.with-test
 	$(BIN)/ruff check .
