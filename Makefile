@@ -20,7 +20,8 @@ PEERS ?= yes
 DEMO_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint .ci/constraints.txt
+PIP := -m pip --disable-pip-version-check install -qq
+PIP_INSTALL := $(BIN)/python $(PIP) --constraint .ci/constraints.txt
 # Peers ask for other versions than ours: they have an environment of their own.
 PEERS_BIN := $(if $(filter no,$(PEERS)),$(BIN),$(VENV)/peers/bin)
 PACKAGING := setup.py setup.cfg pyproject.toml .ci/constraints.txt
@@ -91,8 +92,8 @@ $(VENV)/.with-bench: $(VENV)/.with-demo
 $(VENV)/.with-peers: $(BIN)/python $(PACKAGING) .ci/peers.txt
 	@echo 'installing what the package is compared with (some GB; make bench PEERS=no does without) ...'
 	$(PYTHON) -m venv $(VENV)/peers
-	$(VENV)/peers/bin/python -m pip --disable-pip-version-check install -qq -r .ci/peers.txt --editable '.[bench]'
-	$(VENV)/peers/bin/python -m pip --disable-pip-version-check install -qq --no-deps norfair==2.3.0 panopticapi-lite==0.2.0
+	$(VENV)/peers/bin/python $(PIP) -r .ci/peers.txt --editable '.[bench]'
+	$(VENV)/peers/bin/python $(PIP) --no-deps norfair==2.3.0 panopticapi-lite==0.2.0
 	@touch $@
 
 $(VENV)/.with-test: $(VENV)/.with-demo

@@ -377,7 +377,7 @@ def write_metrics(folder: str | Path, metrics: Iterable[Metric]) -> None:
     """Replace the metrics of a card, for example after an evaluation; the rest stays as it is."""
     folder = Path(folder)
     card = _parse_card(_read_card(folder), folder / CARD)
-    _write_card(folder, ModelCard(**{**vars(card), 'metrics': tuple(metrics)}))
+    _write_card(folder, replace(card, metrics=tuple(metrics)))
 
 
 def _find(name_or_path: str | Path) -> Path:

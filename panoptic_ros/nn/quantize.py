@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise; returns the exit code."""
-    model = Model.load(Path(args.model) if Path(args.model).is_dir() else args.model)
+    model = Model.load(args.model)
     samples, _ = open_dataset(args.dataset, args.root, args.split)
     samples = spread(samples, args.images)
     progress = tqdm(samples, unit='image', desc='ranges', disable=None)

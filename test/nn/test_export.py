@@ -11,8 +11,6 @@ from panoptic_ros.nn.deployed import DeployedNetwork, infer_heads
 from panoptic_ros.nn.export import blend, fold_batch_norm, parse_fusion, parse_size
 from panoptic_ros.nn.network import PanopticNetwork
 
-SIZE_WH = (128, 64)
-
 
 def run(model: Model, precision: str) -> dict[str, np.ndarray]:
     session = onnxruntime.InferenceSession(

@@ -86,9 +86,7 @@ def test_float_nodes_are_the_ends() -> None:
 
 
 @pytest.mark.slow
-def test_wrong_results_leave_the_model_as_it_was(
-    exported: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_results_leave_the_model_as_it_was(exported: Model, tmp_path: Path) -> None:
     folder = tmp_path / 'model'
     golden_image, golden = exported.golden()
     model = write_model(
