@@ -44,7 +44,7 @@ def test_the_node_takes_it_without_a_warning(
     assert '[WARN]' not in node.log
     names = list(flat(content(preset)))
     request = GetParameters.Request(names=names)
-    answer = peer.call(GetParameters, OUT + 'get_parameters', request)
+    answer = peer.ask(GetParameters, OUT + 'get_parameters', request)
     values = map(parameter_value_to_python, answer.values)
     assert dict(zip(names, values, strict=True)) == flat(content(preset))
 

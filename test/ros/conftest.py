@@ -196,7 +196,7 @@ class Peer:
         return wait_until(answers, f'answers on {", ".join(outputs)}', send_and_spin)
 
     def ask(self, service_type: type, name: str, request: Any) -> Any:
-        """Call a service that changes nothing, again every 5 s until it answers.
+        """Call a service that may be called twice, again every 5 s until it answers.
 
         A service may take a request before it has found out where answers to it go; they are lost.
         """
@@ -217,9 +217,12 @@ class Peer:
         return response
 
     def call(self, service_type: type, name: str, request: Any) -> Any:
-        """Call a service and return its response."""
+        """Call a service once and return its response."""
         client = self.node.create_client(service_type, name)
         self.wait_until(client.service_is_ready, f'the service {name}')
+        # It should know where its answer goes by now (see ask), but nobody can tell.
+        end = time.monotonic() + 0.3
+        self.wait_until(lambda: time.monotonic() > end, 'the time')
         future = client.call_async(request)
         self.wait_until(future.done, f'an answer of {name}')
         self.node.destroy_client(client)

@@ -86,7 +86,7 @@ def diagnostics(peer) -> dict[str, str]:
 
 def set_parameter(peer, name: str, value: object) -> None:
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    (result,) = peer.call(SetParameters, OUT + 'set_parameters', request).results
+    (result,) = peer.ask(SetParameters, OUT + 'set_parameters', request).results
     assert result.successful, result.reason
 
 

@@ -103,7 +103,7 @@ def diagnostics(peer) -> dict[str, str]:
 def set_parameter(peer, name: str, value: object) -> str:
     """Set a parameter over its service; returns why it was refused."""
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    (result,) = peer.call(SetParameters, OUT + 'set_parameters', request).results
+    (result,) = peer.ask(SetParameters, OUT + 'set_parameters', request).results
     assert result.successful == (not result.reason)
     return result.reason
 

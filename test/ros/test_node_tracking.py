@@ -95,7 +95,8 @@ def test_switched_off_and_on_while_it_runs(street: Street) -> None:
         request = SetParameters.Request(
             parameters=[Parameter('tracking', value=on).to_parameter_msg()]
         )
-        assert street.peer.call(SetParameters, OUT + 'set_parameters', request).results[0]
+        (result,) = street.peer.ask(SetParameters, OUT + 'set_parameters', request).results
+        assert result.successful, result.reason
 
     before, _ = street.show()
     switch(False)

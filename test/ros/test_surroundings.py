@@ -74,7 +74,7 @@ def camera_info() -> CameraInfo:
 
 def set_parameter(peer, name: str, value: object) -> str:
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    (result,) = peer.call(SetParameters, OUT + 'set_parameters', request).results
+    (result,) = peer.ask(SetParameters, OUT + 'set_parameters', request).results
     return result.reason
 
 
