@@ -101,8 +101,9 @@ def measure_objects(
 
     groups = _Groups.of(row, count)
     ordered = groups.sort(depth)
-    median = groups.quantile(ordered, 0.5)
-    deviation = _SIGMA_OF_MAD * groups.quantile(groups.sort(abs(depth - median[row])), 0.5)
+    median = groups.quantiles(ordered, 0.5)[0]
+    off_m = groups.sort(abs(depth - median[row]))
+    deviation = _SIGMA_OF_MAD * groups.quantiles(off_m, 0.5)[0]
     breadth = np.sqrt(things.area / (camera.fx * camera.fy)) * median
     window = np.maximum(
         WINDOW_DEVIATIONS * deviation, WINDOW_BREADTHS * breadth + WINDOW_DEPTHS * median
@@ -183,7 +184,9 @@ def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Return ``table[index]``; OpenCV does it in less time, for 8 bits."""
     if index.dtype != np.uint8:
         return table.take(index)
-    return cv2.LUT(index, np.resize(table, 256))
+    whole = np.zeros(256, table.dtype)
+    whole[: len(table)] = table
+    return cv2.LUT(index, whole)
 
 
 def _smooth(depth_m: np.ndarray, pixel: np.ndarray, is_inner: np.ndarray) -> np.ndarray:
@@ -231,11 +234,11 @@ class _Groups:
         bits = key.astype(np.int32)  # the lower half
         return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)
 
-    def quantile(self, ordered: np.ndarray, share: float) -> np.ndarray:
-        """float64 [..., n] of sorted values, linear between them; NaN where there are none."""
+    def quantiles(self, ordered: np.ndarray, *shares: float) -> np.ndarray:
+        """float64 [..., shares, n] of sorted values, linear between them; NaN where are none."""
         if not ordered.shape[-1]:
-            return np.full((*ordered.shape[:-1], len(self.size)), np.nan)
-        place = share * (self.size - 1)
+            return np.full((*ordered.shape[:-1], len(shares), len(self.size)), np.nan)
+        place = np.array(shares)[:, None] * (self.size - 1)
         low = np.floor(place)
         index = self.start + low.astype(np.intp)
         # Where there are none, any value will do: it becomes NaN.
@@ -302,8 +305,8 @@ def _boxes(
             ]
         )
     ordered = groups.sort(points)
-    low, high = groups.quantile(ordered, TAIL), groups.quantile(ordered[:3], 1 - TAIL)
-    nearest, low = low[-1], low[:3]
+    low, high = groups.quantiles(ordered, TAIL, 1 - TAIL).swapaxes(0, 1)
+    nearest, low, high = low[-1], low[:3], high[:3]
     middle = (low + high) / 2
     size = (high - low) / (1 - 2 * TAIL)
     # What was left out along the border of a mask is across the view, not along it.

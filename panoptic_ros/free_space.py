@@ -652,17 +652,16 @@ def _by_depth(
     ids = panoptic.instance.ravel().take(row * (step * width - step * columns) + pixel * step)
     if not ids.all():  # stuff that moves (Vistas: On Rails) is nobody
         x, y, ids = x[ids > 0], y[ids > 0], ids[ids > 0]
-    position = np.stack([x, y], -1) * grid.resolution_m
-    position += grid.origin_xy_m
-    offset = position - view.pose.position_m[:2]
-    range_m = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+    below_xy_m = view.pose.position_m[:2]
+    x_m, y_m = (
+        cells * np.float32(grid.resolution_m) + np.float32(corner_m)
+        for cells, corner_m in zip((x, y), grid.origin_xy_m, strict=True)
+    )
+    range_m = np.hypot(x_m - np.float32(below_xy_m[0]), y_m - np.float32(below_xy_m[1]))
     ids, bounds, order = _sorted_by_thing(ids, range_m)
     # A few of the nearest depth may have invented.
     chosen = order[bounds[:-1] + (bounds[1:] - bounds[:-1]) // 20]
     rows = panoptic.segments.row_of_id[ids]
-    agents = Agents(
-        rows,
-        panoptic.segments.track_id[rows],
-        position[chosen].astype(np.float64),
-    )
+    position = np.stack([x_m[chosen], y_m[chosen]], -1).astype(np.float64)
+    agents = Agents(rows, panoptic.segments.track_id[rows], position)
     return still, moving, agents

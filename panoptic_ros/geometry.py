@@ -190,17 +190,11 @@ class Placement:
 
     def otherwise(self, other: 'Placement') -> 'Placement':
         """Return these boxes, and where there is nothing those of another placement."""
-        has_place = self.method != PlacedBy.NOTHING
-        return Placement(
-            **{
-                f.name: np.where(
-                    has_place if f.name == 'method' else has_place[:, None],
-                    getattr(self, f.name),
-                    getattr(other, f.name),
-                )
-                for f in fields(self)
-            }
-        )
+        rows = np.flatnonzero(self.method == PlacedBy.NOTHING)
+        joined = {f.name: getattr(self, f.name).copy() for f in fields(self)}
+        for name, values in joined.items():
+            values[rows] = getattr(other, name)[rows]
+        return Placement(**joined)
 
 
 def upright_xyzw(pitch_rad: float, yaw_rad: np.ndarray) -> np.ndarray:
@@ -212,9 +206,12 @@ def upright_xyzw(pitch_rad: float, yaw_rad: np.ndarray) -> np.ndarray:
     half_yaw = np.asarray(yaw_rad, np.float64) / 2
     cos_yaw, sin_yaw = np.cos(half_yaw), np.sin(half_yaw)
     cos_pitch, sin_pitch = cos(pitch_rad / 2), sin(pitch_rad / 2)
-    return np.stack(
-        [sin_pitch * cos_yaw, cos_pitch * sin_yaw, sin_pitch * sin_yaw, cos_pitch * cos_yaw], -1
-    )
+    xyzw = np.empty((*half_yaw.shape, 4))
+    np.multiply(sin_pitch, cos_yaw, out=xyzw[..., 0])
+    np.multiply(cos_pitch, sin_yaw, out=xyzw[..., 1])
+    np.multiply(sin_pitch, sin_yaw, out=xyzw[..., 2])
+    np.multiply(cos_pitch, cos_yaw, out=xyzw[..., 3])
+    return xyzw
 
 
 def place_boxes(

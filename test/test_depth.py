@@ -341,12 +341,13 @@ def test_quantiles_of_groups(groups: list[list[float]], share: float) -> None:
     values = np.array([v for g in groups for v in g], np.float32)
     found = depth._Groups.of(row, len(groups))
     ordered = found.sort(values)
-    quantile = found.quantile(ordered, share)
+    quantile, greatest = found.quantiles(ordered, share, 1.0)
     for i, group in enumerate(groups):
         part = ordered[row == i]
         assert part.tolist() == sorted(np.float32(group).tolist())
         if group:
             expected = np.quantile(np.float64(part), share)
             assert quantile[i] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+            assert greatest[i] == part[-1]
         else:
             assert np.isnan(quantile[i])
