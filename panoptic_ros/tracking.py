@@ -211,9 +211,10 @@ class Tracker:
 
     def _advance(self, stamp_ns: int) -> None:
         """Move the tracks to the present, and forget those that have ended."""
-        table = self._table
-        acceleration = self.settings.acceleration * table['size_px']
-        _predict(table['motion'], (stamp_ns - self._stamp_ns) / 1e9, acceleration)
+        table, elapsed_s = self._table, (stamp_ns - self._stamp_ns) / 1e9
+        acceleration = np.full((len(table), _EDGES + _PLACE), _ACCELERATION_M_S2)
+        acceleration[:, :_EDGES] = (self.settings.acceleration * table['size_px'])[:, None]
+        _predict(table['motion'], elapsed_s, acceleration)
         left, top, right, bottom = table['motion'][:, 0, :_EDGES].T
         width, height = self._size_wh
         is_inside = (right > 0) & (bottom > 0) & (left < width) & (top < height)
@@ -508,16 +509,17 @@ def _noise_px(table: np.ndarray, settings: TrackerSettings) -> np.ndarray:
     return settings.box_noise * table['size_px'] + 1
 
 
-def _predict(motion: np.ndarray, elapsed_s: float, acceleration_px_s2: np.ndarray) -> None:
-    """Move motion [n, 5, coordinates] on, in place; the edges' acceleration is float64 [n]."""
-    t = elapsed_s
-    step = np.eye(5)
-    step[0, 1] = step[3, 4] = t
-    step[2, 3], step[2, 4] = 2 * t, t**2
-    np.matmul(step, motion, out=motion)
-    noise = np.array([[t**4 / 4], [t**3 / 2], [t**2]])
-    motion[:, 2:, :_EDGES] += noise * np.square(acceleration_px_s2)[:, None, None]
-    motion[:, 2:, _EDGES:] += noise * _ACCELERATION_M_S2**2
+def _predict(motion: np.ndarray, elapsed_s: float, acceleration: np.ndarray) -> None:
+    """Move motion [n, 5, coordinates] on, in place."""
+    value, velocity, variance, covariance, velocity_variance = motion.swapaxes(0, 1)
+    t, noise = elapsed_s, np.square(acceleration)
+    value += t * velocity
+    variance += 2 * t * covariance
+    variance += t**2 * velocity_variance
+    variance += t**4 / 4 * noise
+    covariance += t * velocity_variance
+    covariance += t**3 / 2 * noise
+    velocity_variance += t**2 * noise
 
 
 def _correct(motion: np.ndarray, measured: np.ndarray, noise: np.ndarray) -> None:
