@@ -441,24 +441,49 @@ def _match(
     moved_px = expected - table['box_xyxy']
     moved = masks.moved((moved_px[:, :2] + moved_px[:, 2:]) / 2)
     tracks, count = len(table), len(things.class_id)
-    shared = shared_cells(moved, tracks, seen, count)
-    union = moved.area(tracks)[:, None] + seen.area(count) - shared
-    overlap = shared / np.maximum(union, 1)
-    same_class = table['class_id'][:, None] == things.class_id
-    enough = np.where(same_class, settings.min_overlap, settings.min_overlap_of_classes)
+    shared = shared_cells(moved, tracks, seen, count).ravel()
+    pair = np.flatnonzero(shared)  # few of all masks meet
+    track, thing = np.divmod(pair, count)
+    shared = shared[pair]
+    overlap = shared / (moved.area(tracks)[track] + seen.area(count)[thing] - shared)
+    enough = np.where(
+        table['class_id'][track] == things.class_id[thing],
+        settings.min_overlap,
+        settings.min_overlap_of_classes,
+    )
+    overlaps = overlap > enough
 
-    variance = table['motion'][:, 2, :_EDGES] + _noise_px(table, settings)[:, None] ** 2
-    # The four edges come first: a sum over the last axis takes several times as long.
-    off_px = expected.T[:, :, None] - things.box_xyxy.T[:, None]
-    deviation2 = (off_px**2 / variance.T[:, :, None]).sum(axis=0) / 4
-    is_likely = same_class & (deviation2 < settings.max_deviation**2)
-    likelihood = is_likely * np.exp(-deviation2 / 2)
-    affinity = np.where(overlap > enough, overlap, _LIKELY_OVERLAP * likelihood)
+    same_class = table['class_id'][:, None] == things.class_id
+    deviation2 = _deviation2(table, things.box_xyxy, settings)
+    likely = np.flatnonzero(same_class & (deviation2 < settings.max_deviation**2))
+    affinity = np.zeros(tracks * count)
+    affinity[likely] = _LIKELY_OVERLAP * np.exp(-deviation2.ravel()[likely] / 2)
+    affinity[pair[overlaps]] = overlap[overlaps]
+    affinity = affinity.reshape(tracks, count)
     # Without this, what was hidden takes the place of what is there when a mask falls apart.
     affinity *= np.exp((table['seen_ns'] - stamp_ns) / (_FORGETTING_S * 1e9))[:, None]
     track_row, thing_row = linear_sum_assignment(affinity, maximize=True)
     is_match = affinity[track_row, thing_row] > 0
     return track_row[is_match], thing_row[is_match]
+
+
+def _deviation2(table: np.ndarray, box_xyxy: np.ndarray, settings: TrackerSettings) -> np.ndarray:
+    """float64 [tracks, things]: how far off each box is for each track, in variances.
+
+    The mean over the four edges.
+    """
+    expected = table['motion'][:, 0, :_EDGES]
+    variance = table['motion'][:, 2, :_EDGES] + _noise_px(table, settings)[:, None] ** 2
+    total = np.zeros((len(table), len(box_xyxy)))
+    one = np.empty_like(total)
+    # Edge by edge in two arrays: for many tracks, more would not stay in the cache.
+    for edge in range(_EDGES):
+        np.subtract(expected[:, edge, None], box_xyxy[:, edge], out=one)
+        np.square(one, out=one)
+        one /= variance[:, edge, None]
+        total += one
+    total /= _EDGES
+    return total
 
 
 _EDGES, _PLACE = 4, 3
