@@ -357,11 +357,12 @@ class Masks:
 
     def moved(self, shift_xy: np.ndarray) -> 'Masks':
         """Move each mask by pixels, float [n, 2], to the nearest cells; cut off what leaves."""
-        shift = np.rint(shift_xy / self.step).astype(np.intp)[self.owner]
         width, height = self.size_wh
-        row = self.row + shift[:, 1]
-        start = np.maximum(self.start + shift[:, 0], 0)
-        stop = np.minimum(self.stop + shift[:, 0], width)
+        # One by one: two numbers a row are gathered more slowly.
+        across, down = (shift[self.owner] for shift in np.rint(shift_xy.T / self.step).astype(int))
+        row = self.row + down
+        start = np.maximum(self.start + across, 0)
+        stop = np.minimum(self.stop + across, width)
         inside = np.flatnonzero((start < stop) & (row >= 0) & (row < height))
         return self._with(self.owner[inside], row[inside], start[inside], stop[inside])
 
