@@ -151,10 +151,10 @@ class Peer:
         while time.monotonic() < end:
             self._executor.spin_once(timeout_sec=0.02)
 
-    def publish(self, topic: str, message: Any) -> None:
-        """Publish once the topic has a subscriber."""
+    def publish(self, topic: str, message: Any, depth: int = 5) -> None:
+        """Publish once the topic has a subscriber; the first message's depth counts."""
         if topic not in self._publishers:
-            self._publishers[topic] = self.node.create_publisher(type(message), topic, 5)
+            self._publishers[topic] = self.node.create_publisher(type(message), topic, depth)
         publisher = self._publishers[topic]
         self.wait_until(publisher.get_subscription_count, f'a subscriber of {topic}')
         publisher.publish(message)

@@ -320,13 +320,22 @@ def test_over_dds(start_node, peer, tiny_model, tiny_scene) -> None:
     answers = peer.subscribe(Image, '/robot/segment/overlay')
     reports = peer.subscribe(DiagnosticArray, '/diagnostics')
     good = messages.image_message(tiny_scene((128, 64)), peer.header())
+    peer.publish('/robot/image', good, depth=100)
     peer.exchange('/robot/image', good, '/robot/segment/overlay')
+    sent = 0
 
     @settings(max_examples=OVER_DDS, deadline=None, database=None)
     @given(st.one_of(images(), camera_infos()))
     def run(message: Image | CameraInfo) -> None:
-        topic = '/robot/image' if isinstance(message, Image) else '/robot/camera_info'
-        peer.publish(topic, message)
+        nonlocal sent
+        if isinstance(message, CameraInfo):
+            peer.publish('/robot/camera_info', message)
+        else:
+            peer.publish('/robot/image', message)
+            sent += 1
+            if sent % 50 == 0:  # before anything falls out of a queue, the node catches up
+                good.header = peer.header()
+                peer.exchange('/robot/image', good, '/robot/segment/overlay')
         del answers[:-1], reports[:-1]
         time.sleep(0.001)
 
@@ -340,7 +349,7 @@ def test_over_dds(start_node, peer, tiny_model, tiny_scene) -> None:
         for entry in reports[-1].status[0].values
         if entry.key.startswith('frames ')
     }
-    assert values['frames received'] > OVER_DDS / 3  # half of them are calibrations
+    assert values['frames received'] >= sent > OVER_DDS / 10
     assert values['frames bad'] > 50
     assert node.interrupt() == 0
     assert 'Traceback' not in node.log
