@@ -216,6 +216,18 @@ class Peer:
         self.node.destroy_client(client)
         return response
 
+    def set_parameter(self, out: str, name: str, value: object) -> str:
+        """Set a parameter of the node whose topics begin so; return why it was refused, or ''."""
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        request = SetParameters.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg()]
+        )
+        (result,) = self.ask(SetParameters, out + 'set_parameters', request).results
+        assert result.successful == (not result.reason)
+        return result.reason
+
     def call(self, service_type: type, name: str, request: Any) -> Any:
         """Call a service once and return its response."""
         client = self.node.create_client(service_type, name)

@@ -9,8 +9,6 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
@@ -82,12 +80,6 @@ def diagnostics(peer) -> dict[str, str]:
     peer.wait_until(lambda: len(received) > seen, 'diagnostics')
     (status,) = received[-1].status
     return {entry.key: entry.value for entry in status.values} | {'level': status.level}
-
-
-def set_parameter(peer, name: str, value: object) -> None:
-    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    (result,) = peer.ask(SetParameters, OUT + 'set_parameters', request).results
-    assert result.successful, result.reason
 
 
 @pytest.fixture
@@ -163,14 +155,14 @@ def test_the_cloud_of_a_frame(peer, exchange, depth_m, instance, scene_bgr) -> N
 
 
 def test_stamps_may_differ_within_the_tolerance(peer, exchange, depth_m) -> None:
-    set_parameter(peer, 'depth_tolerance_s', 0.004)
+    assert peer.set_parameter(OUT, 'depth_tolerance_s', 0.004) == ''
     wait_for_measured(peer, exchange, lambda h: depth_message(depth_m, moved(h, 0.003)))
-    set_parameter(peer, 'depth_tolerance_s', 0.02)
+    assert peer.set_parameter(OUT, 'depth_tolerance_s', 0.02) == ''
 
 
 def test_depth_that_comes_after_its_image(peer, exchange, depth_m, scene_bgr) -> None:
     """Its picture is in work or waits; the masks are out meanwhile."""
-    set_parameter(peer, 'depth_wait_s', 1.0)
+    assert peer.set_parameter(OUT, 'depth_wait_s', 1.0) == ''
     semantic = peer.subscribe(Image, OUT + 'semantic')
     markers = peer.subscribe(MarkerArray, OUT + 'markers')
     # Some depth must have come at all, else nobody waits.
@@ -186,7 +178,7 @@ def test_depth_that_comes_after_its_image(peer, exchange, depth_m, scene_bgr) ->
         return texts(markers[-1]) == ARE_MEASURED
 
     peer.wait_until(is_measured, 'depth that was waited for')
-    set_parameter(peer, 'depth_wait_s', 0.02)
+    assert peer.set_parameter(OUT, 'depth_wait_s', 0.02) == ''
 
 
 def test_depth_of_another_size_is_resized(peer, exchange, depth_m) -> None:
@@ -295,8 +287,8 @@ def test_time_that_starts_over(peer, exchange, depth_m) -> None:
 
 
 def test_boxes_can_be_turned(peer, exchange, depth_m) -> None:
-    set_parameter(peer, 'turn_boxes', True)
-    set_parameter(peer, 'camera_pitch_rad', 0.5)
+    assert peer.set_parameter(OUT, 'turn_boxes', True) == ''
+    assert peer.set_parameter(OUT, 'camera_pitch_rad', 0.5) == ''
 
     def is_tilted() -> bool:
         answer = wait_for_measured(peer, exchange, lambda h: depth_message(depth_m, h))
@@ -304,12 +296,12 @@ def test_boxes_can_be_turned(peer, exchange, depth_m) -> None:
         return all(abs(m.pose.orientation.w) < 0.99 for m in boxes)
 
     peer.wait_until(is_tilted, 'upright boxes')
-    set_parameter(peer, 'turn_boxes', False)
-    set_parameter(peer, 'camera_pitch_rad', 0.0)
+    assert peer.set_parameter(OUT, 'turn_boxes', False) == ''
+    assert peer.set_parameter(OUT, 'camera_pitch_rad', 0.0) == ''
 
 
 def test_speeds_of_objects_that_are_tracked(peer, exchange, depth_m, instance) -> None:
-    set_parameter(peer, 'tracking', True)
+    assert peer.set_parameter(OUT, 'tracking', True) == ''
     peer.subscribe(MarkerArray, OUT + 'markers')
     start = peer.header(ahead_s=10.0)
     speeds = []
@@ -326,7 +318,7 @@ def test_speeds_of_objects_that_are_tracked(peer, exchange, depth_m, instance) -
         return len(speeds) == 2 and all(abs(speed - 2.0) <= 0.2 for speed in speeds)
 
     peer.wait_until(are_known, 'the speeds')
-    set_parameter(peer, 'tracking', False)
+    assert peer.set_parameter(OUT, 'tracking', False) == ''
 
 
 def test_without_anybody_who_wants_depth_it_is_not_looked_for(peer, exchange, depth_m) -> None:

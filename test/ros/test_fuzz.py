@@ -324,20 +324,18 @@ def test_over_dds(start_node, peer, tiny_model, tiny_scene) -> None:
     peer.exchange('/robot/image', good, '/robot/segment/overlay')
     sent = 0
 
-    @settings(max_examples=OVER_DDS, deadline=None, database=None)
-    @given(st.one_of(images(), camera_infos()))
-    def run(message: Image | CameraInfo) -> None:
+    @settings(max_examples=OVER_DDS // 2, deadline=None, database=None)
+    @given(images(), camera_infos())
+    def run(image: Image, info: CameraInfo) -> None:
         nonlocal sent
-        if isinstance(message, CameraInfo):
-            peer.publish('/robot/camera_info', message)
-        else:
-            peer.publish('/robot/image', message)
-            sent += 1
-            if sent % 50 == 0:  # before anything falls out of a queue, the node catches up
-                good.header = peer.header()
-                peer.exchange('/robot/image', good, '/robot/segment/overlay')
+        peer.publish('/robot/camera_info', info)
+        peer.publish('/robot/image', image)
+        sent += 1
+        if sent % 50 == 0:  # before anything falls out of a queue, the node catches up
+            good.header = peer.header()
+            peer.exchange('/robot/image', good, '/robot/segment/overlay')
         del answers[:-1], reports[:-1]
-        time.sleep(0.001)
+        time.sleep(0.002)
 
     run()
     good.header = peer.header()
@@ -349,7 +347,7 @@ def test_over_dds(start_node, peer, tiny_model, tiny_scene) -> None:
         for entry in reports[-1].status[0].values
         if entry.key.startswith('frames ')
     }
-    assert values['frames received'] >= sent > OVER_DDS / 10
+    assert values['frames received'] >= sent > OVER_DDS / 3
     assert values['frames bad'] > 50
     assert node.interrupt() == 0
     assert 'Traceback' not in node.log

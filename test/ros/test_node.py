@@ -19,8 +19,6 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -98,14 +96,6 @@ def diagnostics(peer) -> dict[str, str]:
         'message': status.message,
         'level': status.level,
     }
-
-
-def set_parameter(peer, name: str, value: object) -> str:
-    """Set a parameter over its service; returns why it was refused."""
-    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    (result,) = peer.ask(SetParameters, OUT + 'set_parameters', request).results
-    assert result.successful == (not result.reason)
-    return result.reason
 
 
 def change_state(peer, transition: int) -> bool:
@@ -352,14 +342,14 @@ def test_unusable_camera_info_counts_as_none(
 
 def test_tuning_over_the_parameter_service(module_node, peer, segmenter, scene_bgr) -> None:
     peer.subscribe(Image, OUT + 'overlay')
-    assert set_parameter(peer, 'overlay_opacity', 0.25) == ''
+    assert peer.set_parameter(OUT, 'overlay_opacity', 0.25) == ''
     image = messages.image_message(scene_bgr, peer.header())
     (answer,) = peer.exchange(IMAGE, image, OUT + 'overlay')
     panoptic = segmenter.segment(scene_bgr).panoptic
     label_set = segmenter.model.label_set
     assert np.array_equal(pixels(answer), visualize.overlay(scene_bgr, panoptic, label_set, 0.25))
-    assert set_parameter(peer, 'overlay_opacity', 0.5) == ''
-    assert 'overlay_opacity' in set_parameter(peer, 'overlay_opacity', 1.5)
+    assert peer.set_parameter(OUT, 'overlay_opacity', 0.5) == ''
+    assert 'overlay_opacity' in peer.set_parameter(OUT, 'overlay_opacity', 1.5)
 
 
 def test_a_threshold_counts_from_the_next_frame(module_node, peer, scene_bgr) -> None:
@@ -372,14 +362,14 @@ def test_a_threshold_counts_from_the_next_frame(module_node, peer, scene_bgr) ->
 
     assert ids() == [0, 1, 2]
     # The second car's centre scores 0.8; every thing pixel then belongs to the first.
-    assert set_parameter(peer, 'centre_threshold', 0.9) == ''
+    assert peer.set_parameter(OUT, 'centre_threshold', 0.9) == ''
     assert ids() == [0, 1]
-    assert set_parameter(peer, 'centre_threshold', -1.0) == ''
+    assert peer.set_parameter(OUT, 'centre_threshold', -1.0) == ''
     assert ids() == [0, 1, 2]
 
 
 def test_structure_cannot_change_while_configured(module_node, peer) -> None:
-    reason = set_parameter(peer, 'model', 'another')
+    reason = peer.set_parameter(OUT, 'model', 'another')
     assert reason.startswith('parameter model is fixed while the node is configured')
 
 
@@ -499,7 +489,9 @@ def test_lifecycle(module_node, subscribed, scene_bgr) -> None:
     assert state(peer) == 'inactive'
     peer.wait_until(lambda: camera_subscribers() == 0, 'the node to unsubscribe')
     assert diagnostics(peer)['message'] == 'the node is inactive'
-    assert set_parameter(peer, 'engine_threads', 1).startswith('parameter engine_threads is fixed')
+    assert peer.set_parameter(OUT, 'engine_threads', 1).startswith(
+        'parameter engine_threads is fixed'
+    )
     assert change_state(peer, Transition.TRANSITION_ACTIVATE)
     serves()
     assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
@@ -509,7 +501,7 @@ def test_lifecycle(module_node, subscribed, scene_bgr) -> None:
         lambda: peer.node.count_publishers(OUT + 'semantic') == 0, 'the publisher to go'
     )
 
-    assert set_parameter(peer, 'model', 'no-such-model') == ''
+    assert peer.set_parameter(OUT, 'model', 'no-such-model') == ''
     assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
     assert state(peer) == 'unconfigured'
     found = diagnostics(peer)
@@ -522,7 +514,7 @@ def test_lifecycle_goes_on_after_a_failed_configure(
 ) -> None:
     peer = subscribed
     assert state(peer) == 'unconfigured'
-    assert set_parameter(peer, 'model', str(tiny_model)) == ''
+    assert peer.set_parameter(OUT, 'model', str(tiny_model)) == ''
     assert change_state(peer, Transition.TRANSITION_CONFIGURE)
     assert change_state(peer, Transition.TRANSITION_ACTIVATE)
     image = messages.image_message(scene_bgr, peer.header())

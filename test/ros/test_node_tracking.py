@@ -9,8 +9,6 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -92,11 +90,7 @@ def test_a_recording_that_starts_over_starts_new_tracks(street: Street) -> None:
 
 def test_switched_off_and_on_while_it_runs(street: Street) -> None:
     def switch(on: bool) -> None:
-        request = SetParameters.Request(
-            parameters=[Parameter('tracking', value=on).to_parameter_msg()]
-        )
-        (result,) = street.peer.ask(SetParameters, OUT + 'set_parameters', request).results
-        assert result.successful, result.reason
+        assert street.peer.set_parameter(OUT, 'tracking', on) == ''
 
     before, _ = street.show()
     switch(False)

@@ -14,10 +14,8 @@ from geometry_msgs.msg import TransformStamped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nav_msgs.msg import OccupancyGrid
-from rcl_interfaces.srv import SetParameters
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.time import Time
 from scipy.spatial.transform import Rotation
@@ -70,12 +68,6 @@ def camera_info() -> CameraInfo:
     return CameraInfo(
         width=width, height=height, k=K, r=np.eye(3).reshape(-1), p=np.eye(3, 4).reshape(-1)
     )
-
-
-def set_parameter(peer, name: str, value: object) -> str:
-    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    (result,) = peer.ask(SetParameters, OUT + 'set_parameters', request).results
-    return result.reason
 
 
 @pytest.fixture
@@ -144,7 +136,7 @@ def test_who_reads_the_grid_by_the_rules_finds_its_cells_in_the_picture(ask, seg
 
 def test_the_grid_follows_its_parameters(ask, peer) -> None:
     for name, value in (('grid_length_m', 8.0), ('grid_width_m', 4.0), ('grid_resolution_m', 0.5)):
-        assert set_parameter(peer, name, value) == ''
+        assert peer.set_parameter(OUT, name, value) == ''
     message = ask(OccupancyGrid, 'free_space')
     assert (message.info.width, message.info.height) == (16, 8)
     assert len(message.data) == 128
@@ -153,8 +145,8 @@ def test_the_grid_follows_its_parameters(ask, peer) -> None:
         ('grid_width_m', 10.0),
         ('grid_resolution_m', 0.1),
     ):
-        assert set_parameter(peer, name, value) == ''
-    assert '101' in set_parameter(peer, 'walkable_cost', 101)
+        assert peer.set_parameter(OUT, name, value) == ''
+    assert '101' in peer.set_parameter(OUT, 'walkable_cost', 101)
 
 
 def test_diagnostics_tell_the_closest_obstacle_and_nothing_comes_closer(ask, peer) -> None:
@@ -511,11 +503,11 @@ def test_objects_say_what_they_stand_on(ask) -> None:
 
 
 def test_objects_are_chosen_by_role(ask, peer) -> None:
-    assert set_parameter(peer, 'object_roles', 'graspable, dynamic_agent') == ''
+    assert peer.set_parameter(OUT, 'object_roles', 'graspable, dynamic_agent') == ''
     assert len(texts(ask(MarkerArray, 'objects'))) == 2
-    reason = set_parameter(peer, 'object_roles', 'graspable, edible')
+    reason = peer.set_parameter(OUT, 'object_roles', 'graspable, edible')
     assert "object_roles is 'graspable, edible'; expected nothing or, with commas" in reason
-    assert set_parameter(peer, 'object_roles', 'graspable') == ''
+    assert peer.set_parameter(OUT, 'object_roles', 'graspable') == ''
     objects = peer.received[OUT + 'objects']
 
     def are_gone() -> bool:
@@ -524,7 +516,7 @@ def test_objects_are_chosen_by_role(ask, peer) -> None:
 
     peer.wait_until(are_gone, 'no objects')
     assert {m.action for m in objects[-1].markers} <= {Marker.DELETE}
-    assert set_parameter(peer, 'object_roles', '') == ''
+    assert peer.set_parameter(OUT, 'object_roles', '') == ''
 
 
 # ---- augmented reality ----
