@@ -43,7 +43,7 @@ help:
 venv: $(VENV)/.with-demo
 
 demo: $(VENV)/.with-demo
-	$(BIN)/python -m panoptic_ros.ros.demo '$(SOURCE)' --out '$(OUT)' $(DEMO_ARGS)
+	$(BIN)/python -m panoptic_ros.benchmark.demo '$(SOURCE)' --out '$(OUT)' $(DEMO_ARGS)
 
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
@@ -53,17 +53,17 @@ lint: $(VENV)/.with-test
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
-	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/640x480 --size 640x480 --no-points
-	$(BIN)/python -m panoptic_ros.ros.demo street --out out/bench/1280x720 --size 1280x720 --no-points
-	$(BIN)/python -m panoptic_ros.ros.bench --json out/bench/frame_path.json
-	$(BIN)/python -m panoptic_ros.ros.bench_depth --json out/bench/depth.json
+	$(BIN)/python -m panoptic_ros.benchmark.demo street --out out/bench/640x480 --size 640x480 --no-points
+	$(BIN)/python -m panoptic_ros.benchmark.demo street --out out/bench/1280x720 --size 1280x720 --no-points
+	$(BIN)/python -m panoptic_ros.benchmark.node_speed --json out/bench/frame_path.json
+	$(BIN)/python -m panoptic_ros.benchmark.depth_speed --json out/bench/depth.json
 	rm -rf out/bench/street
 	$(BIN)/python -m panoptic_ros make-bag street --seconds 4 --rate 15 --out out/bench/street
-	$(BIN)/python -m panoptic_ros.ros.replay out/bench/street --seconds 3 --out out/bench/replay
-	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench_tracking street-lite --limit 30 --json out/bench/tracking.json
-	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench $(SCORING) --json out/bench/scoring.json
-	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench $(SCORING) --scale 3 --images 20 --json out/bench/scoring_large.json
-	$(PEERS_BIN)/python -m panoptic_ros.evaluation.bench_peers --json out/bench/peers.json
+	$(BIN)/python -m panoptic_ros.benchmark.replay.command out/bench/street --seconds 3 --out out/bench/replay
+	$(PEERS_BIN)/python test/peers/tracking.py street-lite --limit 30 --json out/bench/tracking.json
+	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --json out/bench/scoring.json
+	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --scale 3 --images 20 --json out/bench/scoring_large.json
+	$(PEERS_BIN)/python test/peers/networks.py --json out/bench/peers.json
 
 colcon: $(VENV)/.with-test
 	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \

@@ -113,7 +113,7 @@ setup(
         'console_scripts': [
             'segment = panoptic_ros.ros.executables:segment',
             'camera = panoptic_ros.ros.executables:camera',
-            'replay_benchmark = panoptic_ros.ros.replay:main',
+            'replay_benchmark = panoptic_ros.benchmark.replay.command:main',
             'panoptic = panoptic_ros.cli:main',
         ],
     },

@@ -8,6 +8,8 @@ import pytest
 
 from panoptic_ros.model import write_model
 
+pytest_plugins = ['support.ros']
+
 TINY_SIZE_WH = (64, 32)
 TINY_CENTRES = 16
 RED_PER_CLASS = 13  # 19 classes in 0..255; a class is painted in the middle of its reds

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from panoptic_ros.ros.processes import own_domain
+from panoptic_ros.benchmark.processes import own_domain
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow

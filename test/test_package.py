@@ -124,7 +124,8 @@ def test_entry_points_exist(setup_arguments):
     assert named.keys() == {'segment', 'camera', 'replay_benchmark', 'panoptic'}
     for value in named.values():
         module, _, function = value.partition(':')
-        path = ROOT.joinpath(*module.split('.')).with_suffix('.py')
+        path = ROOT.joinpath(*module.split('.'))
+        path = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
         assert re.search(rf'^def {function}\(', path.read_text(), re.MULTILINE), value
 
 

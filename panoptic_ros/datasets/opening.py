@@ -7,7 +7,7 @@ from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.ade20k import Ade20kPanoptic
 from panoptic_ros.datasets.cityscapes import open_cityscapes
 from panoptic_ros.datasets.coco import CocoPanoptic
-from panoptic_ros.datasets.synthetic import synthetic_samples
+from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.datasets.vistas import VistasPanoptic
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import LabelSet

@@ -10,8 +10,8 @@ import numpy as np
 
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import open_dataset
-from panoptic_ros.datasets.street_world import street_labels
-from panoptic_ros.datasets.synthetic import SyntheticStreet
+from panoptic_ros.datasets.street.scene import SyntheticStreet
+from panoptic_ros.datasets.street.world import street_labels
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import LabelSet
 

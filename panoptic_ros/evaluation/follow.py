@@ -18,8 +18,8 @@ from panoptic_ros.datasets.videos import Video
 from panoptic_ros.evaluation.video import VideoQuality, VideoResult
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
-from panoptic_ros.tracking import Tracker
 
 TRUTH = 'truth'
 """What the masks are called where they are the truth's."""

@@ -32,7 +32,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from panoptic_ros.datasets.synthetic import StreetFrame, SyntheticStreet
+from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.ros.messages import image_message
 from panoptic_ros.ros.parameters import ParameterError

@@ -24,23 +24,23 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import packing, visualize
-from panoptic_ros.depth import ObjectDepths, measure_objects
-from panoptic_ros.geometry import CameraModel, GroundPlane, PlacedBy, Placement, place_boxes
 from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.objects import NONE, Supports, find_supports, with_roles
-from panoptic_ros.occlusion import occlusion_mask, scene_depth, support_planes
 from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.callbacks import UnhurriedGroup
-from panoptic_ros.ros.cdr import MarkerRow, header_cdr, image_cdr
 from panoptic_ros.ros.diagnostics import FrameTimes, Surroundings, timing_message
-from panoptic_ros.ros.markers import MarkerBoard, object_markers, surface_markers
 from panoptic_ros.ros.messages import Picture
+from panoptic_ros.ros.messages.cdr import MarkerRow, header_cdr, image_cdr
+from panoptic_ros.ros.messages.markers import MarkerBoard, object_markers, surface_markers
+from panoptic_ros.ros.messages.points import CloudBuilder
 from panoptic_ros.ros.parameters import ParameterError, Structure, Tuning, listed
-from panoptic_ros.ros.points import CloudBuilder
 from panoptic_ros.ros.surroundings import OccupancyGrid, SurroundingsBuilder
+from panoptic_ros.scene.depth import ObjectDepths, measure_objects
+from panoptic_ros.scene.geometry import CameraModel, GroundPlane, PlacedBy, Placement, place_boxes
+from panoptic_ros.scene.occlusion import occlusion_mask, scene_depth, support_planes
+from panoptic_ros.scene.supports import NONE, Supports, find_supports, with_roles
+from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmentation
-from panoptic_ros.tracking import Tracker
 
 QOS_OVERRIDES = QoSOverridingOptions(
     [

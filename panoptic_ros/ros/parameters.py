@@ -24,7 +24,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion, QueryFusion
 from panoptic_ros.labels import ROLES
 from panoptic_ros.packing import PANOPTIC_PACKINGS
-from panoptic_ros.tracking import TrackerSettings
+from panoptic_ros.scene.tracking import TrackerSettings
 
 OF_MODEL = -1.0
 """A fusion threshold below 0 is taken from the model's card; this is the usual way to say so."""

@@ -16,8 +16,8 @@ from panoptic_ros.ros.messages import stamp_ns
 from panoptic_ros.ros.outputs import Outputs, Result, no_depth
 from panoptic_ros.ros.parameters import NodeParameters, Tuning
 from panoptic_ros.ros.worker import NewestWorker
+from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
-from panoptic_ros.tracking import Tracker
 
 WARN_PERIOD_S = 5.0
 """A warning about messages is not repeated within so many seconds."""

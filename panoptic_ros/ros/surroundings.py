@@ -9,9 +9,14 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
-from panoptic_ros.collision import AgentMotion, time_to_collision_s
 from panoptic_ros.errors import FrameError
-from panoptic_ros.free_space import (
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.ros.diagnostics import Surroundings
+from panoptic_ros.ros.messages import stamp_ns
+from panoptic_ros.ros.messages.cdr import NOT_TURNED_XYZW, occupancy_grid_cdr
+from panoptic_ros.ros.transforms import Frames, quaternion_xyzw
+from panoptic_ros.scene.collision import AgentMotion, time_to_collision_s
+from panoptic_ros.scene.free_space import (
     CameraPose,
     FreeSpace,
     Grid,
@@ -19,12 +24,7 @@ from panoptic_ros.free_space import (
     free_space,
     ground_view,
 )
-from panoptic_ros.geometry import GroundPlane
-from panoptic_ros.labels import LabelSet
-from panoptic_ros.ros.cdr import NOT_TURNED_XYZW, occupancy_grid_cdr
-from panoptic_ros.ros.diagnostics import Surroundings
-from panoptic_ros.ros.frames import Frames, quaternion_xyzw
-from panoptic_ros.ros.messages import stamp_ns
+from panoptic_ros.scene.geometry import GroundPlane
 
 try:
     from nav_msgs.msg import OccupancyGrid

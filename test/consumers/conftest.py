@@ -6,9 +6,8 @@ where the consumer would drop, refuse or misread a message. The rules are writte
 sources; each is named where it is followed, as repository, file and function.
 """
 
-import importlib.util
 import os
-import sys
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -16,18 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.ros import wait_until
 
 if TYPE_CHECKING:
     from rclpy.qos import QoSProfile
-
-# The fixtures of the ROS side: a domain of our own, a peer node, the node's process.
-_PATH = Path(__file__).parents[1] / 'ros' / 'conftest.py'
-_SPEC = importlib.util.spec_from_file_location('consumers_ros_fixtures', _PATH)
-ros = importlib.util.module_from_spec(_SPEC)
-sys.modules[_SPEC.name] = ros
-_SPEC.loader.exec_module(ros)
-peer_of_all, peer = ros.peer_of_all, ros.peer
-module_node, start_node = ros.module_node, ros.start_node
 
 IMAGE, CAMERA_INFO, OUT = '/robot/image', '/robot/camera_info', '/robot/segment/'
 SIZE_WH = (128, 64)
@@ -85,11 +76,11 @@ class Camera:
             for topic, make in self.others.items():
                 self.peer.publish(topic, make(image.header))
             self.peer.publish(IMAGE, image)
-            end = ros.time.monotonic() + 0.5
-            while ros.time.monotonic() < end and done() == before:
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end and done() == before:
                 self.peer._executor.spin_once(timeout_sec=0.02)
 
-        ros.wait_until(lambda: done() >= frames, what, send_and_spin)
+        wait_until(lambda: done() >= frames, what, send_and_spin)
 
 
 def calibration(header: Any) -> Any:

@@ -12,10 +12,10 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from panoptic_ros.datasets.synthetic import SyntheticStreet
+from panoptic_ros.benchmark.checks import frame_key, pixels
+from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.errors import SourceError
 from panoptic_ros.ros.camera import Prefetch, picture_frame, street_frame
-from panoptic_ros.ros.checks import frame_key, pixels
 
 CAMERA = ('-m', 'panoptic_ros.ros.camera')
 SIZE_WH = (64, 32)

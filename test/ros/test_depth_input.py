@@ -17,7 +17,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from panoptic_ros.engines import open_engine
 from panoptic_ros.model import Model
 from panoptic_ros.ros import messages
-from panoptic_ros.ros.points import POINT
+from panoptic_ros.ros.messages.points import POINT
 from panoptic_ros.segmenter import Segmenter
 
 NODE_ARGUMENTS = ('-p', 'depth:=true', '-p', 'tracking:=false')

@@ -26,11 +26,11 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros import packing, visualize
+from panoptic_ros.benchmark.processes import own_domain
 from panoptic_ros.engines import open_engine
 from panoptic_ros.model import Model
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.diagnostics import FrameTimes, stage_times_ms
-from panoptic_ros.ros.processes import own_domain
 from panoptic_ros.segmenter import Segmentation, Segmenter
 
 IMAGE, CAMERA_INFO = '/robot/image', '/robot/camera_info'

@@ -12,8 +12,8 @@ from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
+from panoptic_ros.benchmark.checks import pixels
 from panoptic_ros.ros import messages
-from panoptic_ros.ros.checks import pixels
 
 IMAGE, CAMERA_INFO, OUT = '/robot/image', '/robot/camera_info', '/robot/segment/'
 SIZE_WH = (128, 64)

@@ -25,18 +25,19 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import FrameError
-from panoptic_ros.free_space import CameraPose, Grid, Traversability, free_space, ground_view
-from panoptic_ros.geometry import CameraModel, GroundPlane
 from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.ros import frames, messages
-from panoptic_ros.ros.frames import Frames
+from panoptic_ros.ros import messages
+from panoptic_ros.ros import transforms as frames
 from panoptic_ros.ros.parameters import ParameterError, Tuning
 from panoptic_ros.ros.surroundings import (
     SurroundingsBuilder,
     ground_frame_origin,
     target_grid,
 )
+from panoptic_ros.ros.transforms import Frames
+from panoptic_ros.scene.free_space import CameraPose, Grid, Traversability, free_space, ground_view
+from panoptic_ros.scene.geometry import CameraModel, GroundPlane
 from panoptic_ros.segmenter import Segmenter
 
 NODE_ARGUMENTS = ('-p', 'virtual_depth:=true', '-p', 'camera_pitch_rad:=0.1')

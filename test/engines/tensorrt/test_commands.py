@@ -5,7 +5,7 @@ import json
 import pytest
 
 from panoptic_ros import cli
-from panoptic_ros.commands import benchmark_engine
+from panoptic_ros.cli.engine import benchmark as benchmark_engine
 
 COMMANDS = ('build-engine', 'verify-engine', 'inspect-engine', 'benchmark-engine')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panoptic_ros.commands.benchmark_engine import measure
+from panoptic_ros.cli.engine.benchmark import measure
 from panoptic_ros.datasets.cityscapes import CityscapesPanoptic
 from panoptic_ros.engines import open_engine, tensorrt
 from panoptic_ros.evaluation.quality import PanopticQuality

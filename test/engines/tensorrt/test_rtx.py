@@ -92,9 +92,9 @@ def model(request, tmp_path_factory):
         return Model.load('street-lite')
     torch = pytest.importorskip('torch', reason='torch exports the model of this test')
     pytest.importorskip('onnxscript', reason='onnxscript exports the model of this test')
-    from panoptic_ros.nn.backbones import EfficientNetLite
-    from panoptic_ros.nn.export import export_model
-    from panoptic_ros.nn.network import PanopticNetwork
+    from panoptic_ros.training.backbones import EfficientNetLite
+    from panoptic_ros.training.export import export_model
+    from panoptic_ros.training.network import PanopticNetwork
 
     torch.manual_seed(0)
     network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)

@@ -1,0 +1,336 @@
+"""What the node's topics promise, checked on the messages of one frame after the other.
+
+Nothing here talks to ROS: messages go in, faults come out. The demo uses it on what arrives over
+DDS.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.ros.messages.markers import TEXT_NAMESPACE
+from panoptic_ros.ros.messages.points import FIELDS, POINT
+from panoptic_ros.scene.geometry import CameraModel
+
+if TYPE_CHECKING:
+    from nav_msgs.msg import OccupancyGrid
+
+IMAGE_ENCODINGS = {
+    'semantic': 'mono8',
+    'instance': '16UC1',
+    'confidence': 'mono8',
+    'overlay': 'bgr8',
+    'panoptic': '32SC1',
+    'mask': 'mono8',
+}
+"""Image topics of the node and how they are encoded."""
+
+BYTES_PER_PIXEL = {'mono8': 1, '16UC1': 2, 'bgr8': 3, '32SC1': 4, '32FC1': 4}
+
+_DTYPES = {'mono8': np.uint8, '16UC1': np.uint16, '32SC1': np.int32, '32FC1': np.float32}
+
+FrameKey = tuple[int, int, str]
+"""What makes two headers equal: seconds, nanoseconds, frame_id."""
+
+
+def frame_key(header: Header) -> FrameKey:
+    """Return the whole content of a header."""
+    return header.stamp.sec, header.stamp.nanosec, header.frame_id
+
+
+def pixels(message: Image) -> np.ndarray:
+    """Return an image message's pixels without a copy; [H, W], or [H, W, 3] for bgr8."""
+    if message.encoding == 'bgr8':
+        return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+    dtype = _DTYPES[message.encoding]
+    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
+
+
+@dataclass
+class Check:
+    """One promise: how often it was looked at, how often it was broken, and the first times.
+
+    Parameters
+    ----------
+    name
+        The promise in a few words.
+    looked
+        How many times it could have been broken.
+    broken
+        How many times it was.
+    examples
+        Sentences about the first three of them.
+    skipped
+        Why it cannot be looked at here; empty where it can.
+    """
+
+    name: str
+    looked: int = 0
+    broken: int = 0
+    examples: list[str] = field(default_factory=list)
+    skipped: str = ''
+
+    @property
+    def passed(self) -> bool:
+        """Whether it was looked at and held every time, or cannot be looked at."""
+        return bool(self.skipped) or (self.looked > 0 and not self.broken)
+
+    def add(self, fault: str = '') -> None:
+        """Count one look; an empty text is no fault."""
+        self.looked += 1
+        if fault:
+            self.broken += 1
+            if len(self.examples) < 3:
+                self.examples.append(fault)
+
+
+class Checks:
+    """The checks by name, in the order of their first use."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Check] = {}
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(self._by_name.values())
+
+    def __getitem__(self, name: str) -> Check:
+        return self._by_name.setdefault(name, Check(name))
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are any, and all passed."""
+        return bool(self._by_name) and all(check.passed for check in self)
+
+
+class FrameAudit:
+    """Checks everything the node said about a frame against what the camera sent.
+
+    Parameters
+    ----------
+    label_set
+        The node's.
+    checks
+        Where the results go.
+    """
+
+    def __init__(self, label_set: LabelSet, checks: Checks) -> None:
+        self._label_set = label_set
+        self._checks = checks
+        self._shown_markers: set[tuple[str, int]] | None = None
+
+    def audit(self, sent: CameraInfo | None, outputs: Mapping[str, Any]) -> Panoptic | None:
+        """Check one frame; call it in the order of the stamps.
+
+        Parameters
+        ----------
+        sent
+            The camera's message with this very header; None if it sent none.
+        outputs
+            Messages by topic of the node, all with one header (``semantic``, ``markers`` ...).
+
+        Returns
+        -------
+        The panoptic map, or None where there is none that keeps its promises.
+        """
+        for topic, message in outputs.items():
+            self._checks[f'{topic}: header is that of a frame sent'].add(
+                '' if sent is not None else f'{_header_of(message)} was never sent'
+            )
+        if sent is None:
+            return None
+        for topic, encoding in IMAGE_ENCODINGS.items():
+            if topic in outputs:
+                self._checks[f'{topic}: encoding and size'].add(
+                    _image_fault(outputs[topic], encoding, (sent.width, sent.height))
+                )
+        if 'camera_info' in outputs:
+            self._checks['camera_info: that of the masks'].add(
+                _camera_info_fault(outputs['camera_info'], sent)
+            )
+        panoptic = self._audit_maps(outputs)
+        self._audit_markers(outputs.get('markers'), panoptic)
+        if 'detections' in outputs and panoptic is not None:
+            self._checks['detections: one for every thing'].add(
+                _detections_fault(outputs['detections'], panoptic)
+            )
+        if 'points' in outputs and panoptic is not None:
+            self._checks['points: one for every pixel, labelled as the maps are'].add(
+                _points_fault(outputs['points'], panoptic)
+            )
+        if 'free_space' in outputs and panoptic is not None:
+            self._checks['free_space: what is free shows ground in the picture'].add(
+                _free_space_fault(outputs['free_space'], sent, panoptic, self._label_set)
+            )
+        return panoptic
+
+    def _audit_maps(self, outputs: Mapping[str, Any]) -> Panoptic | None:
+        if not {'semantic', 'instance'} <= outputs.keys():
+            return None
+        check = self._checks['semantic, instance: every thing pixel has an id, nothing else has']
+        try:
+            panoptic = Panoptic.from_maps(
+                pixels(outputs['semantic']), pixels(outputs['instance']), self._label_set
+            )
+        except (ValueError, KeyError) as error:
+            check.add(str(error))
+            return None
+        check.add()
+        return panoptic
+
+    def _audit_markers(self, message: MarkerArray | None, panoptic: Panoptic | None) -> None:
+        if message is None:
+            self._shown_markers = None  # whatever it said is not known
+            return
+        if any(m.action == Marker.DELETEALL for m in message.markers):
+            self._shown_markers = set()
+        added = [m for m in message.markers if m.action == Marker.ADD]
+        named = {(m.ns, m.id) for m in added}
+        gone = {(m.ns, m.id) for m in message.markers if m.action == Marker.DELETE}
+        if panoptic is not None:
+            things = panoptic.segments.things
+            names = [self._label_set.names[class_id] for class_id in things.class_id]
+            known = set(zip(names, things.track_id.tolist(), strict=True))
+            known |= {(TEXT_NAMESPACE, track_id) for track_id in things.track_id.tolist()}
+            strangers = named - known
+            self._checks['markers: namespace and id are those of a thing'].add(
+                f'{sorted(strangers)[:3]} are markers of no thing in the frame'
+                if strangers
+                else ''
+            )
+        fault = next(filter(None, map(_marker_fault, added)), '')
+        if not fault and len(named) != len(added):
+            fault = 'two markers have one namespace and id'
+        self._checks['markers: finite, with lifetime, each once'].add(fault)
+        if self._shown_markers is not None:
+            left = self._shown_markers - gone - named
+            self._checks['markers: deleted when gone'].add(
+                f'{sorted(left)[:3]} are neither shown again nor deleted' if left else ''
+            )
+        self._shown_markers = named
+
+
+def diagnostics_fault(status: DiagnosticStatus) -> str:
+    """Return what is wrong with the node's status: not OK, or frames that are not accounted for.
+
+    Two frames may be on their way, as :class:`panoptic_ros.ros.diagnostics.Counts` says.
+    """
+    if status.level != DiagnosticStatus.OK:
+        return f'level {status.level[0]}: {status.message}'
+    values = {item.key: item.value for item in status.values}
+    ends = ('processed', 'dropped', 'unwatched', 'bad', 'failed')
+    try:
+        received = int(values['frames received'])
+        ended = {end: int(values[f'frames {end}']) for end in ends}
+    except KeyError as error:
+        return f'there is no value {error}'
+    if not 0 <= received - sum(ended.values()) <= 2:
+        return f'{received} frames received, but {ended}'
+    if ended['bad'] or ended['failed']:
+        return f'{ended["bad"]} frames could not be decoded, {ended["failed"]} not segmented'
+    return ''
+
+
+def label_info_fault(message: Any, label_set: LabelSet) -> str:
+    """Return what is wrong with a vision_msgs/LabelInfo."""
+    said = {c.class_id: c.class_name for c in message.class_map}
+    expected = dict(enumerate(label_set.names))
+    wrong = {i: said.get(i) for i, name in expected.items() if said.get(i) != name}
+    if wrong:
+        return f'classes {wrong} are not those of label set {label_set.name!r}'
+    return '' if 255 in said else 'void, 255, is not declared'
+
+
+def _header_of(message: Any) -> str:
+    if isinstance(message, MarkerArray):
+        message = message.markers[0]
+    stamp = message.header.stamp
+    return f'stamp {stamp.sec}.{stamp.nanosec:09d} in {message.header.frame_id!r}'
+
+
+def _image_fault(message: Image, encoding: str, size_wh: tuple[int, int]) -> str:
+    width, height = size_wh
+    step = width * BYTES_PER_PIXEL[encoding]
+    came = (message.encoding, message.width, message.height, message.step, len(message.data))
+    expected = (encoding, width, height, step, step * height)
+    if came == expected:
+        return ''
+    return f'encoding, width, height, step, bytes are {came}; expected {expected}'
+
+
+def _camera_info_fault(message: CameraInfo, sent: CameraInfo) -> str:
+    if (message.width, message.height) != (sent.width, sent.height):
+        return f'for {message.width}x{message.height}; expected {sent.width}x{sent.height}'
+    if not np.allclose(message.k, sent.k) or not np.allclose(message.p, sent.p):
+        return f'k is {np.round(message.k, 3).tolist()}; expected {np.round(sent.k, 3).tolist()}'
+    return ''
+
+
+def _marker_fault(marker: Marker) -> str:
+    p, s = marker.pose.position, marker.scale
+    if not all(map(math.isfinite, (p.x, p.y, p.z, s.x, s.y, s.z))):
+        return f'{marker.ns} {marker.id} has a position or size that is not finite'
+    if p.z <= 0:
+        return f'{marker.ns} {marker.id} is {p.z:.1f} m behind the camera'
+    if not (marker.lifetime.sec or marker.lifetime.nanosec):
+        return f'{marker.ns} {marker.id} has no lifetime'
+    return ''
+
+
+def _points_fault(message: PointCloud2, panoptic: Panoptic) -> str:
+    width, height = panoptic.size_wh
+    came = (message.width, message.height, message.point_step, message.row_step, message.is_dense)
+    expected = (width, height, POINT.itemsize, width * POINT.itemsize, False)
+    if came != expected or len(message.data) != width * height * POINT.itemsize:
+        return f'width, height, point_step, row_step, is_dense are {came}; expected {expected}'
+    if list(message.fields) != FIELDS:
+        return f'fields are {[f.name for f in message.fields]}; expected {POINT.names}'
+    points = np.frombuffer(message.data, POINT).reshape(height, width)
+    for name, of_map in (('label', panoptic.semantic), ('instance', panoptic.instance)):
+        wrong = np.count_nonzero(points[name] != of_map)
+        if wrong:
+            return f'{name} of {wrong} points is not that of their pixels'
+    known = points['z'] > 0
+    for name in 'xyz':
+        finite_or_nan = np.where(known, np.isfinite(points[name]), np.isnan(points[name]))
+        if not finite_or_nan.all():
+            return 'points without a depth have to be NaN in x, y and z, all others finite'
+    return '' if known.any() else 'no point has a depth'
+
+
+def _free_space_fault(
+    message: 'OccupancyGrid', sent: CameraInfo, panoptic: Panoptic, label_set: LabelSet
+) -> str:
+    info, place, turn = message.info, message.info.origin.position, message.info.origin.orientation
+    if len(message.data) != info.width * info.height:
+        return f'{len(message.data)} cells; expected {info.width} * {info.height}'
+    cells = np.frombuffer(message.data, np.int8)
+    if not ((cells >= -1) & (cells <= 100)).all():
+        return f'cells are {np.unique(cells)}; expected -1..100'
+    row, column = np.divmod(np.flatnonzero((cells >= 0) & (cells < 100)), info.width)
+    corner = np.stack([column + 0.5, row + 0.5, np.zeros(len(row))], -1) * info.resolution
+    rotation = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    point = corner @ rotation.T + [place.x, place.y, place.z]
+    camera = CameraModel.from_k(sent.k, (sent.width, sent.height))
+    u, v = np.rint(camera.project(point)).astype(int).T
+    # A ray along the border between pixels may be rounded to either.
+    inside = (u >= 0) & (v >= 0) & (u < sent.width) & (v < sent.height) & (point[:, 2] > 0)
+    ground = label_set.with_role('drivable') | label_set.with_role('walkable')
+    wrong = np.count_nonzero(~ground[panoptic.semantic[v[inside], u[inside]]])
+    wrong += np.count_nonzero(~inside)
+    return f'{wrong} of {len(row)} free cells' if wrong > 0.001 * len(row) else ''
+
+
+def _detections_fault(message: Any, panoptic: Panoptic) -> str:
+    said = sorted(detection.id for detection in message.detections)
+    expected = sorted(map(str, panoptic.segments.things.track_id.tolist()))
+    return '' if said == expected else f'ids are {said}; expected {expected}'

@@ -1,0 +1,141 @@
+"""``python -m panoptic_ros.benchmark.depth_speed``: time of tracking and depth by stage.
+
+The node's own calls in one thread, each from its input to the bytes that go out. The street, its
+depth and its masks are synthetic: the masks are true, so there are more objects than a small
+network finds.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+from time import perf_counter_ns
+
+import cv2
+import numpy as np
+from std_msgs.msg import Header
+
+from panoptic_ros.cli import run_alone
+from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet
+from panoptic_ros.errors import DatasetError
+from panoptic_ros.evaluation.report import write_json
+from panoptic_ros.fusion import Fused
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.ros import messages
+from panoptic_ros.ros.arguments import size_wh
+from panoptic_ros.ros.camera import street_frame
+from panoptic_ros.ros.messages.points import CloudBuilder
+from panoptic_ros.ros.outputs import Result, no_depth
+from panoptic_ros.ros.parameters import Tuning
+from panoptic_ros.ros.surroundings import SurroundingsBuilder
+from panoptic_ros.scene.tracking import Tracker
+from panoptic_ros.segmenter import Segmentation, StageTimes
+
+RATE_HZ = 15.0
+SETTLING_FRAMES = 30
+"""Frames at the start that do not count."""
+
+TRACKING, DECODING, MEASURING = 'tracking', 'depth, decoded', 'depth of the objects, velocities'
+FREE_SPACE, FLAT, POINTS = '~/free_space', '~/free_space without depth', '~/points'
+ADDED = f'{TRACKING}, depth, {FREE_SPACE}'
+PERCENTILES = (50, 95)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark from the command line; returns the exit status."""
+    return run_alone('bench_depth', 'Time what tracking and depth add.', configure, run, argv)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument('--size', type=size_wh, default=(640, 480), metavar='WxH')
+    parser.add_argument('--frames', type=int, default=300, help='(%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='which street (%(default)s)')
+    parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures there')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    if args.frames < 1:
+        raise DatasetError(f'--frames is {args.frames}; expected 1 or more')
+    cv2.setNumThreads(1)
+    rows = list(
+        islice(times_ms(args.seed, args.size), SETTLING_FRAMES, SETTLING_FRAMES + args.frames)
+    )
+    figures = {
+        name: np.percentile([row[name] for row in rows], PERCENTILES).tolist() for name in rows[0]
+    }
+    width, height = args.size
+    print(f'{f"ms, {width}x{height}, {args.frames} frames":<36}' + 'p50'.rjust(8) + 'p95'.rjust(8))
+    for name, values in figures.items():
+        print(f'{name:<36}' + ''.join(f'{value:8.2f}' for value in values))
+    if args.json:
+        write_json(args.json, {'size_wh': args.size, 'frames': args.frames, 'p50_p95_ms': figures})
+    return 0
+
+
+def times_ms(seed: int, size_wh: tuple[int, int]) -> Iterator[dict[str, float]]:
+    """Yield what each stage took, milliseconds by name, frame after frame of a street."""
+    street = SyntheticStreet(seed, size_wh, RATE_HZ)
+    stages = Stages()
+    for number in count():
+        yield stages.times_ms(street.frame(number))
+
+
+class Stages:
+    """What a node does with tracking and depth, one frame after the other."""
+
+    def __init__(self) -> None:
+        self._label_set = LabelSet.load('cityscapes')
+        self._tracker = Tracker()
+        self._clouds = CloudBuilder()
+        self._with_depth, self._without = (SurroundingsBuilder(None, '') for _ in range(2))
+
+    def times_ms(self, frame: StreetFrame) -> dict[str, float]:
+        """Take a frame and return how long each stage took, milliseconds."""
+        header = Header(frame_id='camera')
+        header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 1_000_000_000)
+        sent = street_frame(frame)
+        sent.stamp(header)
+        picture, info, depth = (sent.by_topic[t] for t in ('image', 'camera_info', 'depth'))
+        times: dict[str, float] = {}
+
+        def timed(name: str, call: Callable[[], object]) -> object:
+            start_ns = perf_counter_ns()
+            value = call()
+            times[name] = (perf_counter_ns() - start_ns) / 1e6
+            return value
+
+        def find_depth() -> np.ndarray:
+            depth_m = messages.decode_depth(depth)
+            return messages.fit_depth(depth_m, frame.size_wh, info, info)
+
+        panoptic = timed(TRACKING, lambda: self._tracker.update(frame.truth, frame.stamp_ns))
+        unsure = np.zeros((1, 1), np.uint8)
+        result = Result(
+            header=header,
+            picture=messages.decode_image(picture),
+            segmentation=Segmentation(Fused(panoptic, unsure), StageTimes(0, 0, 0)),
+            label_set=self._label_set,
+            calibration=info,
+            tuning=Tuning(
+                camera_height_m=frame.camera_height_m, camera_pitch_rad=frame.camera_pitch_rad
+            ),
+            find_depth=find_depth,
+            tracker=self._tracker,
+        )
+        timed(DECODING, lambda: result.depth_m)
+        timed(MEASURING, lambda: (result.placement, result.velocity_m_s))
+        timed(FREE_SPACE, lambda: self._with_depth.build(result))
+        times[ADDED] = sum(times.values())
+        cloud = result.header_cdr, result.camera, result.depth_m, panoptic, result.picture
+        timed(POINTS, lambda: self._clouds.build(*cloud))
+        flat = replace(result, find_depth=no_depth)
+        timed(FLAT, lambda: self._without.build(flat))
+        return times
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""``ros2 run panoptic_ros replay_benchmark BAG``: how fast the node is on a recording.
+
+Publishes the images of a rosbag2 recording, mcap or sqlite3, and measures what comes back. Without
+``--rate`` it finds the highest rate at which less than 5 % of the frames are dropped, and reports
+that, 10, 30 and 60 Hz; with the truth in the recording (``panoptic make-bag``) also PQ and VPQ.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import yaml
+
+from panoptic_ros.engines import ENGINES
+from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.ros.arguments import positive_number
+from panoptic_ros.ros.signals import StopSignal
+from panoptic_ros.untrusted import plain_yaml
+
+OK, FAILED, USER_ERROR = 0, 1, 2
+"""Exit codes: measured or interrupted, the node gave no answer, what was asked for cannot be."""
+
+OUTPUTS = ('semantic', 'instance', 'markers', 'overlay')
+RATES_HZ = (10.0, 30.0, 60.0)
+TRIAL_SECONDS = 5.0
+QUALITY_FRAMES = 300
+
+RECORDED, AS_FAST = 'recorded', 'max'
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog='replay_benchmark',
+        description='Replay a rosbag2 recording to the node and measure it.',
+    )
+    parser.add_argument('bag', help='folder of a recording, or an .mcap or .db3 file')
+    parser.add_argument(
+        '--node',
+        metavar='NAME',
+        help='measure the node of that name, for example /segment, which is running already (one '
+        'is started)',
+    )
+    parser.add_argument('--model', default='street-lite', help='of the node started (%(default)s)')
+    parser.add_argument('--engine', default='auto', choices=('auto', *ENGINES))
+    parser.add_argument(
+        '--param',
+        action='append',
+        default=[],
+        type=_parameter,
+        metavar='NAME:=VALUE',
+        help='another parameter of the node started; may be repeated',
+    )
+    parser.add_argument(
+        '--rate',
+        type=_rate,
+        help='recorded, max (as fast as the node keeps up) or Hz: only that, once through the '
+        'recording (find the peak, then --rates)',
+    )
+    parser.add_argument(
+        '--rates',
+        nargs='+',
+        type=positive_number,
+        default=RATES_HZ,
+        metavar='HZ',
+        help='reported besides the peak (10 30 60)',
+    )
+    parser.add_argument(
+        '--seconds',
+        type=positive_number,
+        help=f'of each rate ({TRIAL_SECONDS:g}; with --rate to the end)',
+    )
+    parser.add_argument(
+        '--loop', action='store_true', help='with --rate: begin again at the end, until Ctrl-C'
+    )
+    parser.add_argument(
+        '--start-offset', type=_not_negative, default=0.0, help='seconds to leave out (0)'
+    )
+    parser.add_argument('--duration', type=positive_number, help='seconds of it to replay (all)')
+    parser.add_argument(
+        '--topic',
+        type=_remapping,
+        metavar='NAME[:=INPUT]',
+        help="images in the recording (its only ones), and where to publish them (the node's "
+        'input)',
+    )
+    parser.add_argument(
+        '--remap',
+        action='append',
+        default=[],
+        type=_remapping,
+        metavar='NAME:=INPUT',
+        help='where to publish another topic of the recording; may be repeated',
+    )
+    parser.add_argument(
+        '--stamps',
+        default='recorded',
+        choices=('recorded', 'now'),
+        help='of the messages published; recorded ones are moved on from lap to lap so that none '
+        'comes twice; now makes the age in the diagnostics that of the image (%(default)s)',
+    )
+    parser.add_argument(
+        '--outputs',
+        nargs='+',
+        default=OUTPUTS,
+        metavar='NAME',
+        help=f'topics of the node to subscribe to; the first tells whether a frame was answered '
+        f'({" ".join(OUTPUTS)})',
+    )
+    parser.add_argument(
+        '--quality-frames',
+        type=int,
+        default=QUALITY_FRAMES,
+        metavar='N',
+        help='PQ and VPQ of so many frames where there is truth; 0 for none (%(default)s)',
+    )
+    parser.add_argument(
+        '--timeout',
+        type=positive_number,
+        default=60.0,
+        help='seconds to wait for the node and its first answer (%(default)s)',
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('out', 'replay'), help='folder (%(default)s)'
+    )
+    return parser
+
+
+def _rate(text: str) -> float | str:
+    return text if text in (RECORDED, AS_FAST) else positive_number(text)
+
+
+def _not_negative(text: str) -> float:
+    return 0.0 if text in ('0', '0.0') else positive_number(text)
+
+
+def _remapping(text: str) -> tuple[str, str]:
+    name, _, target = text.partition(':=')
+    if not name.startswith('/') or (target and not target.startswith('/')):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no topic such as /camera/image_raw, and no two such as /a:=/b'
+        )
+    return name, target
+
+
+def _parameter(text: str) -> tuple[str, object]:
+    name, separator, value = text.partition(':=')
+    if not name or not separator:
+        raise argparse.ArgumentTypeError(f'{text!r} is no parameter such as overlay_opacity:=1.0')
+    try:
+        return name, plain_yaml(value.encode())
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} has a value that is no YAML') from error
+
+
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without those for ROS, from ``--ros-args`` to ``--`` or the end.
+
+    (What rclpy has for this also takes ``a:=b`` for ROS's.)
+    """
+    own: list[str] = []
+    is_own = True
+    for argument in arguments:
+        if argument == '--ros-args':
+            is_own = False
+        elif is_own:
+            own.append(argument)
+        elif argument == '--':
+            is_own = True
+    return own
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Measure, until done, SIGINT or SIGTERM; returns the process's exit code."""
+    given = make_parser().parse_args(own_arguments(sys.argv[1:] if args is None else args))
+    cv2.setNumThreads(1)  # leaves the cores to the node
+    try:
+        from panoptic_ros.benchmark.replay.ends import NoAnswerError
+        from panoptic_ros.benchmark.replay.run import run
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition('.')[0]
+        if missing == 'panoptic_ros':
+            raise
+        way_out = 'pip install rosbags matplotlib'
+        if importlib.util.find_spec('rclpy') is None:
+            way_out = "install ROS 2, or its wheels: pip install 'panoptic_ros[ros,bench]'"
+        print(f'replay_benchmark: there is no {missing} here; {way_out}', file=sys.stderr)
+        return USER_ERROR
+    with StopSignal() as stop:
+        try:
+            return run(given, stop.came)
+        except NoAnswerError as error:
+            print(f'replay_benchmark: {error}', file=sys.stderr)
+            return FAILED
+        except PanopticRosError as error:
+            print(f'replay_benchmark: {error}', file=sys.stderr)
+            return USER_ERROR
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The feature pyramid: four backbone maps in, one map at stride 4 out that sees all scales."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panoptic_ros.training.backbones import conv_bn
+
+
+def separable_conv(channels: int, c_out: int, kernel: int) -> nn.Sequential:
+    """Depthwise convolution, then pointwise, each with batch normalisation and ReLU6."""
+    return nn.Sequential(
+        conv_bn(channels, channels, kernel, groups=channels), conv_bn(channels, c_out, 1)
+    )
+
+
+def double_size(x: Tensor) -> Tensor:
+    """Return [N, C, 2 h, 2 w], bilinear between the middles of cells."""
+    return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
+
+
+class GlobalContext(nn.Module):
+    """Add to every cell what the whole picture shows, and what lies within 9 cells around it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pooled = nn.Conv2d(channels, channels, 1)
+        self.near = nn.Sequential(
+            separable_conv(channels, channels, 5), separable_conv(channels, channels, 5)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the same shape."""
+        return x + self.near(x) + self.pooled(x.mean((2, 3), keepdim=True))
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down feature pyramid (FPN, arXiv 1612.03144) of light separable convolutions.
+
+    Parameters
+    ----------
+    in_channels
+        Channels of the backbone's maps at strides 4, 8, 16 and 32.
+    channels
+        Channels of every pyramid level.
+
+    ``forward`` returns [N, channels, H / 4, W / 4].
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(conv_bn(c, channels, 1, act=False) for c in in_channels)
+        self.context = GlobalContext(channels)
+        self.smooth = nn.ModuleList(separable_conv(channels, channels, 5) for _ in in_channels[1:])
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """See the class."""
+        x = self.context(self.lateral[-1](features[-1]))
+        for level in reversed(range(len(features) - 1)):
+            x = self.smooth[level](double_size(x) + self.lateral[level](features[level]))
+        return x

@@ -1,0 +1,205 @@
+"""``panoptic make-bag``: what is recorded is what the source shows."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+pytest.importorskip('rosbags', reason='rosbags writes the recordings')
+
+from ament_index_python.packages import get_package_share_path
+from rclpy.serialization import deserialize_message
+from rosbags.rosbag2 import Reader
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from panoptic_ros import cli
+from panoptic_ros.benchmark.bags import BagReader, header_stamp_ns
+from panoptic_ros.benchmark.checks import frame_key, pixels
+from panoptic_ros.cli import make_bag as recording
+from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets.street.scene import SyntheticStreet
+from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.panoptic import Panoptic
+
+SIZE_WH = (64, 32)
+STREET = ('street', '--size', '64x32', '--rate', '10')
+KINDS = {
+    'sensor_msgs/msg/Image': Image,
+    'sensor_msgs/msg/CompressedImage': CompressedImage,
+    'sensor_msgs/msg/CameraInfo': CameraInfo,
+}
+
+
+def make_bag(out, *arguments):
+    return cli.main(['make-bag', *map(str, arguments), '--out', str(out)])
+
+
+def messages(path):
+    """Return by topic what was recorded, with rclpy's own deserialisation."""
+    with BagReader(path) as bag:
+        return {
+            topic.name: [
+                deserialize_message(message.data, KINDS[topic.type])
+                for message in bag.read([topic.name])
+            ]
+            for topic in bag.topics
+        }
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_street(tmp_path, storage, capsys):
+    assert make_bag(tmp_path / 'bag', *STREET, '--frames', 3, '--storage', storage) == 0
+    assert '3 frames, 0.3 s at 10 Hz' in capsys.readouterr().out
+    recorded = messages(tmp_path / 'bag')
+    assert recorded.keys() == {
+        *('/image', '/camera_info', '/ground_truth/semantic', '/ground_truth/instance'),
+        *('/depth', '/depth/camera_info'),
+    }
+    street = SyntheticStreet(0, SIZE_WH, 10.0)
+    for index in range(3):
+        rendered = street.frame(index)
+        frame = {topic: found[index] for topic, found in recorded.items()}
+        keys = {frame_key(message.header) for message in frame.values()}
+        assert keys == {(1_700_000_000, index * 100_000_000, 'camera_optical_frame')}
+        assert np.array_equal(pixels(frame['/image'])[..., ::-1], rendered.image_rgb)
+        truth = rendered.truth
+        assert np.array_equal(pixels(frame['/ground_truth/semantic']), truth.semantic)
+        assert np.array_equal(pixels(frame['/ground_truth/instance']), truth.instance)
+        assert np.array_equal(pixels(frame['/depth']), rendered.depth_m, equal_nan=True)
+        assert np.allclose(frame['/camera_info'].k, rendered.camera_matrix.ravel())
+    with BagReader(tmp_path / 'bag') as bag:
+        assert (bag.note('label_set'), bag.note('is_video')) == ('cityscapes', 'true')
+        assert float(bag.note('camera_height_m')) == rendered.camera_height_m
+
+
+def test_types_are_hashed_as_ros_hashes_them(tmp_path):
+    make_bag(tmp_path / 'bag', *STREET, '--frames', 1)
+    description = get_package_share_path('sensor_msgs') / 'msg' / 'Image.json'
+    if not description.is_file():
+        pytest.skip('this ROS has no type descriptions (before Iron)')
+    hashes = json.loads(description.read_text())['type_hashes']
+    (expected,) = (h['hash_string'] for h in hashes if h['type_name'] == 'sensor_msgs/msg/Image')
+    with Reader(tmp_path / 'bag') as bag:
+        assert {c.digest for c in bag.connections if c.topic == '/image'} == {expected}
+
+
+def write_video(path, count):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 12.0, SIZE_WH)
+    for index in range(count):
+        writer.write(np.full((32, 64, 3), 20 * index, np.uint8))
+    writer.release()
+
+
+def test_video_is_recorded_to_its_end_at_its_rate(tmp_path):
+    write_video(tmp_path / 'drive.avi', 6)
+    assert make_bag(tmp_path / 'bag', tmp_path / 'drive.avi', '--fov', 90) == 0
+    recorded = messages(tmp_path / 'bag')
+    assert recorded.keys() == {'/image', '/camera_info'}  # nobody knows the truth
+    with BagReader(tmp_path / 'bag') as bag:
+        stamps_ns = [header_stamp_ns(m.data) for m in bag.read(['/image'])]
+        assert [m.time_ns for m in bag.read(['/image'])] == stamps_ns
+        assert bag.note('source') == 'drive.avi'
+    assert np.allclose(np.diff(stamps_ns), 1e9 / 12, atol=1)
+    assert len(stamps_ns) == 6
+    assert recorded['/camera_info'][0].k[0] == pytest.approx(32)
+
+
+def test_seconds_end_a_video_before_its_end(tmp_path):
+    write_video(tmp_path / 'drive.avi', 6)
+    assert make_bag(tmp_path / 'bag', tmp_path / 'drive.avi', '--seconds', 0.25) == 0
+    assert len(messages(tmp_path / 'bag')['/image']) == 3
+
+
+def test_compressed_images(tmp_path):
+    assert make_bag(tmp_path / 'bag', *STREET, '--frames', 1, '--compressed') == 0
+    recorded = messages(tmp_path / 'bag')
+    assert '/image' not in recorded
+    (message,) = recorded['/image/compressed']
+    assert 'jpeg' in message.format
+    decoded = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    rendered = SyntheticStreet(0, SIZE_WH, 10.0).frame(0).image_rgb[..., ::-1]
+    assert np.abs(decoded.astype(int) - rendered).mean() < 5
+    assert frame_key(message.header) == frame_key(recorded['/camera_info'][0].header)
+
+
+LABELS = LabelSet.load('cityscapes')
+ROAD, CAR = LABELS.class_id('road'), LABELS.class_id('car')
+
+
+def labelled():
+    semantic = np.full((4, 8), ROAD, np.uint8)
+    instance = np.zeros((4, 8), np.uint16)
+    semantic[:, :4] = CAR
+    instance[:, :2], instance[:, 2:4] = 7, 9
+    truth = Panoptic.from_maps(semantic, instance, LABELS)
+    image_rgb = np.zeros((4, 8, 3), np.uint8)
+    image_rgb[..., 0] = 200
+    return Sample('one', image_rgb, truth, np.array([9], np.uint16))
+
+
+def test_groups_of_a_data_set_become_void(tmp_path, monkeypatch):
+    opened = []
+
+    def open_dataset(name, root, split):
+        opened.append((name, root, split))
+        return [labelled(), labelled()], LABELS
+
+    monkeypatch.setattr(recording, 'open_dataset', open_dataset)
+    assert make_bag(tmp_path / 'bag', 'ROOT', '--dataset', 'cityscapes', '--split', 'train') == 0
+    assert opened == [('cityscapes', 'ROOT', 'train')]
+    recorded = messages(tmp_path / 'bag')
+    assert len(recorded['/image']) == 2
+    assert pixels(recorded['/image'][0])[0, 0].tolist() == [0, 0, 200]  # BGR
+    semantic = pixels(recorded['/ground_truth/semantic'][0])
+    instance = pixels(recorded['/ground_truth/instance'][0])
+    assert semantic[0].tolist() == [CAR] * 2 + [VOID] * 2 + [ROAD] * 4
+    assert instance[0].tolist() == [7] * 2 + [0] * 6
+    Panoptic.from_maps(semantic, instance, LABELS)  # keeps its promises
+    with BagReader(tmp_path / 'bag') as bag:
+        assert bag.note('is_video') == 'false'
+
+
+def test_truth_is_resized_with_the_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, 'open_dataset', lambda *_: ([labelled()], LABELS))
+    make_bag(tmp_path / 'bag', 'ROOT', '--dataset', 'coco', '--size', '16x8')
+    recorded = messages(tmp_path / 'bag')
+    sizes = {(m.width, m.height) for (m,) in recorded.values()}
+    assert sizes == {(16, 8)}
+    assert np.unique(pixels(recorded['/ground_truth/instance'][0])).tolist() == [0, 7]
+
+
+def test_interrupted_it_holds_what_there_was(tmp_path, monkeypatch, capsys):
+    real = recording.write_frame
+
+    def write_frame(bag, frame, index, rate_hz):
+        if index == 2:
+            raise KeyboardInterrupt
+        real(bag, frame, index, rate_hz)
+
+    monkeypatch.setattr(recording, 'write_frame', write_frame)
+    assert make_bag(tmp_path / 'bag', *STREET, '--frames', 9) == 0
+    assert 'interrupted' in capsys.readouterr().err
+    assert len(messages(tmp_path / 'bag')['/image']) == 2
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'match'),
+    [
+        (['/nowhere.mp4'], "'/nowhere.mp4' does not exist"),
+        ([*STREET, '--frames', 0], '--frames is 0; expected 1 or more'),
+        (['street', '--size', '8x8'], 'size'),
+        (['/nowhere', '--dataset', 'coco'], '/nowhere'),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing_behind(tmp_path, capsys, arguments, match):
+    assert make_bag(tmp_path / 'bag', *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert match in line
+    assert not (tmp_path / 'bag').exists()
+
+
+def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):
+    assert make_bag(tmp_path, *STREET) == 2
+    assert 'exists' in capsys.readouterr().err

@@ -1,0 +1,519 @@
+"""Free space: small streets worked out by hand, and geometry there and back."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.scene.free_space import (
+    CLEARANCE_M,
+    FREE,
+    OCCUPIED,
+    UNKNOWN,
+    CameraPose,
+    FreeSpace,
+    Grid,
+    GroundView,
+    Traversability,
+    free_space,
+    ground_view,
+)
+from panoptic_ros.scene.geometry import CameraModel, GroundPlane
+
+CITYSCAPES = LabelSet.load('cityscapes')
+ROAD, SIDEWALK, WALL, SKY, PERSON, CAR = (
+    CITYSCAPES.class_id(name) for name in ('road', 'sidewalk', 'wall', 'sky', 'person', 'car')
+)
+VOID = 255
+RULES = Traversability.of(CITYSCAPES, walkable_cost=50)
+
+# One metre high, looking level: row 20.5 + k sees the ground 100 / k metres ahead, and there a
+# pixel is 1 / k metres wide.
+CAMERA = CameraModel(fx=100.0, fy=100.0, cx=49.5, cy=20.5, size_wh=(100, 71))
+PLANE = GroundPlane(camera_height_m=1.0, max_range_m=30.0)
+GRID = Grid.ahead(length_m=20.0, width_m=8.0, resolution_m=0.5)
+VIEW = GroundView(CAMERA, CameraPose.over(PLANE), GRID, PLANE.max_range_m)
+
+
+def scene(*patches: tuple[int, slice, slice] | tuple[int, slice, slice, int]) -> Panoptic:
+    """Return road under sky, and on it patches of class, rows, columns and instance."""
+    semantic = np.full((71, 100), ROAD, np.uint8)
+    semantic[:21] = SKY
+    instance = np.zeros((71, 100), np.uint16)
+    for class_id, rows, columns, *instance_id in patches:
+        semantic[rows, columns] = class_id
+        instance[rows, columns] = instance_id[0] if instance_id else 0
+    return Panoptic.from_maps(semantic, instance, CITYSCAPES)
+
+
+def at(found: FreeSpace, x_m: float, y_m: float) -> int:
+    cell = GRID.cells(np.array([[x_m, y_m]]))[0]
+    assert cell >= 0
+    return int(found.occupancy.ravel()[cell])
+
+
+ALL = slice(None)
+
+
+# ---- pose and grid ----
+
+
+def test_the_ground_frame_of_a_level_camera_is_forward_left_up_from_the_ground_below_it() -> None:
+    pose = CameraPose.over(GroundPlane(1.5))
+    # Optical: right, down, forward.
+    assert pose.to_ground(np.array([[0, 0, 0], [2, 1, 7]])).tolist() == [[0, 0, 1.5], [7, -2, 0.5]]
+
+
+def test_the_ground_frame_of_a_camera_that_looks_down_stays_level() -> None:
+    pose = CameraPose.over(GroundPlane(2.0, pitch_rad=np.pi / 4))
+    # The optical axis meets the ground as far ahead as the camera is high.
+    assert pose.to_ground(np.array([0, 0, 2 * np.sqrt(2)])) == pytest.approx([2, 0, 0])
+    straight_down = CameraPose.over(GroundPlane(2.0, pitch_rad=np.pi / 2))
+    assert straight_down.to_ground(np.array([1, -1, 2])) == pytest.approx([1, -1, 0], abs=1e-12)
+
+
+@settings(deadline=None)
+@given(
+    point=st.tuples(*[st.floats(-50, 50)] * 3),
+    height_m=st.floats(0.1, 10),
+    pitch_rad=st.floats(-1.5, 1.5),
+)
+def test_to_optical_undoes_to_ground(
+    point: tuple[float, float, float], height_m: float, pitch_rad: float
+) -> None:
+    pose = CameraPose.over(GroundPlane(height_m, pitch_rad))
+    assert pose.to_optical(pose.to_ground(np.array(point))) == pytest.approx(point, abs=1e-9)
+
+
+def test_poses_that_are_none_are_refused() -> None:
+    mirrored = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
+    for axes in (mirrored, ((2.0, 0, 0), (0, 1, 0), (0, 0, 1)), ((1.0, 0, 0), (0, 1, 0))):
+        with pytest.raises(ValueError, match='expected three rows of a rotation matrix'):
+            CameraPose(axes, (0, 0, 1))
+    level = CameraPose.over(PLANE).axes
+    for height_m in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match='expected the camera above the ground'):
+            CameraPose(level, (0, 0, height_m))
+
+
+def test_a_grid_has_its_first_cell_to_the_right_of_the_camera() -> None:
+    grid = Grid.ahead(length_m=2.0, width_m=3.0, resolution_m=0.5)
+    assert (grid.size_xy, grid.shape, grid.origin_xy_m) == ((4, 6), (6, 4), (0, -1.5))
+    assert grid.centres()[0, 0].tolist() == [0.25, -1.25]
+    assert grid.centres()[5, 3].tolist() == [1.75, 1.25]
+    assert grid.cells(grid.centres().reshape(-1, 2)).tolist() == list(range(24))
+    outside = np.array([[-0.1, 0], [2.1, 0], [1, 1.6], [1, -1.6]])
+    assert grid.cells(outside).tolist() == [-1] * 4
+
+
+def test_a_grid_around_points_has_its_cells_at_multiples_of_the_resolution() -> None:
+    grid = GRID.around(np.array([[1.2, -0.1], [2.9, 0.4]]))
+    assert grid == Grid(0.5, (1.0, -0.5), (4, 2))
+    assert GRID.around(GRID.corners_xy_m) == GRID
+
+
+@pytest.mark.parametrize(
+    ('values', 'words'),
+    [
+        ((0.0, (0, 0), (1, 1)), 'resolution_m is 0.0'),
+        ((np.nan, (0, 0), (1, 1)), 'resolution_m is nan'),
+        ((1.0, (0, np.inf), (1, 1)), 'origin_xy_m'),
+        ((1.0, (0, 0), (0, 1)), 'size_xy is'),
+    ],
+)
+def test_grids_that_are_none_are_refused(values: tuple, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Grid(*values)
+
+
+# ---- which pixel sees which cell ----
+
+
+def test_a_cell_knows_the_pixel_that_sees_its_centre() -> None:
+    # The cell whose centre is 4.75 m ahead and 0.25 m to the left: 100 / 4.75 = 21.05 rows below
+    # the horizon, 5.26 columns left of the middle.
+    cell = GRID.cells(np.array([[4.75, 0.25]]))[0]
+    assert VIEW.pixel[cell] == round(20.5 + 21.05) * 100 + round(49.5 - 5.26)
+    # Nearer than 2 m the ground is below the picture, aside it is outside.
+    unseen = GRID.cells(np.array([[0.75, 0.25], [1.75, 0.25], [5.25, 3.75]]))
+    assert VIEW.pixel[unseen].tolist() == [-1] * 3
+
+
+@settings(deadline=None)
+@given(
+    height_m=st.floats(0.3, 5),
+    pitch_rad=st.floats(-0.3, 1.2),
+    yaw_rad=st.floats(-3.1, 3.1),
+    place=st.tuples(st.floats(-20, 20), st.floats(-20, 20)),
+)
+def test_every_pixel_that_a_cell_is_given_looks_at_that_cell(
+    height_m: float, pitch_rad: float, yaw_rad: float, place: tuple[float, float]
+) -> None:
+    """From cell to pixel and back along the pixel's ray, for cameras that stand anywhere."""
+    level = CameraPose.over(GroundPlane(height_m, pitch_rad)).matrix
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    turned = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ level
+    pose = CameraPose(tuple(map(tuple, turned.tolist())), (*place, height_m))
+    centre = np.array(place) + 6 * np.array([cos, sin])
+    grid = Grid(0.25, tuple((centre - 5).tolist()), (40, 40))
+    view = GroundView(CAMERA, pose, grid, 30.0)
+    cell, pixel = view.seen
+    row, column = np.divmod(pixel, 100)
+    # The pixel's corners enclose the centre of the cell, as far as their rays meet the ground.
+    centres = grid.centres().reshape(-1, 2)[cell]
+    optical = pose.to_optical(np.pad(centres, ((0, 0), (0, 1))))
+    uv = CAMERA.project(optical)
+    assert (np.abs(uv - np.stack([column, row], -1)) <= 0.5 + 1e-6).all()
+    back = view.ground_xy_m(*uv.T)
+    inside = ~np.isnan(back[:, 0])  # all but those exactly at the range
+    assert back[inside] == pytest.approx(centres[inside], abs=1e-6)
+    by_depth = view.points(*uv.T, optical[:, 2])
+    assert np.abs(by_depth[:2].T - centres).max(initial=0) < 1e-2
+
+
+def test_rays_at_the_horizon_and_above_and_beyond_the_range_meet_no_ground() -> None:
+    row = np.array([10, 20.5, 22.5, 23.5, 24.5, 45.5])  # the ground at 50, 33, 25 and 4 m
+    found = VIEW.ground_xy_m(np.full(6, 49.5), row)
+    assert np.isnan(found[:4]).all()
+    assert found[4:] == pytest.approx(np.array([[25, 0], [4, 0]]))
+    assert VIEW.first_row == 24  # its lower edge is 4 pixels below the horizon
+
+
+def test_a_camera_that_looks_at_the_sky_sees_no_ground() -> None:
+    view = GroundView(CAMERA, CameraPose.over(GroundPlane(1.0, pitch_rad=-1.2)), GRID, 30.0)
+    assert view.first_row == 71
+    found = free_space(scene(), view, RULES)
+    assert (found.occupancy == UNKNOWN).all()
+    assert found.closest_obstacle_m == np.inf
+
+
+def test_a_view_is_computed_once() -> None:
+    arguments = (CAMERA, CameraPose.over(PLANE), GRID, 30.0)
+    assert ground_view(*arguments) is ground_view(*arguments)
+
+
+# ---- what classes mean ----
+
+
+def test_roles_decide_what_is_free() -> None:
+    assert [RULES.cost[c] for c in (ROAD, SIDEWALK, WALL, SKY, CAR, VOID)] == [
+        FREE,
+        50,
+        UNKNOWN,
+        UNKNOWN,
+        UNKNOWN,
+        UNKNOWN,
+    ]
+    assert [bool(RULES.is_obstacle[c]) for c in (ROAD, SIDEWALK, WALL, SKY, CAR, VOID)] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert [bool(RULES.is_agent[c]) for c in (WALL, CAR)] == [False, True]
+    coco = LabelSet.load('coco')
+    indoors = Traversability.of(coco, 0)
+    ids = [coco.class_id(n) for n in ('floor-wood', 'rug-merged', 'chair', 'cup', 'river')]
+    assert indoors.cost[ids].tolist() == [FREE, FREE, UNKNOWN, UNKNOWN, UNKNOWN]
+    assert indoors.is_obstacle[ids].tolist() == [False, False, True, True, False]
+    for cost in (-1, 101):
+        with pytest.raises(ValueError, match=f'walkable_cost is {cost}; expected 0..100'):
+            Traversability.of(CITYSCAPES, cost)
+
+
+# ---- flat ground ----
+
+
+def test_an_empty_road_is_free_as_far_as_it_is_seen() -> None:
+    found = free_space(scene(), VIEW, RULES)
+    assert found.occupancy.dtype == np.int8
+    assert found.occupancy.shape == GRID.shape
+    expected = np.where(VIEW.pixel.reshape(GRID.shape) >= 0, FREE, UNKNOWN)
+    assert np.array_equal(found.occupancy, expected)
+    assert at(found, 10.25, 0.25) == FREE
+    assert at(found, 1.25, 0.25) == UNKNOWN
+    assert len(found.agents) == 0
+
+
+def test_a_wall_is_occupied_where_it_meets_the_road_and_hides_what_is_behind() -> None:
+    # Rows up to 30 are wall: its lower edge, 10 pixels below the horizon, is 10 metres ahead.
+    found = free_space(scene((WALL, slice(5, 31), ALL)), VIEW, RULES)
+    for y_m in (-3.75, -0.25, 0.25, 3.75):
+        assert at(found, 10.01, y_m) == OCCUPIED
+        assert at(found, 9.25, y_m) == FREE
+        assert at(found, 10.75, y_m) == at(found, 15.25, y_m) == UNKNOWN
+    assert found.closest_obstacle_m == pytest.approx(10.25, abs=0.1)
+
+
+def test_what_is_seen_over_an_obstacle_is_known_again() -> None:
+    # A kerb 5.26 m ahead: it hides the road up to 5.88 m.
+    found = free_space(scene((WALL, slice(38, 40), ALL)), VIEW, RULES)
+    assert at(found, 5.26, 0.25) == OCCUPIED
+    assert at(found, 6.25, 0.25) == FREE
+
+
+def test_sidewalk_void_and_sky_on_the_ground() -> None:
+    found = free_space(
+        scene(
+            (SIDEWALK, slice(21, 71), slice(0, 35)),
+            (VOID, slice(21, 71), slice(40, 50)),
+            (SKY, slice(21, 71), slice(60, 75)),
+        ),
+        VIEW,
+        RULES,
+    )
+    # 4 m ahead a pixel is 4 cm wide.
+    assert at(found, 4.25, 0.75) == 50
+    assert at(found, 4.25, 0.25) == UNKNOWN
+    assert at(found, 4.25, -0.25) == FREE
+    assert at(found, 4.25, -0.75) == UNKNOWN
+
+
+def test_the_face_of_a_wall_along_the_road_has_no_gaps() -> None:
+    # The wall stands 2 m to the left: its foot is at column 49.5 - 2 k in the row 20.5 + k.
+    row, column = np.mgrid[:71, :100]
+    semantic = np.where(row < 21, SKY, ROAD).astype(np.uint8)
+    semantic[column < 49.5 - 2 * np.maximum(row - 20, 0)] = WALL
+    panoptic = Panoptic.from_maps(semantic, np.zeros((71, 100), np.uint16), CITYSCAPES)
+    found = free_space(panoptic, VIEW, RULES)
+    beside = [
+        at(found, x_m, 1.75) == OCCUPIED or at(found, x_m, 2.25) == OCCUPIED
+        for x_m in np.arange(5.25, 19)
+    ]
+    assert all(beside)
+    assert at(found, 8.25, 0.75) == FREE
+    assert at(found, 8.25, 3.25) == UNKNOWN
+
+
+def car(wheels_at: int = 45, belly_at: int = 43) -> Panoptic:
+    """Return a car seen from behind: two wheels of three pixels, the belly between them."""
+    return scene(
+        (CAR, slice(20, belly_at), slice(40, 60), 7),
+        (CAR, slice(belly_at, wheels_at), slice(40, 43), 7),
+        (CAR, slice(belly_at, wheels_at), slice(57, 60), 7),
+    )
+
+
+def test_a_car_covers_the_ground_between_its_wheels() -> None:
+    # Its wheels are 24 pixels below the horizon: 4.17 m. Its belly seems to be at 4.55 m, over
+    # road that is seen beneath it.
+    found = free_space(car(), VIEW, RULES)
+    for y_m in (-0.3, -0.05, 0.05, 0.3):
+        assert at(found, 4.25, y_m) == OCCUPIED
+    assert at(found, 2.75, 0.05) == FREE
+    assert at(found, 6.25, 0.05) == UNKNOWN
+    assert found.closest_obstacle_m < 4.4
+    assert found.agents.track_id.tolist() == [7]
+    assert np.hypot(*found.agents.position_xy_m[0]) == pytest.approx(4.17, abs=0.05)
+    assert found.agents.row.tolist() == [2]  # road, sky, car
+
+
+def test_an_edge_that_may_be_off_the_ground_may_be_nearer_by_its_clearance() -> None:
+    # Without the left wheel, the car's lower edge there is a bumper: at 5 m if it touched the
+    # ground, at 5 m * (1 - clearance / height) if it is that high.
+    bumper = scene((CAR, slice(20, 41), slice(40, 60), 7), (CAR, slice(41, 45), slice(57, 60), 7))
+    found = free_space(bumper, VIEW, RULES)
+    left_m = 0.4
+    assert at(found, 5 * (1 - CLEARANCE_M) + 0.3, left_m) == OCCUPIED
+    assert at(found, 4.9, left_m) == OCCUPIED
+    assert at(found, 3.2, 0.3) == FREE
+
+
+def test_arms_do_not_reach_for_the_horizon() -> None:
+    # A person 5 m away, feet in two columns; the arms, 1 m wide, end 2 pixels below the horizon,
+    # where the road is 50 m away.
+    person = scene(
+        (PERSON, slice(4, 23), slice(40, 60), 3), (PERSON, slice(23, 41), slice(49, 51), 3)
+    )
+    far = GroundView(CAMERA, CameraPose.over(PLANE), Grid.ahead(60, 8, 0.5), 60.0)
+    occupied = np.argwhere(free_space(person, far, RULES).occupancy == OCCUPIED)
+    assert len(occupied) > 0
+    assert occupied[:, 1].max() * 0.5 < 9
+
+
+def test_agents_have_a_margin_and_walls_have_none() -> None:
+    plain, wide = (free_space(car(), VIEW, RULES, agent_margin_m=m) for m in (0.0, 1.0))
+    assert at(plain, 4.25, 1.3) == FREE
+    assert at(wide, 4.25, 1.3) == OCCUPIED
+    assert at(wide, 4.25, 1.9) == FREE
+    assert at(wide, 3.2, 0.05) == OCCUPIED
+    assert (wide.occupancy == OCCUPIED).sum() > (plain.occupancy == OCCUPIED).sum()
+    assert wide.closest_obstacle_m == plain.closest_obstacle_m
+    wall = scene((WALL, slice(5, 31), ALL))
+    plain, wide = (free_space(wall, VIEW, RULES, agent_margin_m=m) for m in (0.0, 1.0))
+    assert np.array_equal(plain.occupancy, wide.occupancy)
+
+
+def test_a_car_before_a_car_hides_where_that_one_stands() -> None:
+    both = scene((CAR, slice(15, 35), slice(40, 60), 1), (CAR, slice(25, 45), slice(40, 60), 2))
+    found = free_space(both, VIEW, RULES)
+    assert found.agents.track_id.tolist() == [2]
+    assert at(found, 7.25, 0.05) == UNKNOWN
+
+
+def test_what_is_cut_off_by_the_lower_border_stands_at_the_border() -> None:
+    found = free_space(scene((CAR, slice(20, 71), slice(40, 60), 1)), VIEW, RULES)
+    assert at(found, 2.01, 0.05) == OCCUPIED
+    assert at(found, 4.25, 0.05) == UNKNOWN
+    assert np.hypot(*found.agents.position_xy_m[0]) == pytest.approx(1.98, abs=0.05)
+
+
+def test_a_pitched_camera_sees_the_same_wall_at_the_same_place() -> None:
+    down = GroundPlane(1.0, pitch_rad=np.arctan(0.1), max_range_m=30)  # the horizon at row 10.5
+    view = GroundView(CAMERA, CameraPose.over(down), GRID, 30.0)
+    semantic = np.full((71, 100), ROAD, np.uint8)
+    # 10 m ahead: 0.1 below level and 0.1 below that.
+    foot = CAMERA.project(CameraPose.over(down).to_optical(np.array([10.0, 0, 0])))[1]
+    semantic[: round(foot + 0.5)] = WALL
+    panoptic = Panoptic.from_maps(semantic, np.zeros((71, 100), np.uint16), CITYSCAPES)
+    found = free_space(panoptic, view, RULES)
+    assert foot == pytest.approx(20.5, abs=0.2)
+    assert OCCUPIED in (at(found, 9.75, 0.25), at(found, 10.25, 0.25))
+    assert at(found, 8.75, 0.25) == FREE
+    assert at(found, 11.25, 0.25) == UNKNOWN
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 1000), margin_m=st.floats(0, 2), with_depth=st.booleans())
+def test_whatever_the_map_cells_are_free_only_where_a_pixel_shows_ground(
+    seed: int, margin_m: float, with_depth: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    blocks = rng.choice([ROAD, SIDEWALK, WALL, SKY, CAR, PERSON, VOID], (8, 10))
+    semantic = blocks.repeat(9, 0).repeat(10, 1)[:71].astype(np.uint8)
+    ids = np.arange(1, 81, dtype=np.uint16).reshape(8, 10).repeat(9, 0).repeat(10, 1)[:71]
+    instance = np.where(CITYSCAPES.is_thing[semantic], ids, 0).astype(np.uint16)
+    panoptic = Panoptic.from_maps(semantic, instance, CITYSCAPES)
+    depth_m = None
+    if with_depth:
+        depth_m = rng.choice([np.nan, 1, 5, 20, 1e4, 3e38], (71, 100)).astype(np.float32)
+    found = free_space(panoptic, VIEW, RULES, agent_margin_m=margin_m, depth_m=depth_m)
+    assert set(np.unique(found.occupancy)) <= {UNKNOWN, FREE, 50, OCCUPIED}
+    known = (found.occupancy.ravel() >= 0) & (found.occupancy.ravel() < OCCUPIED)
+    assert (RULES.cost[semantic.ravel()[VIEW.pixel[known]]] >= 0).all()
+    assert (VIEW.pixel[known] >= 0).all()
+    assert np.isfinite(found.agents.position_xy_m).all()
+    assert set(found.agents.track_id) <= set(panoptic.segments.id)
+
+
+# ---- with depth ----
+
+
+def plane_depth() -> np.ndarray:
+    """Return what a depth camera measures of the empty road, float32 [71, 100]."""
+    row, column = np.mgrid[:71, :100]
+    rays = CAMERA.rays(np.stack([column, row], -1))
+    return GroundPlane(1.0, max_range_m=1e3).depth_m(rays).astype(np.float32)
+
+
+def test_with_depth_a_wall_is_where_depth_says() -> None:
+    # It hangs in the air, so its lower edge tells nothing: it is at 6 m, from 0.4 m up.
+    depth_m = plane_depth()
+    depth_m[5:31] = 6.0
+    found = free_space(scene((WALL, slice(5, 31), ALL)), VIEW, RULES, depth_m=depth_m)
+    for y_m in (-1.25, 0.25, 1.25):
+        assert at(found, 6.01, y_m) == OCCUPIED
+        assert at(found, 10.01, y_m) == UNKNOWN
+        assert at(found, 5.25, y_m) == FREE
+    assert found.closest_obstacle_m == pytest.approx(6.25, abs=0.1)
+
+
+def test_with_depth_what_hangs_high_is_in_nobodys_way() -> None:
+    depth_m = plane_depth()
+    depth_m[0:10] = 10.0  # from 1 + 1.05 m up
+    bridge = scene((WALL, slice(0, 10), ALL))
+    arguments = (bridge, VIEW, RULES)
+    low = free_space(*arguments, depth_m=depth_m, obstacle_height_m=3.0)
+    high = free_space(*arguments, depth_m=depth_m, obstacle_height_m=2.0)
+    assert at(low, 10.01, 0.25) == OCCUPIED
+    assert at(high, 10.01, 0.25) == FREE
+    assert high.closest_obstacle_m == np.inf
+
+
+def test_with_depth_ground_counts_where_it_is_on_the_plane_or_depth_is_unknown() -> None:
+    depth_m = plane_depth()
+    depth_m[:, 45:55] = np.nan
+    depth_m[:, 60:70] *= 0.7  # a ramp
+    found = free_space(scene(), VIEW, RULES, depth_m=depth_m)
+    assert at(found, 4.25, 0.05) == FREE
+    assert at(found, 4.25, 0.9) == FREE
+    assert at(found, 4.25, -0.7) == UNKNOWN
+
+
+def test_with_depth_single_pixels_are_no_obstacle_and_agents_have_places_and_margins() -> None:
+    depth_m = plane_depth()
+    depth_m[20:45, 40:60] = 4.2
+    depth_m[20, 40] = 2.5  # one pixel that depth invented
+    arguments = (car(), VIEW, RULES)
+    found = free_space(*arguments, depth_m=depth_m)
+    assert at(found, 4.25, 0.05) == OCCUPIED
+    assert at(found, 2.6, 0.2) == FREE
+    assert found.agents.track_id.tolist() == [7]
+    assert np.hypot(*found.agents.position_xy_m[0]) == pytest.approx(4.2, abs=0.05)
+    assert at(found, 4.25, 1.3) == FREE
+    assert at(free_space(*arguments, depth_m=depth_m, agent_margin_m=1.0), 4.25, 1.3) == OCCUPIED
+
+
+def test_with_depth_stuff_that_moves_is_nobody() -> None:
+    depth_m = plane_depth()
+    depth_m[5:31] = 6.0
+    on_rails = replace(RULES, is_agent=RULES.is_agent | (np.arange(256) == WALL))
+    wall = scene((WALL, slice(5, 31), ALL))
+    found = free_space(wall, VIEW, on_rails, depth_m=depth_m, agent_margin_m=1.0)
+    assert len(found.agents) == 0
+    assert at(found, 5.25, 0.25) == OCCUPIED  # within the margin
+
+
+def test_sizes_that_differ_are_refused() -> None:
+    small = Panoptic.from_maps(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint16), CITYSCAPES)
+    with pytest.raises(ValueError, match=r'the map is \(4, 4\); expected \(100, 71\)'):
+        free_space(small, VIEW, RULES)
+    with pytest.raises(ValueError, match=r'depth_m is \(4, 4\); expected \(71, 100\)'):
+        free_space(scene(), VIEW, RULES, depth_m=np.zeros((4, 4), np.float32))
+
+
+# ---- against the synthetic street ----
+
+
+def truth_of(frame: StreetFrame, view: GroundView) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells in which ground lies bare, and those in which something stands.
+
+    Found the other way round, from every pixel's true depth to the cell it lies in.
+    """
+    row, column = np.nonzero(np.isfinite(frame.depth_m))
+    x, y, z = view.points(column, row, frame.depth_m[row, column])
+    cell = view.grid.cells(np.stack([x, y], -1))
+    class_id = frame.truth.semantic[row, column]
+    count = len(view.range_m)
+    stands = RULES.is_obstacle[class_id] & (z < 2.0) & (cell >= 0)
+    lies = (RULES.cost[class_id] >= 0) & (cell >= 0)
+    occupied = np.bincount(cell[stands], minlength=count) > 0
+    return (np.bincount(cell[lies], minlength=count) > 0) & ~occupied, occupied
+
+
+@pytest.mark.parametrize(('with_depth', 'right'), [(False, 0.88), (True, 0.98)])
+def test_cells_of_the_synthetic_street_are_right_within_15_m(
+    with_depth: bool, right: float
+) -> None:
+    hits = looked = stood = 0
+    for seed in range(4):
+        frame = SyntheticStreet(seed, (1280, 640)).frame(200)
+        camera = CameraModel.from_k(frame.camera_matrix.ravel(), frame.size_wh)
+        pose = CameraPose.over(GroundPlane(frame.camera_height_m, frame.camera_pitch_rad))
+        view = GroundView(camera, pose, Grid.ahead(15, 15, 0.1), 60.0)
+        depth_m = frame.depth_m if with_depth else None
+        cells = free_space(frame.truth, view, RULES, depth_m=depth_m).occupancy.ravel()
+        free, occupied = truth_of(frame, view)
+        near = (view.range_m < 15) & (cells >= 0) & (free | occupied)
+        stood += np.count_nonzero(occupied & near)
+        hits += np.count_nonzero(near & ((cells < OCCUPIED) == free))
+        looked += np.count_nonzero(near)
+    assert stood > 200
+    assert hits >= right * looked, hits / looked

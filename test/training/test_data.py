@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+
+from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets.street.scene import synthetic_samples
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.training.data import Augmentation, TrainingExamples, repeat_factors
+from panoptic_ros.training.losses import Batch, LossWeights
+
+STILL = Augmentation(
+    crop_wh=(64, 32),
+    scale=(1.0, 1.0),
+    stretch=1.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    flip=0.0,
+)
+
+
+def picture() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    semantic = np.arange(32 * 64, dtype=np.uint16).reshape(32, 64)
+    instance = semantic.copy()
+    semantic = (semantic % 19).astype(np.uint8)
+    return np.repeat(semantic[..., None], 3, 2), semantic, instance
+
+
+def test_no_variation_is_the_image_itself() -> None:
+    for before, after in zip(
+        picture(), STILL.apply(*picture(), np.random.default_rng(0)), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_a_mirror_mirrors_everything_alike() -> None:
+    mirror = Augmentation(**{**vars(STILL), 'flip': 1.0})
+    for before, after in zip(
+        picture(), mirror.apply(*picture(), np.random.default_rng(0)), strict=True
+    ):
+        np.testing.assert_array_equal(before[:, ::-1], after)
+
+
+def test_a_smaller_picture_is_padded_with_void() -> None:
+    small = Augmentation(**{**vars(STILL), 'scale': (0.5, 0.5)})
+    _, semantic, instance = small.apply(*picture(), np.random.default_rng(0))
+    assert semantic.shape == (32, 64)
+    assert 0.7 < (semantic == 255).mean() < 0.8
+    assert (instance[semantic == 255] == 0).all()
+
+
+def test_examples_depend_only_on_seed_and_index() -> None:
+    label_set = LabelSet.load('cityscapes')
+    real = list(synthetic_samples(1, 2))
+
+    def examples(seed: int) -> TrainingExamples:
+        return TrainingExamples(real, label_set, Augmentation(), LossWeights(), seed=seed)
+
+    first, again = examples(1)[5], examples(1)[5]
+    assert len(first) == len(Batch._fields)
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(first[0], examples(1)[6][0])
+    assert not torch.equal(first[0], examples(2)[5][0])
+
+
+def test_every_image_comes_once_an_epoch() -> None:
+    real = list(synthetic_samples(1, 4, (64, 32)))
+    plain = TrainingExamples(real, LabelSet.load('cityscapes'), STILL, LossWeights())
+    seen = sorted(int(plain[i][0].sum()) for i in range(4))
+    assert seen == sorted(int(s.image_rgb.sum()) for s in real)
+
+
+def test_images_of_rare_classes_come_more_often() -> None:
+    common, rare = np.zeros((2, 2), np.uint8), np.array([[0, 7], [255, 0]], np.uint8)
+    # Class 7 is in a quarter of the images: wanted in half, they come sqrt(0.5 / 0.25) times.
+    factors = repeat_factors([common, rare, common, common], 0.5)
+    np.testing.assert_allclose(factors, [1, 2**0.5, 1, 1])
+    np.testing.assert_array_equal(repeat_factors([common, rare], 0.0), [1, 1])
+
+
+def scene(colour: int, box: tuple[int, int, int, int] | None) -> Sample:
+    """A road in one colour, with a car (id 1) in the box x0 y0 x1 y1 painted 200."""
+    road, car = 0, 13
+    image_rgb = np.full((32, 64, 3), colour, np.uint8)
+    semantic, instance = np.full((32, 64), road, np.uint8), np.zeros((32, 64), np.uint16)
+    if box:
+        x0, y0, x1, y1 = box
+        window = np.s_[y0:y1, x0:x1]
+        image_rgb[window], semantic[window], instance[window] = 200, car, 1
+    truth = Panoptic.from_maps(semantic, instance, LabelSet.load('cityscapes'))
+    return Sample(str(colour), image_rgb, truth, np.empty(0, np.intp))
+
+
+def test_a_pasted_object_brings_its_pixels_class_and_an_id_of_its_own() -> None:
+    scenes = [scene(50, None), scene(100, (8, 4, 28, 20))]
+    examples = TrainingExamples(
+        scenes, LabelSet.load('cityscapes'), STILL, LossWeights(), paste_share=1.0
+    )
+    rng = np.random.default_rng(3)
+    image_rgb, semantic, instance, is_crowd = examples._paste(examples._real[0], rng)
+    ids = np.unique(instance[instance > 0])
+    assert 1 <= len(ids) <= 3
+    assert len(is_crowd) > ids.max()
+    assert not is_crowd.any()
+    np.testing.assert_array_equal(semantic == 13, instance > 0)
+    np.testing.assert_array_equal(image_rgb[..., 0] == 200, instance > 0)
+    # It stays at its height in the picture; the picture it was taken for is left as it was.
+    np.testing.assert_array_equal(np.flatnonzero((instance > 0).any(1)), np.arange(4, 20))
+    assert not examples._real[0][2].any()
+
+
+def test_small_objects_and_crowds_are_not_pasted() -> None:
+    small = scene(50, (0, 0, 10, 10))
+    large = scene(60, (8, 4, 28, 20))
+    crowd = Sample('crowd', large.image_rgb, large.truth, np.array([1]))
+    for real in ([small], [crowd]):
+        examples = TrainingExamples(
+            real, LabelSet.load('cityscapes'), STILL, LossWeights(), paste_share=1.0
+        )
+        np.testing.assert_array_equal(examples[0][0].numpy(), real[0].image_rgb.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        ({'crop_wh': (100, 64)}, r'crop_wh is \(100, 64\); expected multiples of 32'),
+        ({'scale': (2.0, 1.0)}, 'two rising factors'),
+        ({'stretch': 0.5}, 'stretch is 0.5; expected 1 or more'),
+    ],
+)
+def test_wrong_options_are_named(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**wrong)
