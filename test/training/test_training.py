@@ -40,7 +40,7 @@ def test_the_shipped_configuration_loads() -> None:
 
 def test_every_shipped_configuration_builds_its_network() -> None:
     paths = sorted(resource('config', 'training').glob('*.yaml'))
-    assert len(paths) == 5
+    assert len(paths) == 7
     for path in paths:
         TrainingConfig.load(path).build_network(pretrained=False)
 
@@ -85,11 +85,20 @@ def test_wrong_options_are_named(change: dict, message: str) -> None:
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     config = TrainingConfig.of(TINY | {'images': 100, 'batch': 1, 'warmup_images': 10})
-    factors = [learning_rate_factor(i, config) for i in range(101)]
+    factors = [learning_rate_factor(i, 0.0, config) for i in range(101)]
     assert factors[0] == pytest.approx(0.1)
     assert max(factors) == factors[9]
     assert all(a > b for a, b in pairwise(factors[9:]))
     assert factors[100] == 0.0
+
+
+def test_the_learning_rate_falls_to_zero_when_the_time_is_over() -> None:
+    config = TrainingConfig.of(
+        TINY | {'images': 100, 'batch': 1, 'warmup_images': 0, 'minutes': 2.0}
+    )
+    assert learning_rate_factor(50, 30.0, config) == pytest.approx(0.5**0.9)  # images lead
+    assert learning_rate_factor(50, 90.0, config) == pytest.approx(0.25**0.9)  # time leads
+    assert learning_rate_factor(50, 121.0, config) == 0.0
 
 
 def test_the_moving_average_follows_quickly_at_first() -> None:
