@@ -2,8 +2,8 @@
 # for the demo. On a ROS 2 machine use rosdep, colcon and ros2 launch instead (README).
 #
 #   make demo [SOURCE=street|video|folder|image|camera index]   a camera and the node over DDS
+#   make check                     style, types, Python 3.10 and the fast tests
 #   make test [PYTEST_ARGS=...]    every test
-#   make lint                      style and formatting
 #   make bench [SCORING='cityscapes ROOT'] [PEERS=no]   speed, end to end and against peers
 #   make colcon                    build as a ROS workspace does, into out/colcon
 #   make clean                     remove the environment and what was made
@@ -24,6 +24,8 @@ PIP := -m pip --disable-pip-version-check install -qq
 PIP_INSTALL := $(BIN)/python $(PIP) --constraint .ci/constraints.txt
 # Peers ask for other versions than ours: they have an environment of their own.
 PEERS_BIN := $(if $(filter no,$(PEERS)),$(BIN),$(VENV)/peers/bin)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+CHECKED := panoptic_ros test launch setup.py
 PACKAGING := setup.py setup.cfg pyproject.toml .ci/constraints.txt
 
 # The environment of every ROS process started from here. A ROS installation sourced in this shell
@@ -34,7 +36,7 @@ export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export ROS_LOG_DIR := $(abspath out/ros_log)
 
-.PHONY: help venv demo test lint bench colcon clean
+.PHONY: help venv demo check lint types test test-fast test-slow bench colcon clean
 .DELETE_ON_ERROR:
 
 help:
@@ -45,12 +47,27 @@ venv: $(VENV)/.with-demo
 demo: $(VENV)/.with-demo
 	$(BIN)/python -m panoptic_ros.benchmark.demo '$(SOURCE)' --out '$(OUT)' $(DEMO_ARGS)
 
-test: $(VENV)/.with-test
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+check: lint types test-fast
 
 lint: $(VENV)/.with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.with-test
+	$(BIN)/vermin --target=3.10- --no-tips --violations --quiet $(CHECKED)
+	$(BIN)/mypy
+
+# Fast tests start no other program (marker "process", see test/support/processes.py) and take
+# seconds at most (marker "slow").
+FAST := not process and not slow
+test: $(VENV)/.with-test
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.with-test
+	$(PYTEST) -m '$(FAST)' $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.with-test
+	$(PYTEST) -m 'not ($(FAST))' $(PYTEST_ARGS)
 
 bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
 	$(BIN)/python -m panoptic_ros.benchmark.demo street --out out/bench/640x480 --size 640x480 --no-points
@@ -74,8 +91,8 @@ clean:
 
 # Stamps make a second run instant; they are remade when the packaging changes.
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit(f"panoptic_ros needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}; name another: make PYTHON=python3.12 ...")' \
-		|| { command -v $(PYTHON) >/dev/null || echo 'panoptic_ros needs Python 3.11 or newer and finds no $(PYTHON); name one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 10) or sys.exit(f"panoptic_ros needs Python 3.10 or newer, $(PYTHON) is {v[0]}.{v[1]}; name another: make PYTHON=python3.12 ...")' \
+		|| { command -v $(PYTHON) >/dev/null || echo 'panoptic_ros needs Python 3.10 or newer and finds no $(PYTHON); name one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo 'the virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'made $(VENV) with '"$$($(BIN)/python --version)"

@@ -62,6 +62,10 @@ EXTRAS = {
     'dev': [
         *TEST,
         'ruff>=0.9',
+        'mypy>=1.15',
+        'types-PyYAML',
+        'types-tqdm',
+        'vermin>=1.6',
         'rosbags-image>=0.10',  # the tests hold our decoding of pictures against it
         'colcon-core',
         'colcon-ros',
@@ -105,7 +109,7 @@ setup(
         (SHARE.as_posix(), ['package.xml']),
         *share_files('launch', 'config', 'models'),
     ],
-    python_requires='>=3.11',
+    python_requires='>=3.10',
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     zip_safe=False,

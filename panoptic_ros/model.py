@@ -12,7 +12,6 @@
 Nothing is used before its SHA-256 agrees with the card, and no path of a card leaves its folder.
 """
 
-import hashlib
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ import yaml
 from panoptic_ros.errors import LabelSetError, ModelError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.resources import resource
-from panoptic_ros.untrusted import has_external_data, read_npz, read_yaml
+from panoptic_ros.untrusted import file_sha256, has_external_data, read_npz, read_yaml
 
 CARD = 'card.yaml'
 GOLDEN = 'golden.npz'
@@ -262,7 +261,7 @@ class Model:
             raise ModelError(
                 f'model {self.card.name!r} lacks the file {path}; fetch or export the model again'
             )
-        found = _sha256(path)
+        found = file_sha256(path)
         if found != entry.sha256:
             raise ModelError(
                 f'{path} has SHA-256 {found[:12]}..., the card says {entry.sha256[:12]}... '
@@ -414,11 +413,6 @@ def _inside(folder: Path, relative: str, model_name: str) -> Path:
     return path
 
 
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def _copy_onnx(source: Path, target: Path) -> FileEntry:
     _refuse_external_data(source)
     if not (target.exists() and target.samefile(source)):
@@ -427,7 +421,7 @@ def _copy_onnx(source: Path, target: Path) -> FileEntry:
 
 
 def _entry(path: Path) -> FileEntry:
-    return FileEntry(path.name, _sha256(path), path.stat().st_size)
+    return FileEntry(path.name, file_sha256(path), path.stat().st_size)
 
 
 def _mismatch(found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec]) -> str:

@@ -4,6 +4,7 @@ A card, a network and a golden file may come from anywhere. Checksums say that t
 that they mean well.
 """
 
+import hashlib
 import tokenize
 import zipfile
 import zlib
@@ -18,6 +19,15 @@ import yaml
 MAX_YAML_BYTES = 1 << 20
 MAX_NPZ_BYTES = 256 << 20
 """Unpacked; the golden file of a network of 2048x1024 has a tenth of it."""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class _PlainLoader(yaml.SafeLoader):

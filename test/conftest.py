@@ -8,7 +8,7 @@ import pytest
 
 from panoptic_ros.model import write_model
 
-pytest_plugins = ['support.ros']
+pytest_plugins = ['support.ros', 'support.processes']
 
 TINY_SIZE_WH = (64, 32)
 TINY_CENTRES = 16

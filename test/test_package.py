@@ -7,6 +7,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from support.processes import is_unmarked_start
 
 import panoptic_ros
 
@@ -23,6 +24,8 @@ TOP_LEVEL = {
     'test',
     'resource',
     'README.md',
+    'CONTRIBUTING.md',
+    'doc',
     'LICENSE',
     'Makefile',
     'CHANGELOG.rst',
@@ -130,12 +133,15 @@ def test_entry_points_exist(setup_arguments):
 
 
 def test_constraints_pin_what_is_installed_directly():
-    pins = (ROOT / '.ci' / 'constraints.txt').read_text().splitlines()
-    names = {line.partition('==')[0].lower().replace('_', '-') for line in pins if '==' in line}
+    lines = (ROOT / '.ci' / 'constraints.txt').read_text().splitlines()
+    pins = [line for line in lines if not line.startswith('#')]
+    names = {line.partition('==')[0].lower().replace('_', '-') for line in pins}
     wanted = {'numpy', 'opencv-python-headless', 'scipy', 'onnxruntime', 'openvino', 'torch'}
     wanted |= {'ros-kilted-rclpy', 'ros-kilted-rmw-fastrtps-cpp', 'pytest', 'ruff'}
     assert wanted <= names
-    assert len(names) == sum('==' in line for line in pins), 'something is pinned twice'
+    # A second pin of the same name is for Python 3.10.
+    unmarked = [line.partition('==')[0] for line in pins if 'python_version < ' not in line]
+    assert len(unmarked) == len(set(unmarked)), 'something is pinned twice'
 
 
 def test_top_level_is_what_it_should_be():
@@ -150,6 +156,21 @@ def test_top_level_is_what_it_should_be():
     assert {line.split('/')[0] for line in listed.splitlines()} <= TOP_LEVEL
 
 
+@pytest.mark.parametrize(
+    ('event', 'program', 'markers', 'expected'),
+    [
+        ('subprocess.Popen', sys.executable, set(), True),
+        ('subprocess.Popen', sys.executable, {'process'}, False),
+        ('subprocess.Popen', '/usr/bin/gcc', set(), False),
+        ('os.fork', '', set(), True),
+        ('open', '', set(), False),
+    ],
+)
+def test_a_test_that_starts_a_program_needs_the_marker(event, program, markers, expected):
+    assert is_unmarked_start(event, (program,), markers) is expected
+
+
+@pytest.mark.process
 def test_runtime_does_not_import_torch_or_ros():
     import subprocess
 

@@ -111,17 +111,20 @@ def audited(tmp_path: Path, picture: Path, engine: str, first: str = '') -> str:
     return log.read_text()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize('engine', ['onnxruntime', 'openvino'])
 def test_no_socket_is_made(tmp_path: Path, picture: Path, engine: str) -> None:
     pytest.importorskip(engine)
     assert audited(tmp_path, picture, engine) == ''
 
 
+@pytest.mark.process
 def test_sockets_are_seen_also_in_processes_that_are_forked(tmp_path: Path, picture: Path) -> None:
     first = 'import os, socket; os.fork() or (socket.socket(), os._exit(0))'
     assert 'socket.__new__' in audited(tmp_path, picture, 'onnxruntime', first)
 
 
+@pytest.mark.process
 def test_a_machine_without_any_network_is_enough(tmp_path: Path, picture: Path) -> None:
     try:
         subprocess.run(['unshare', '-rn', 'true'], check=True, capture_output=True)

@@ -1,5 +1,6 @@
 """Files that mean harm are refused with a sentence, and cost little."""
 
+import hashlib
 import io
 import struct
 import tracemalloc
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from panoptic_ros.errors import LabelSetError, ModelError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model, _entry
-from panoptic_ros.untrusted import has_external_data, read_npz, read_yaml
+from panoptic_ros.untrusted import file_sha256, has_external_data, read_npz, read_yaml
 
 LAUGHS = 'a: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n' + ''.join(
     f'{x}: &{x} [{", ".join(["*" + y] * 9)}]\n'
@@ -239,3 +240,9 @@ def test_the_embedded_model_passes() -> None:
     for precision in model.card.files:
         model.onnx_path(precision)
     assert model.golden()[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize('size', [0, 3, (1 << 20) + 1])
+def test_checksum_of_a_file(tmp_path: Path, size: int) -> None:
+    (tmp_path / 'file').write_bytes(b'x' * size)
+    assert file_sha256(tmp_path / 'file') == hashlib.sha256(b'x' * size).hexdigest()

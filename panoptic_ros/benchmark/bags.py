@@ -4,7 +4,6 @@ Messages stay the bytes they are, CDR with its four bytes of encapsulation (OMG 
 7.4.3): what has to be known of them, stamp and encoding, is read and written in place.
 """
 
-import hashlib
 import shutil
 import struct
 import sys
@@ -28,9 +27,10 @@ from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer, WriterEr
 from rosbags.typesys import Stores, get_typestore
 
 from panoptic_ros.errors import BagError
+from panoptic_ros.untrusted import file_sha256
 
 if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdError
+    from compression.zstd import ZstdError  # novm
 else:
     from backports.zstd import ZstdError
 
@@ -200,11 +200,7 @@ class BagReader:
     def sha256(self) -> dict[str, str]:
         """Return the SHA-256 of each file of the recording by its name."""
         files = sorted(self.path.iterdir()) if self.path.is_dir() else [self.path]
-        digests = {}
-        for path in filter(Path.is_file, files):
-            with path.open('rb') as file:
-                digests[path.name] = hashlib.file_digest(file, 'sha256').hexdigest()
-        return digests
+        return {path.name: file_sha256(path) for path in files if path.is_file()}
 
 
 def image_topic(bag: BagReader, encodings: Collection[str], name: str | None = None) -> Topic:

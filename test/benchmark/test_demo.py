@@ -78,6 +78,7 @@ def run_demo(*arguments, **options):
     )
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_demo_checks_every_topic(tmp_path, tiny_model, tiny_scene):
     picture = tmp_path / 'scene.png'
@@ -103,6 +104,7 @@ def test_demo_checks_every_topic(tmp_path, tiny_model, tiny_scene):
         assert (out / log).stat().st_size > 0
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_demo_measures_quality_where_the_truth_is_known(tmp_path, tiny_model):
     arguments = ('--model', tiny_model, '--frames', 20, '--size', '128x64', '--out', tmp_path)
@@ -113,6 +115,7 @@ def test_demo_measures_quality_where_the_truth_is_known(tmp_path, tiny_model):
     assert 0 <= report['quality']['PQ'] <= 100
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_demo_shows_why_the_node_ended(tmp_path, own_tiny_model):
     # The card is in order, which is all that the demo itself reads; the network is not.
@@ -127,6 +130,7 @@ def test_demo_shows_why_the_node_ended(tmp_path, own_tiny_model):
     assert 'Traceback' not in demo.stderr
 
 
+@pytest.mark.process
 def test_demo_without_a_model_is_one_sentence(tmp_path):
     demo = run_demo('--model', tmp_path / 'none', '--out', tmp_path)
     assert demo.returncode == 2
@@ -141,6 +145,7 @@ def command_lines():
             continue  # ended meanwhile
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self').exists(), reason='needs /proc to find processes')
 def test_demo_takes_its_processes_with_it(tmp_path, own_tiny_model):

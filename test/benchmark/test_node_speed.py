@@ -58,6 +58,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.process
 def test_bench_measures_every_stage_and_topic(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / 'bench.json'
     done = bench(
@@ -85,6 +86,7 @@ def test_bench_measures_every_stage_and_topic(tiny_model: Path, tmp_path: Path) 
     assert done.stdout.count('64x48, subscribed: semantic, instance') == 4
 
 
+@pytest.mark.process
 def test_bench_says_when_the_node_does_not_start(tmp_path: Path) -> None:
     done = bench('--model', str(tmp_path / 'nothing'), '--sizes', '64x48', '--frames', '1')
     assert done.returncode == 1

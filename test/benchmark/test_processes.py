@@ -83,6 +83,7 @@ def claim_here(monkeypatch: pytest.MonkeyPatch, *domains: int) -> int:
     return own_domain.__wrapped__()
 
 
+@pytest.mark.process
 def test_no_two_processes_are_in_one_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = claim(230, 232), claim(230, 232)
     with first, second:

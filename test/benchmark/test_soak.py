@@ -95,6 +95,7 @@ def soak(
     return done.returncode, {check['name']: check for check in content['checks']}, done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_node_holds(tmp_path: Path, tiny_model: Path) -> None:
     code, checks, text = soak(tmp_path, tiny_model, ','.join(PHASES), {}, 60)
@@ -258,6 +259,7 @@ WHAT_FAILS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', WHAT_FAILS)
 def test_each_check_fails_where_it_should(tmp_path: Path, tiny_model: Path, kind: str) -> None:

@@ -105,6 +105,7 @@ def test_wrong_usage_is_status_2(install, arguments):
     assert caught.value.code == 2
 
 
+@pytest.mark.process
 def test_help_names_every_command_and_imports_none():
     code = (
         'import sys; from panoptic_ros import cli\n'
@@ -118,6 +119,7 @@ def test_help_names_every_command_and_imports_none():
         assert f'    {command.name}' in done.stdout
 
 
+@pytest.mark.process
 def test_python_dash_m_is_the_same_command():
     done = subprocess.run(
         [sys.executable, '-m', 'panoptic_ros', '--version'],

@@ -249,11 +249,21 @@ def _yolo(form: str, folder: Path) -> Any:
     return prepare
 
 
+@contextlib.contextmanager
+def working_folder(folder: Path) -> Iterator[None]:
+    """Work in another folder: ultralytics exports into the current one."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def _export_yolo(form: str, folder: Path) -> Any:
     """Return ultralytics' model with random weights, exported to ``form`` if that is not empty."""
     ultralytics = importlib.import_module('ultralytics')
-    # It writes the exported file where it is.
-    with contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
+    with working_folder(folder), contextlib.redirect_stdout(sys.stderr):
         model = ultralytics.YOLO('yolo11n-seg.yaml', verbose=False)
         if form:
             # Its simplifier is one more package, and there is little to simplify.

@@ -25,6 +25,7 @@ sys.exit(executables.{name}())
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize('name', ['segment', 'camera'])
 def test_signals_while_it_is_imported(name: str, number: signal.Signals) -> None:

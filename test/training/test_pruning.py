@@ -77,6 +77,7 @@ def test_widths_fall_where_it_costs_least_error_for_the_time() -> None:
     assert choose_widths([dear, dear], [known(9.0), known(1.0)], 0.8) == [32, 48]
 
 
+@pytest.mark.slow
 def test_channels_that_nothing_uses_go_without_a_trace() -> None:
     torch.manual_seed(0)
     network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 3, pyramid_channels=16)
@@ -135,6 +136,7 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_leaves_weights_to_start_from(
     run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

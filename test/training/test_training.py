@@ -45,6 +45,7 @@ def test_every_shipped_configuration_builds_its_network() -> None:
         TrainingConfig.load(path).build_network(pretrained=False)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_only_the_part_that_is_named_is_trained(tmp_path: Path) -> None:
     config = TrainingConfig.of(
@@ -112,6 +113,7 @@ def test_the_moving_average_follows_quickly_at_first() -> None:
     assert average.state['weight'].item() == pytest.approx(0.901)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     real = list(synthetic_samples(1, 3, (128, 64)))
@@ -141,6 +143,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> No
     assert any(k.startswith('backbone') for k in changed)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_leave_a_record(tmp_path: Path) -> None:
     real = list(synthetic_samples(3, 1, (128, 64)))

@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import os
 import platform
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Report:
         usage = self._records.value
         return {
             'version': __version__,
-            'date': datetime.now(UTC).isoformat(timespec='seconds'),
+            'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
             'arguments': {
                 name: str(value) if isinstance(value, Path) else value
                 for name, value in vars(args).items()

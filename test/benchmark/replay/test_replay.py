@@ -279,6 +279,7 @@ def test_folder_that_cannot_be_made(tmp_path, street):
         run(arguments(street, '--out', tmp_path / 'file' / 'out'), Future())
 
 
+@pytest.mark.process
 def test_without_rosbags_the_way_out_is_said():
     code = (
         'import sys; sys.modules["rosbags"] = None\n'
@@ -308,6 +309,7 @@ def run_replay(*more, **options):
     )
 
 
+@pytest.mark.process
 def test_nobody_there_is_said_with_what_to_check(tmp_path, street):
     run = run_replay(street, '--node', '/nobody', '--timeout', '1', '--out', tmp_path)
     assert run.returncode == 1
@@ -316,6 +318,7 @@ def test_nobody_there_is_said_with_what_to_check(tmp_path, street):
     assert f'ROS_DOMAIN_ID {os.environ["ROS_DOMAIN_ID"]}' in line
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_benchmark_of_a_node_that_it_starts(tmp_path, street, tiny_model):
     run = run_replay(
@@ -353,6 +356,7 @@ def test_benchmark_of_a_node_that_it_starts(tmp_path, street, tiny_model):
     assert 'Traceback' not in (tmp_path / 'node.log').read_text()
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_node_that_cannot_start_says_why(tmp_path, street, own_tiny_model):
     (own_tiny_model / 'model.onnx').write_bytes(b'')

@@ -54,6 +54,7 @@ def to_pixels(frame: StreetFrame, x: np.ndarray, up: np.ndarray, ahead: np.ndarr
     return uvw[..., :2] / uvw[..., 2:]
 
 
+@pytest.mark.process
 def test_the_same_seed_gives_the_same_bytes_in_another_process():
     code = (
         'import hashlib\n'

@@ -219,6 +219,7 @@ def write_often(folder, letter):
             cache.store(IDENTITY, letter * 100_000, 1)
 
 
+@pytest.mark.process
 def test_two_processes_do_not_spoil_each_others_plan(tmp_path):
     context = multiprocessing.get_context('fork')
     writers = [
@@ -294,6 +295,7 @@ def die_while_writing(folder):
         cache.store(IDENTITY, b'plan', 1)
 
 
+@pytest.mark.process
 def test_a_process_killed_while_writing_leaves_no_plan_and_its_draft_goes(tmp_path):
     writer = multiprocessing.get_context('fork').Process(
         target=die_while_writing, args=(tmp_path,)

@@ -8,6 +8,8 @@ import pytest
 
 from panoptic_ros.model import Model, list_models
 
+pytestmark = pytest.mark.process
+
 RTX_VERSION = '1.7.1.116'
 LARGEST_FLOAT32_BYTES = 64 << 10
 # Tensors of the network that may be float32 and larger, each with the reason: there are none.
