@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from threading import Condition
 from time import monotonic
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar('T')
 
@@ -31,7 +31,8 @@ class DepthCounts:
     late: int = 0
 
 
-class Match(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Match(Generic[T]):
     """The depth of a picture, None if none is within the tolerance.
 
     ``offset_ns`` is the stamp of the closest depth there is minus the picture's, None if there
@@ -42,7 +43,8 @@ class Match(NamedTuple, Generic[T]):
     offset_ns: int | None
 
 
-class _Stamped(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class _Stamped(Generic[T]):
     stamp_ns: int
     depth: T
 
@@ -110,7 +112,7 @@ class DepthSync(Generic[T]):
                 self._changed.wait(left_s)
             best = self._best
             offset_ns = None if best is None else best.stamp_ns - self._wanted_ns
-            if offset_ns is not None and abs(offset_ns) <= tolerance_ns:
+            if best is not None and abs(best.stamp_ns - self._wanted_ns) <= tolerance_ns:
                 self._counts.matched += 1
                 return Match(best.depth, offset_ns)
             self._counts.missed += 1
