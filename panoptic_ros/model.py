@@ -111,6 +111,9 @@ class ModelCard:
         ONNX file by precision: ``float32``, ``float16``, ``int8``, or some of them.
     golden
         The ``.npz`` file with an image and its outputs.
+    scale
+        Network pixels per pixel of a picture. Pictures are resized by it and, if they are larger
+        than ``size_wh``, cut into windows. None: the whole picture is stretched to ``size_wh``.
     fusion
         Keyword arguments of the head kind's fusion, for example ``centre_threshold``.
     provenance
@@ -130,6 +133,7 @@ class ModelCard:
     size_wh: tuple[int, int]
     files: Mapping[str, FileEntry]
     golden: FileEntry
+    scale: float | None = None
     fusion: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     licence: str = 'unknown'
@@ -151,6 +155,11 @@ class ModelCard:
             raise ModelError(
                 f'model {self.name!r} has size_wh {list(self.size_wh)}; expected width and '
                 'height in pixels, multiples of 4 above 0'
+            )
+        if self.scale is not None and not (self.head == 'centres' and 0 < self.scale <= 64):
+            raise ModelError(
+                f'model {self.name!r} has scale {self.scale} and head kind {self.head!r}; '
+                'expected a scale above 0, at most 64, for head kind centres'
             )
         unknown = sorted(set(self.files) - set(FILE_NAMES))
         if unknown or not self.files:
@@ -302,6 +311,7 @@ def write_model(
     data: Sequence[TrainingData] = (),
     metrics: Sequence[Metric] = (),
     head: str = 'centres',
+    scale: float | None = None,
 ) -> Model:
     """Write a model folder: copies of the ONNX files, the golden file, and the card last.
 
@@ -314,7 +324,7 @@ def write_model(
     golden_image, golden_outputs
         uint8 [H, W, 3] RGB at ``size_wh``, and the float32 network's outputs for it without the
         batch axis.
-    label_set, size_wh, fusion, provenance, licence, data, metrics, head
+    label_set, size_wh, fusion, provenance, licence, data, metrics, head, scale
         As in :class:`ModelCard`.
 
     If there is a card already, its leading comment and the fields this function does not know
@@ -340,6 +350,7 @@ def write_model(
         size_wh=(int(size_wh[0]), int(size_wh[1])),
         files=files,
         golden=_entry(folder / GOLDEN),
+        scale=scale,
         fusion=dict(fusion or {}),
         provenance=dict(provenance or {}),
         licence=licence,
@@ -513,6 +524,7 @@ def _parse_card(data: Mapping[str, Any], path: Path) -> ModelCard:
             size_wh=_size_wh(data['size_wh']),
             files={_text(key): _file(value) for key, value in data['files'].items()},
             golden=_file(data['golden']),
+            scale=None if data.get('scale') is None else _number(data['scale']),
             fusion={_text(key): _number(value) for key, value in data['fusion'].items()},
             provenance={str(k): str(v) for k, v in data.get('provenance', {}).items()},
             licence=_text(data['licence']),
@@ -565,6 +577,8 @@ def _one_line(error: Exception) -> str:
 def _write_card(folder: Path, card: ModelCard) -> None:
     fields: dict[str, Any] = asdict(card)
     fields['size_wh'] = list(card.size_wh)
+    if card.scale is None:
+        del fields['scale']
     fields['classes'] = list(card.classes)
     fields['data'] = list(fields['data'])
     fields['metrics'] = list(fields['metrics'])
@@ -572,7 +586,7 @@ def _write_card(folder: Path, card: ModelCard) -> None:
     path = folder / CARD
     if path.exists():
         old = _read_card(folder)
-        fields |= {key: value for key, value in old.items() if key not in fields}
+        fields |= {key: old[key] for key in old if key not in (*fields, 'scale')}
         lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
         kept = ''.join(lines[: next(i for i, line in enumerate(lines) if line[:1] != '#')])
         comment = kept or comment

@@ -16,7 +16,8 @@ from panoptic_ros.fusion import (
     QueryFusion,
     QueryHeads,
 )
-from panoptic_ros.model import Model
+from panoptic_ros.fusion.windows import CELL, Windows
+from panoptic_ros.model import Model, ModelCard
 from panoptic_ros.panoptic import Panoptic
 
 ENCODINGS = {'bgr8': cv2.COLOR_BGR2RGB, 'rgb8': None, 'mono8': cv2.COLOR_GRAY2RGB}
@@ -98,11 +99,13 @@ class Segmenter:
         """
         size_wh = check_frame(image, encoding)
         started_ns = perf_counter_ns()
-        network_image = prepare(image, encoding, self.model.card.size_wh)
+        network_images = prepare_all(image, encoding, self.model.card)
         prepared_ns = perf_counter_ns()
-        outputs = self.engine.infer(network_image)
+        outputs = [self.engine.infer(network_image) for network_image in network_images]
         inferred_ns = perf_counter_ns()
-        fused = self.fusion(self._heads(outputs), self.model.label_set, size_wh)
+        windows = windows_of(self.model.card, size_wh)
+        fusion = self.fusion if windows is None else windows.rescale(self.fusion)
+        fused = fusion(self._heads(outputs, windows), self.model.label_set, size_wh)
         fused_ns = perf_counter_ns()
         return Segmentation(
             fused,
@@ -113,14 +116,45 @@ class Segmenter:
             ),
         )
 
-    def _heads(self, outputs: dict[str, np.ndarray]) -> CentreHeads | QueryHeads:
+    def _heads(
+        self, outputs: list[dict[str, np.ndarray]], windows: Windows | None
+    ) -> CentreHeads | QueryHeads:
         try:
-            return self._heads_class(**outputs)
+            heads = [self._heads_class(**each) for each in outputs]
+            return heads[0] if windows is None else windows.merge(heads)
         except ValueError as error:
             name = self.engine.description.name
             raise EngineError(
                 f'engine {name} gave unusable outputs ({error}); choose another engine'
             ) from error
+
+
+def windows_of(card: ModelCard, size_wh: tuple[int, int]) -> Windows | None:
+    """Return the windows of a frame of this size; None if the network sees it as a whole."""
+    if card.scale is None:
+        return None
+    width, height = (max(1, round(side * card.scale / CELL)) for side in size_wh)
+    window_wh = (card.size_wh[0] // CELL, card.size_wh[1] // CELL)
+    return Windows((width, height), window_wh, overlap=min(window_wh) // 4)
+
+
+def prepare_all(image: np.ndarray, encoding: str, card: ModelCard) -> list[np.ndarray]:
+    """Return everything the network has to see of a frame, each as :func:`prepare` does.
+
+    That is the frame itself, or its windows in reading order if the card has a scale. Windows
+    that extend beyond the frame are filled with its mirror image.
+    """
+    windows = windows_of(card, check_frame(image, encoding))
+    if windows is None:
+        return [prepare(image, encoding, card.size_wh)]
+    scaled_wh = tuple(cells * CELL for cells in windows.cells_wh)
+    pixels = prepare(image, encoding, scaled_wh)
+    width, height = card.size_wh
+    right, bottom = max(0, width - scaled_wh[0]), max(0, height - scaled_wh[1])
+    if right or bottom:
+        pixels = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REFLECT_101)
+    corners = [(x.start * CELL, y.start * CELL) for x, y in windows.spans]
+    return [np.ascontiguousarray(pixels[y : y + height, x : x + width]) for x, y in corners]
 
 
 def prepare(image: np.ndarray, encoding: str, size_wh: tuple[int, int]) -> np.ndarray:

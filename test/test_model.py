@@ -116,6 +116,8 @@ def test_corrupt_card(own_tiny_model, text, match):
         ({'golden': None}, "lacks the field 'golden'"),
         ({'golden': {'path': 'golden.npz', 'sha256': 'abc', 'bytes': 3}}, '64 hexadecimal'),
         ({'fusion': {'centre_threshold': True}}, 'True where a number was expected'),
+        ({'scale': 0}, 'scale 0 and head kind'),
+        ({'scale': 'double'}, "'double' where a number was expected"),
         ({'metrics': [{'name': 'PQ'}]}, "lacks the field 'value'"),
     ],
 )
@@ -276,6 +278,13 @@ def rewrite(folder: Path, **fields: object) -> Model:
         'golden_outputs': outputs,
     }
     return write_model(folder, **(given | fields))
+
+
+def test_the_scale_is_written_and_only_where_there_is_one(own_tiny_model):
+    assert rewrite(own_tiny_model, scale=1.5).card.scale == 1.5
+    assert 'scale: 1.5' in (own_tiny_model / 'card.yaml').read_text()
+    assert rewrite(own_tiny_model).card.scale is None
+    assert 'scale' not in (own_tiny_model / 'card.yaml').read_text()
 
 
 def test_writing_again_keeps_what_people_added(own_tiny_model):

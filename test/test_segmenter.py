@@ -1,3 +1,4 @@
+from contextlib import closing
 from dataclasses import replace
 
 import cv2
@@ -9,7 +10,7 @@ from panoptic_ros.errors import EngineError, FrameError, ModelError
 from panoptic_ros.fusion import HEAD_KINDS, CentreFusion, QueryFusion
 from panoptic_ros.model import HEADS, Model
 from panoptic_ros.panoptic import check_maps
-from panoptic_ros.segmenter import Segmenter, check_frame
+from panoptic_ros.segmenter import Segmenter, check_frame, prepare_all
 
 SKY, ROAD, CAR = 10, 0, 13
 
@@ -69,6 +70,32 @@ def test_result_has_the_size_of_the_frame(segmenter, tiny_scene, size_wh):
     assert result.panoptic.size_wh == size_wh
     assert result.confidence.shape == size_wh[::-1]
     check_maps(result.panoptic.semantic, result.panoptic.instance, segmenter.model.label_set)
+
+
+@pytest.mark.parametrize('scale', [1.0, 2.0])
+@pytest.mark.parametrize('repeats', [(1, 1), (1, 2), (3, 2)])
+def test_a_model_with_a_scale_sees_large_frames_in_windows(tiny_model, tiny_scene, scale, repeats):
+    model = Model.load(tiny_model)
+    model = replace(model, card=replace(model.card, scale=scale))
+    frame = np.tile(tiny_scene(), (*repeats, 1))
+    # As many network pixels as the scale says show the frame, whatever its size.
+    frame = cv2.resize(frame, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_NEAREST)
+    with closing(open_engine(model, 'onnxruntime')) as engine:
+        panoptic = Segmenter(model, engine).segment(frame, 'rgb8').panoptic
+    assert panoptic.size_wh == frame.shape[1::-1]
+    things = panoptic.segments.things
+    assert len(things) == 2 * repeats[0] * repeats[1]
+    np.testing.assert_allclose(things.area, 256 / scale**2, rtol=0.5)
+
+
+def test_a_window_beyond_the_frame_is_filled_with_its_mirror_image(model, tiny_scene):
+    card = replace(model.card, scale=1.0)
+    frame = tiny_scene()[:20, :40]
+    (network_image,) = prepare_all(frame, 'rgb8', card)
+    assert network_image.shape == (32, 64, 3)
+    np.testing.assert_array_equal(network_image[:20, :40], frame)
+    np.testing.assert_array_equal(network_image[20:, :40], frame[7:19][::-1])
+    np.testing.assert_array_equal(network_image[:20, 40:], frame[:, 15:39][:, ::-1])
 
 
 def test_larger_frame_has_the_same_segments(segmenter, tiny_scene):

@@ -49,6 +49,7 @@ def _details(model: Model) -> str:
         _summary(card.name, model),
         f'folder: {model.folder}',
         'checksums: all files agree with the card',
+        *([] if card.scale is None else [f'scale: {card.scale:g}, in windows']),
         'classes: ' + ', '.join(card.classes),
         *(f'{key}: {value:g}' for key, value in card.fusion.items()),
         *(f'{key}: {value}' for key, value in card.provenance.items()),

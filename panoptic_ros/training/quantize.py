@@ -23,7 +23,7 @@ from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.evaluate import spread
 from panoptic_ros.model import Model, add_onnx
-from panoptic_ros.segmenter import prepare
+from panoptic_ros.segmenter import prepare_all
 from panoptic_ros.training.export import strip
 
 FLOAT_CONVOLUTIONS = 3
@@ -90,12 +90,13 @@ def quantize(model: Model, images_rgb: Sequence[np.ndarray], command: str = '') 
 
     if not len(images_rgb):
         raise PanopticRosError('there are no images to calibrate on; expected one or more')
-    size_wh = model.card.size_wh
 
     class Images(CalibrationDataReader):
         def __init__(self) -> None:
             self._inputs: Iterator[np.ndarray] = (
-                prepare(image, 'rgb8', size_wh) for image in images_rgb
+                network_image
+                for image in images_rgb
+                for network_image in prepare_all(image, 'rgb8', model.card)
             )
 
         def get_next(self) -> dict[str, np.ndarray] | None:

@@ -1,0 +1,167 @@
+"""Heads of a picture that is larger than the network's input, from overlapping windows.
+
+Each cell of the picture takes its values from the window in which it lies farthest from the
+border. Offsets point to centres in cells of the picture, so an object that spans several windows
+needs no stitching: its cells find the centre that another window reports.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from panoptic_ros.fusion import CentreFusion, CentreHeads
+
+CELL = 4
+"""Network pixels per cell of the coarser grid of :class:`CentreHeads`."""
+
+_DUPLICATE_CELLS = 2
+"""Two windows may place one centre this many cells apart."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One window along one axis, in cells: where it starts and which cells it decides."""
+
+    start: int
+    decides: slice
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one size that cover a picture, evenly spaced, row by row.
+
+    Parameters
+    ----------
+    cells_wh
+        Width and height of the picture in cells.
+    window_cells_wh
+        Width and height of a window in cells. It may exceed the picture.
+    overlap
+        Cells that neighbours share at least; less than a window.
+
+    Raises ValueError if a value is out of range.
+    """
+
+    cells_wh: tuple[int, int]
+    window_cells_wh: tuple[int, int]
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if min(self.cells_wh) < 1 or not 0 <= self.overlap < min(self.window_cells_wh):
+            raise ValueError(
+                f'{self.cells_wh} cells, windows of {self.window_cells_wh} that overlap by '
+                f'{self.overlap}; expected a picture, and an overlap smaller than a window'
+            )
+
+    @cached_property
+    def spans(self) -> tuple[tuple[Span, Span], ...]:
+        """The windows in reading order, each as its spans along x and y."""
+        columns, rows = (
+            _split_axis(length, window, self.overlap)
+            for length, window in zip(self.cells_wh, self.window_cells_wh, strict=True)
+        )
+        return tuple((x, y) for y in rows for x in columns)
+
+    def merge(self, heads: Sequence[CentreHeads]) -> CentreHeads:
+        """Return the heads of the picture, given those of each window.
+
+        Raises ValueError if a class map does not divide the cells evenly.
+        """
+        width, height = self.cells_wh
+        rows, columns = heads[0].confidence.shape
+        fine, rest = divmod(heads[0].semantic.shape[0], rows)
+        if rest or heads[0].semantic.shape != (rows * fine, columns * fine):
+            raise ValueError(
+                f'a class map of {heads[0].semantic.shape} for {rows}x{columns} cells; windows '
+                'need a semantic stride of 1, 2 or 4 pixels'
+            )
+        semantic = np.empty((height * fine, width * fine), np.uint8)
+        confidence = np.empty((height, width), np.uint8)
+        offset_xy = np.empty((2, height, width), heads[0].offset_xy.dtype)
+        found = []
+        for number, ((x, y), window) in enumerate(zip(self.spans, heads, strict=True)):
+            source = _shifted(y.decides, -y.start), _shifted(x.decides, -x.start)
+            target = y.decides, x.decides
+            confidence[target] = window.confidence[source]
+            offset_xy[(slice(None), *target)] = window.offset_xy[(slice(None), *source)]
+            semantic[tuple(_scaled(s, fine) for s in target)] = window.semantic[
+                tuple(_scaled(s, fine) for s in source)
+            ]
+            row, column = np.divmod(window.centre_index.astype(np.intp), columns)
+            row, column = row + y.start, column + x.start
+            near = _near(row, y.decides, height) & _near(column, x.decides, width)
+            near &= window.centre_score > 0
+            found.append(
+                np.column_stack([window.centre_score, row, column, np.full(len(row), number)])[
+                    near
+                ]
+            )
+        centres = _without_duplicates(np.concatenate(found))
+        return CentreHeads(
+            semantic=semantic,
+            confidence=confidence,
+            centre_score=centres[:, 0].astype(np.float32),
+            centre_index=(centres[:, 1] * width + centres[:, 2]).astype(np.int32),
+            offset_xy=offset_xy,
+        )
+
+    def rescale(self, fusion: CentreFusion) -> CentreFusion:
+        """Return a fusion whose fractions of a window are fractions of the picture."""
+        area = np.prod(self.window_cells_wh) / np.prod(self.cells_wh)
+        reach = np.hypot(*self.window_cells_wh) / np.hypot(*self.cells_wh)
+        fractions = {
+            name: min(1.0, float(getattr(fusion, name) * area))
+            for name in (
+                'min_thing_area_fraction',
+                'min_orphan_area_fraction',
+                'min_stuff_area_fraction',
+            )
+        }
+        distance = min(1.0, float(fusion.max_centre_distance_fraction * reach))
+        return replace(fusion, **fractions, max_centre_distance_fraction=distance)
+
+
+def _split_axis(length: int, window: int, overlap: int) -> tuple[Span, ...]:
+    count = 1 + max(0, -(-(length - window) // (window - overlap)))
+    starts = [(length - window) * n // max(1, count - 1) for n in range(count)]
+    starts[0] = 0
+    # Halfway through what two neighbours share.
+    seams = [0, *((b + a + window) // 2 for a, b in itertools.pairwise(starts)), length]
+    return tuple(Span(starts[n], slice(seams[n], seams[n + 1])) for n in range(count))
+
+
+def _shifted(span: slice, by: int) -> slice:
+    return slice(span.start + by, span.stop + by)
+
+
+def _scaled(span: slice, by: int) -> slice:
+    return slice(span.start * by, span.stop * by)
+
+
+def _near(cell: np.ndarray, decides: slice, length: int) -> np.ndarray:
+    """Return where a centre is inside the picture and at most a duplicate's distance away."""
+    inside = (cell >= decides.start - _DUPLICATE_CELLS) & (cell < decides.stop + _DUPLICATE_CELLS)
+    return inside & (cell < length)
+
+
+def _without_duplicates(centres: np.ndarray) -> np.ndarray:
+    """Drop each centre close to a better one of another window.
+
+    ``centres`` is float64 [n, 4]: score, row, column, number of the window.
+    """
+    centres = centres[np.argsort(-centres[:, 0], kind='stable')]
+    kept = np.ones(len(centres), bool)
+    if len(centres):
+        pairs = cKDTree(centres[:, 1:3]).query_pairs(
+            _DUPLICATE_CELLS, p=np.inf, output_type='ndarray'
+        )
+        pairs = np.sort(pairs, axis=1)
+        pairs = pairs[centres[pairs[:, 0], 3] != centres[pairs[:, 1], 3]]
+        for better, worse in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():
+            if kept[better]:
+                kept[worse] = False
+    return centres[kept]
