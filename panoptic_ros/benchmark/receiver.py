@@ -30,7 +30,7 @@ from panoptic_ros.benchmark.checks import (
     label_info_fault,
     pixels,
 )
-from panoptic_ros.evaluation.joint import JointAreas
+from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.labels import LabelSet
@@ -171,7 +171,9 @@ class FrameBook:
             return
         if set(TRUTH_TOPICS) <= images.keys():
             semantic, instance = (pixels(images[topic]) for topic in TRUTH_TOPICS)
-            joint = JointAreas.of(panoptic, Panoptic.from_maps(semantic, instance, self.label_set))
+            joint = Intersections.of(
+                panoptic, Panoptic.from_maps(semantic, instance, self.label_set)
+            )
             self.quality.add(joint)
             self.overlap.add(joint)
         is_due = self._frames_checked >= len(self.samples) * self._sample_every

@@ -48,7 +48,7 @@ COMMANDS = (
         'add an int8 file for CPUs to a model',
         'train',
     ),
-    Command('score', 'panoptic_ros.evaluation.score', 'score predictions on disk against truth'),
+    Command('score', 'panoptic_ros.cli.score', 'score predictions on disk against truth'),
     Command(
         'make-bag',
         'panoptic_ros.cli.make_bag',
@@ -61,7 +61,7 @@ COMMANDS = (
         'run the node for long with all kinds of input and prove that it stays as it is',
         'ros',
     ),
-    Command('evaluate', 'panoptic_ros.evaluation.evaluate', 'measure a model on a data set'),
+    Command('evaluate', 'panoptic_ros.cli.evaluate', 'measure a model on a data set'),
     Command(
         'build-engine',
         'panoptic_ros.cli.engine.build',

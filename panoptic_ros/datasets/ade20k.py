@@ -1,18 +1,18 @@
 """ADE20K Panoptic: 150 classes, 100 of them things.
 
-The layout is the scene parsing challenge's, with the panoptic files that the common conversion
-scripts write beside it (Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017)::
+The layout is that of the scene parsing challenge, with the panoptic files that the common
+conversion scripts write (Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017)::
 
     ROOT/images/validation/ADE_val_00000001.jpg
     ROOT/ade20k_panoptic_val.json
     ROOT/ade20k_panoptic_val/ADE_val_00000001.png
 
-ROOT is the folder ``ADEChallengeData2016``, or the one that holds it.
+ROOT is the folder ``ADEChallengeData2016``, or its parent.
 """
 
 from pathlib import Path
 
-from panoptic_ros.datasets.coco import CocoFormatDataset
+from panoptic_ros.datasets.coco import CocoPanoptic
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import LabelSet
 
@@ -20,10 +20,10 @@ _CHALLENGE = 'ADEChallengeData2016'
 _IMAGE_FOLDERS = {'train': 'training', 'val': 'validation'}
 
 
-class Ade20kPanoptic(CocoFormatDataset):
+class Ade20kPanoptic(CocoPanoptic):
     """ADE20K in the layout above, ``split`` is ``train`` or ``val``.
 
-    Raises DatasetError for another split, and as :class:`CocoFormatDataset` does.
+    Raises DatasetError for another split, and as :class:`CocoPanoptic` does.
     """
 
     def __init__(

@@ -5,22 +5,22 @@ The official layout (Neuhold et al., The Mapillary Vistas Dataset, ICCV 2017)::
     ROOT/training/images/IMAGE_ID.jpg
     ROOT/training/v1.2/panoptic/panoptic_2018.json      65 classes
     ROOT/training/v1.2/panoptic/IMAGE_ID.png
-    ROOT/training/v2.0/panoptic/panoptic_2020.json      the finer classes
+    ROOT/training/v2.0/panoptic/panoptic_2020.json      finer classes
     ROOT/training/v2.0/panoptic/IMAGE_ID.png
 
-and likewise ``validation``. Older copies of version 1.2 have ``training/panoptic`` directly.
+``validation`` has the same layout. Older copies of version 1.2 have ``training/panoptic``.
 """
 
 from pathlib import Path
 
-from panoptic_ros.datasets.coco import CocoFormatDataset
+from panoptic_ros.datasets.coco import CocoPanoptic
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import LabelSet
 
 _JSON_NAMES = {'v1.2': 'panoptic_2018.json', 'v2.0': 'panoptic_2020.json'}
 
 
-class VistasPanoptic(CocoFormatDataset):
+class VistasPanoptic(CocoPanoptic):
     """Mapillary Vistas in its official layout.
 
     Parameters
@@ -34,7 +34,7 @@ class VistasPanoptic(CocoFormatDataset):
     label_set
         By default ``vistas`` for version 1.2, and the categories of the JSON for version 2.0.
 
-    Raises DatasetError for an unknown version, and as :class:`CocoFormatDataset` does.
+    Raises DatasetError for an unknown version, and as :class:`CocoPanoptic` does.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Mean IoU of the classes, and which class is taken for which.
+"""Mean IoU and the confusion matrix of the classes.
 
-As the Cityscapes scripts count it: a confusion matrix of all pixels whose truth is not void;
-``IoU = TP / (TP + FP + FN)`` for each class, a pixel predicted void counts as missed; the mean
-is over the classes that occur.
+The definition is that of the Cityscapes scripts: a confusion matrix over all pixels whose truth is
+not void, ``IoU = TP / (TP + FP + FN)`` for each class, and the mean over the classes that occur. A
+pixel predicted void is a false negative.
 """
 
 from collections.abc import Sequence
@@ -10,21 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.evaluation.joint import JointAreas
-from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.evaluation.classes import Classes, check_same_classes
+from panoptic_ros.evaluation.intersections import NO_CLASS, Intersections
+from panoptic_ros.labels import VOID
 from panoptic_ros.panoptic import Panoptic
 
 
 @dataclass(frozen=True, eq=False)
 class OverlapResult:
-    """Semantic figures, in percent; NaN where nothing occurs.
+    """Semantic results in percent; NaN where no class occurs.
 
     Parameters
     ----------
     mean_iou
         Mean of ``iou`` over the classes that occur.
     pixel_accuracy
-        Share of the pixels with a true class that have this class in the prediction.
+        Share of the pixels with a true class that are predicted to be of it.
     iou
         float64 [classes].
     confusion
@@ -38,10 +39,10 @@ class OverlapResult:
     confusion: np.ndarray
 
     def confused_with(self, class_id: int, count: int = 3) -> list[tuple[int, float]]:
-        """Return the classes that most of a class's true pixels were wrongly taken for.
+        """Return the classes most often predicted in place of a class.
 
         Each is a class id (VOID for none) and its share in percent of the true pixels, largest
-        first; shares of 0 are left out.
+        first. Shares of 0 are left out.
         """
         row = self.confusion[class_id].astype(float)
         total = row.sum()
@@ -58,14 +59,13 @@ class ClassOverlap:
 
     Parameters
     ----------
-    label_set
-        The classes of both the predictions and the truth.
+    classes
+        The classes of predictions and truth: a label set, or a list of any length.
     """
 
-    def __init__(self, label_set: LabelSet) -> None:
-        self.label_set = label_set
-        classes = len(label_set)
-        self._confusion = np.zeros((classes + 1, classes + 1), np.int64)
+    def __init__(self, classes: Classes) -> None:
+        self.classes = classes
+        self._confusion = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
 
     def update(
         self,
@@ -77,26 +77,22 @@ class ClassOverlap:
 
         Raises DatasetError if the sizes differ.
         """
-        self.add(JointAreas.of(prediction, truth, crowd_ids))
+        self.add(Intersections.of(prediction, truth, crowd_ids))
 
-    def add(self, joint: JointAreas) -> None:
-        """Count one image whose joint areas are known."""
-        void = len(self.label_set)
-        row = np.where(joint.truth_class == VOID, void, joint.truth_class)
-        column = np.where(joint.prediction_class == VOID, void, joint.prediction_class)
-        np.add.at(self._confusion, (row[:, None], column[None, :]), joint.area)
+    def add(self, image: Intersections) -> None:
+        """Count one image by its intersections."""
+        void = len(self.classes)
+        row = np.where(image.truth_class == NO_CLASS, void, image.truth_class)
+        column = np.where(image.prediction_class == NO_CLASS, void, image.prediction_class)
+        np.add.at(self._confusion, (row[:, None], column[None, :]), image.area)
 
     def merge(self, other: 'ClassOverlap') -> None:
-        """Add the counts of another one, which must be of the same classes (ValueError)."""
-        if other.label_set != self.label_set:
-            raise ValueError(
-                f'cannot merge figures of label set {other.label_set.name!r} into those of '
-                f'{self.label_set.name!r}; both must have the same classes'
-            )
+        """Add the counts of another instance; raises ValueError if its classes differ."""
+        check_same_classes(self.classes, other.classes)
         self._confusion += other._confusion
 
     def result(self) -> OverlapResult:
-        """Return the figures of all images so far."""
+        """Return the result over all images so far."""
         counted = self._confusion[:-1]
         right = np.diagonal(counted).astype(float)
         union = counted.sum(axis=1) + counted[:, :-1].sum(axis=0) - right

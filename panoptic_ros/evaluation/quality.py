@@ -1,12 +1,12 @@
 """Panoptic Quality, as the COCO panoptic tools define it.
 
 Kirillov et al., Panoptic Segmentation, CVPR 2019. A true and a predicted segment of one class
-match if their IoU is above one half; at most one partner can be. Then, for each class,
-``SQ`` is the mean IoU of the matched pairs, ``RQ = TP / (TP + FP / 2 + FN / 2)`` and
-``PQ = SQ * RQ``; a table's figure is the mean over the classes that occur. Void pixels of the
-truth are taken out of the union; groups (``iscrowd``) are neither matched nor missed; a
-predicted segment that lies for more than half on void and its class's group is not counted as
-wrong. Where one image has several groups of a class, the last one counts, as in the tools.
+match if their IoU is above one half, so that each has at most one match. For each class, ``SQ``
+is the mean IoU of the matched pairs, ``RQ = TP / (TP + FP / 2 + FN / 2)`` and ``PQ = SQ * RQ``. A
+summary value is the mean over the classes that occur. Void pixels of the truth are excluded from
+the union. Groups (``iscrowd``) are neither matched nor missed. A predicted segment of which more
+than half lies on void or on a group of its class is not a false positive. Where an image has
+several groups of a class, the last one counts, as in the COCO panoptic tools.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.evaluation.joint import JointAreas
-from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.evaluation.classes import Classes, check_same_classes
+from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.panoptic import Panoptic
 
-_AT_ONCE = 32
-"""Images counted in one pass: each is so little work that numpy's calls would cost the most."""
+_BATCH = 32
+"""Images counted in one pass, because the overhead of numpy calls exceeds the work per image."""
 
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """The figures of one class: PQ, SQ, RQ in percent, and the counts they come from."""
+    """PQ, SQ and RQ of one class in percent, and the counts behind them."""
 
     name: str
     is_thing: bool
@@ -43,9 +43,9 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class QualityResult:
-    """The official table, in percent; NaN where no class of the group occurs.
+    """The official summary in percent; NaN where no class of the group occurs.
 
-    ``per_class`` has every class of the label set in order, also those that do not occur.
+    ``per_class`` has every class in order, including those that do not occur.
     """
 
     PQ: float
@@ -68,18 +68,18 @@ class PanopticQuality:
 
     Parameters
     ----------
-    label_set
-        The classes of both the predictions and the truth.
+    classes
+        The classes of predictions and truth: a label set, or a list of any length.
     """
 
-    def __init__(self, label_set: LabelSet) -> None:
-        self.label_set = label_set
+    def __init__(self, classes: Classes) -> None:
+        self.classes = classes
         self.images = 0
-        self._waiting: list[JointAreas] = []
-        self._iou_sum = np.zeros(len(label_set))
-        self._tp = np.zeros(len(label_set), np.int64)
-        self._fp = np.zeros(len(label_set), np.int64)
-        self._fn = np.zeros(len(label_set), np.int64)
+        self._waiting: list[Intersections] = []
+        self._iou_sum = np.zeros(len(classes))
+        self._tp = np.zeros(len(classes), np.int64)
+        self._fp = np.zeros(len(classes), np.int64)
+        self._fn = np.zeros(len(classes), np.int64)
 
     def update(
         self,
@@ -98,29 +98,30 @@ class PanopticQuality:
 
         Raises DatasetError if the sizes differ.
         """
-        self.add(JointAreas.of(prediction, truth, crowd_ids))
+        self.add(Intersections.of(prediction, truth, crowd_ids))
 
-    def add(self, joint: JointAreas) -> None:
-        """Count one image whose joint areas are known."""
-        self._waiting.append(joint)
+    def add(self, image: Intersections) -> None:
+        """Count one image by its intersections."""
+        self._waiting.append(image)
         self.images += 1
-        if len(self._waiting) == _AT_ONCE:
+        if len(self._waiting) == _BATCH:
             self._count()
 
     def _count(self) -> None:
-        """Count the images that wait; as one image, in which only cells of its own can meet."""
-        joints, self._waiting = self._waiting, []
-        if not joints:
+        """Count the waiting images in one pass over their concatenated tables."""
+        images, self._waiting = self._waiting, []
+        if not images:
             return
-        rows = np.array([len(joint.truth_class) for joint in joints])
-        columns = np.array([len(joint.prediction_class) for joint in joints])
-        truth_class = np.concatenate([joint.truth_class for joint in joints])
-        prediction_class = np.concatenate([joint.prediction_class for joint in joints])
-        is_crowd = np.concatenate([joint.truth_is_crowd for joint in joints])
-        truth_area = np.concatenate([joint.truth_area for joint in joints])
-        areas = np.concatenate([joint.area.reshape(-1) for joint in joints])
+        rows = np.array([len(image.truth_class) for image in images])
+        columns = np.array([len(image.prediction_class) for image in images])
+        truth_class = np.concatenate([image.truth_class for image in images])
+        prediction_class = np.concatenate([image.prediction_class for image in images])
+        is_crowd = np.concatenate([image.truth_is_crowd for image in images])
+        truth_area = np.concatenate([image.truth_area for image in images])
+        areas = np.concatenate([image.area.reshape(-1) for image in images])
 
-        # The cells that have pixels, some hundred an image, with their row and column.
+        # The pairs of segments that share pixels, about a hundred in an image, and their rows and
+        # columns in the concatenated tables.
         width = np.repeat(columns, rows)
         start = np.cumsum(width) - width
         first_column = np.cumsum(columns) - columns
@@ -148,10 +149,10 @@ class PanopticQuality:
 
         crowds = np.flatnonzero(is_crowd)
         if len(crowds):
-            # For an index that is repeated, numpy keeps the last value: the last group of a class.
-            image = np.repeat(np.arange(len(joints)), rows)[crowds]
-            last = np.zeros((len(joints), VOID + 1), np.intp)
-            last[image, truth_class[crowds]] = crowds
+            # numpy keeps the last value of a repeated index: the last group of a class.
+            number = np.repeat(np.arange(len(images)), rows)[crowds]
+            last = np.zeros((len(images), len(self.classes)), np.intp)
+            last[number, truth_class[crowds]] = crowds
             is_last = np.zeros(len(truth_class), bool)
             is_last[last[last > 0]] = True
             on_crowd = same_class & is_last[row]
@@ -160,19 +161,15 @@ class PanopticQuality:
         wrong[first_column] = False
         wrong[column_of] = False
 
-        classes = len(self.label_set)
-        self._iou_sum += np.bincount(truth_class[row_of], weights=iou, minlength=classes)
-        self._tp += np.bincount(truth_class[row_of], minlength=classes)
-        self._fn += np.bincount(truth_class[missed], minlength=classes)
-        self._fp += np.bincount(prediction_class[wrong], minlength=classes)
+        count = len(self.classes)
+        self._iou_sum += np.bincount(truth_class[row_of], weights=iou, minlength=count)
+        self._tp += np.bincount(truth_class[row_of], minlength=count)
+        self._fn += np.bincount(truth_class[missed], minlength=count)
+        self._fp += np.bincount(prediction_class[wrong], minlength=count)
 
     def merge(self, other: 'PanopticQuality') -> None:
-        """Add the counts of another one, which must be of the same classes (ValueError)."""
-        if other.label_set != self.label_set:
-            raise ValueError(
-                f'cannot merge figures of label set {other.label_set.name!r} into those of '
-                f'{self.label_set.name!r}; both must have the same classes'
-            )
+        """Add the counts of another instance; raises ValueError if its classes differ."""
+        check_same_classes(self.classes, other.classes)
         self._count()
         other._count()
         self.images += other.images
@@ -182,7 +179,7 @@ class PanopticQuality:
         self._fn += other._fn
 
     def result(self) -> QualityResult:
-        """Return the figures of all images so far."""
+        """Return the result over all images so far."""
         self._count()
         weight = self._tp + 0.5 * self._fp + 0.5 * self._fn
         occurs = weight > 0
@@ -190,13 +187,13 @@ class PanopticQuality:
         pq = 100 * self._iou_sum / weight
         sq = 100 * self._iou_sum / np.where(self._tp > 0, self._tp, 1)
         rq = 100 * self._tp / weight
-        is_thing = self.label_set.is_thing[: len(self.label_set)]
+        is_thing = np.array([c.is_thing for c in self.classes.classes], bool)
 
         def mean(values: np.ndarray, group: np.ndarray) -> float:
             chosen = values[occurs & group]
             return float(chosen.mean()) if len(chosen) else float('nan')
 
-        figures = {
+        summary = {
             name + suffix: mean(values, group)
             for suffix, group in (
                 ('', np.ones_like(is_thing)),
@@ -208,7 +205,7 @@ class PanopticQuality:
         per_class = tuple(
             ClassQuality(c.name, c.is_thing, *row)
             for c, *row in zip(
-                self.label_set.classes,
+                self.classes.classes,
                 pq.tolist(),
                 sq.tolist(),
                 rq.tolist(),
@@ -218,4 +215,4 @@ class PanopticQuality:
                 strict=True,
             )
         )
-        return QualityResult(**figures, per_class=per_class, images=self.images)
+        return QualityResult(**summary, per_class=per_class, images=self.images)

@@ -1,4 +1,4 @@
-"""Figures as tables for people, as JSON for programs, and the worst images as a picture."""
+"""Results as text tables, as JSON, and the worst images as a contact sheet."""
 
 import json
 import math
@@ -12,20 +12,20 @@ import numpy as np
 
 from panoptic_ros.datasets import Sample
 from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.evaluation.mask_ap import MaskAPResult
 from panoptic_ros.evaluation.overlap import OverlapResult
-from panoptic_ros.evaluation.precision import PrecisionResult
 from panoptic_ros.evaluation.quality import QualityResult
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.visualize import overlay, panel
 
 _SUFFIXES = {'All': '', 'Things': '_things', 'Stuff': '_stuff'}
-_SHEET_WIDTH = 480  # pixels of one picture of the sheet
+_COLUMN_WIDTH = 480  # pixels
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredImage:
-    """One image, what was predicted, and its own PQ in percent."""
+    """One image, its prediction, and the PQ of this image in percent."""
 
     PQ: float
     sample: Sample
@@ -48,7 +48,7 @@ def summary_table(quality: QualityResult) -> str:
 
 
 def class_table(quality: QualityResult, overlap: OverlapResult) -> str:
-    """Return one line a class that occurs: PQ, SQ, RQ, IoU and the counts behind PQ."""
+    """Return a table with one line per class that occurs: PQ, SQ, RQ, IoU, TP, FP, FN."""
     width = max((len(c.name) for c in quality.per_class), default=5) + 1
     lines = [
         f'{"class":{width}}{"kind":6}|{"PQ":>7}{"SQ":>7}{"RQ":>7}{"IoU":>7}'
@@ -66,11 +66,11 @@ def class_table(quality: QualityResult, overlap: OverlapResult) -> str:
 def confusion_table(
     quality: QualityResult, overlap: OverlapResult, label_set: LabelSet, worst: int = 5
 ) -> str:
-    """Return what the classes of the lowest PQ are taken for, in percent of their pixels."""
+    """Return what is predicted in place of the classes of lowest PQ, in percent of pixels."""
     occurring = [i for i, c in enumerate(quality.per_class) if c.occurs]
     chosen = sorted(occurring, key=lambda i: quality.per_class[i].PQ)[:worst]
     width = max((len(label_set.names[i]) for i in chosen), default=5) + 1
-    lines = [f'{"class":{width}}|{"PQ":>7}  its pixels are taken for']
+    lines = [f'{"class":{width}}|{"PQ":>7}  predicted as']
     lines.append('-' * len(lines[0]))
     for i in chosen:
         taken = ', '.join(
@@ -84,14 +84,14 @@ def confusion_table(
 
 
 def as_json(
-    quality: QualityResult, overlap: OverlapResult, precision: PrecisionResult | None = None
+    quality: QualityResult, overlap: OverlapResult, mask_ap: MaskAPResult | None = None
 ) -> dict[str, Any]:
-    """Return all figures as plain values for a JSON file, percentages; null where none exists."""
+    """Return all results as plain values for a JSON file, in percent; null for NaN."""
     masks = {}
-    if precision is not None:
-        masks = {name: _finite(getattr(precision, name)) for name in ('AP', 'AP50', 'AP75')}
+    if mask_ap is not None:
+        masks = {name: finite_or_none(getattr(mask_ap, name)) for name in ('AP', 'AP50', 'AP75')}
     summary = {
-        name + suffix: _finite(getattr(quality, name + suffix))
+        name + suffix: finite_or_none(getattr(quality, name + suffix))
         for suffix in _SUFFIXES.values()
         for name in ('PQ', 'SQ', 'RQ')
     }
@@ -101,7 +101,7 @@ def as_json(
             'PQ': c.PQ if c.occurs else None,
             'SQ': c.SQ if c.occurs else None,
             'RQ': c.RQ if c.occurs else None,
-            'IoU': _finite(iou),
+            'IoU': finite_or_none(iou),
             'tp': c.tp,
             'fp': c.fp,
             'fn': c.fn,
@@ -110,8 +110,8 @@ def as_json(
     }
     return {
         **summary,
-        'mIoU': _finite(overlap.mean_iou),
-        'pixel_accuracy': _finite(overlap.pixel_accuracy),
+        'mIoU': finite_or_none(overlap.mean_iou),
+        'pixel_accuracy': finite_or_none(overlap.pixel_accuracy),
         **masks,
         'per_class': per_class,
         'images': quality.images,
@@ -119,7 +119,7 @@ def as_json(
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, making its folder; raises PanopticRosError where that is not possible."""
+    """Write a JSON file and make its folder; raises PanopticRosError if that fails."""
     text = json.dumps(content, indent=1, allow_nan=False) + '\n'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def worst_sheet(worst: Sequence[ScoredImage], label_set: LabelSet) -> np.ndarray:
-    """Return a picture with a row an image: the image, its truth, its prediction.
+    """Return a contact sheet with one row per image: the image, its truth, its prediction.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def worst_sheet(worst: Sequence[ScoredImage], label_set: LabelSet) -> np.ndarray
 
 def _shrink(picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
-    size_wh = (_SHEET_WIDTH, max(1, round(height * _SHEET_WIDTH / width)))
+    size_wh = (_COLUMN_WIDTH, max(1, round(height * _COLUMN_WIDTH / width)))
     return cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
 
 
@@ -164,5 +164,6 @@ def _figure(value: float) -> str:
     return f'{"-":>7}' if math.isnan(value) else f'{value:7.1f}'
 
 
-def _finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """Return the value, or None for NaN, which JSON lacks."""
     return None if math.isnan(value) else value

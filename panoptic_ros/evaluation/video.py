@@ -1,15 +1,15 @@
-"""Quality of panoptic video: VPQ and STQ, from the same joint areas as PQ.
+"""Quality of panoptic video: VPQ and STQ, computed from intersections like PQ.
 
 VPQ (Kim et al., Video Panoptic Segmentation, CVPR 2020): in every window of k consecutive frames
-an object's masks form a tube; PQ of the tubes, with the IoU over space and time; the mean over
-several k. STQ (Weber et al., STEP: Segmenting and Tracking Every Pixel, NeurIPS 2021): the
-geometric mean of the semantic quality SQ, which is the mean IoU, and the association quality AQ,
-which asks how much of each true track is covered by tracks that cover nothing else.
+the masks of an object form a tube. VPQ is the PQ of the tubes, with the IoU over space and time,
+averaged over several k. STQ (Weber et al., STEP: Segmenting and Tracking Every Pixel, NeurIPS
+2021) is the geometric mean of the segmentation quality SQ, which is the mean IoU, and the
+association quality AQ, the overlap of true and predicted tracks.
 
-What makes segments of different frames one object is class and ``track_id``, in the truth and in
-the prediction. Id switches are counted as by the MOT metrics (Bernardin and Stiefelhagen, 2008),
-on masks: whenever a true object is found (IoU above one half, whatever the class) under another
-``track_id`` than the last time.
+Segments of different frames are one object if they have the same class and ``track_id``, in the
+truth and in the prediction. Id switches are counted as in the MOT metrics (Bernardin and
+Stiefelhagen, 2008), on masks: a switch is a true object that is found (IoU above one half, of any
+class) with another ``track_id`` than the last time.
 """
 
 from collections import deque
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.evaluation.joint import JointAreas
+from panoptic_ros.evaluation.intersections import NO_CLASS, Intersections
 from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
-from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic, Segments
 
 WINDOWS = (1, 5, 10, 15)
@@ -33,21 +33,20 @@ _TRACK_BITS = 32
 
 @dataclass(frozen=True)
 class VideoResult:
-    """Figures of a set of videos, in percent; NaN where nothing occurs.
+    """Results over a set of videos in percent; NaN where nothing occurs.
 
     Parameters
     ----------
     VPQ, VPQ_things, VPQ_stuff
-        Means over the windows that fit into a video.
+        Means over the window lengths that fit into a video.
     per_window
-        The table of each window, in frames; those that fit into no video are left out.
+        The result for each window length in frames; those that fit into no video are left out.
     STQ, SQ, AQ
-        Segmentation and tracking quality, and what it is made of.
+        Segmentation and tracking quality, segmentation quality, association quality.
     id_switches, found
-        How often a true object was found, in any frame, and how often that was under another id
-        than the last time.
+        Number of id switches, and how often a true object was found, over all frames.
     videos, frames
-        How many were seen.
+        Numbers of videos and frames.
     """
 
     VPQ: float
@@ -69,7 +68,7 @@ class VideoQuality:
     Parameters
     ----------
     label_set
-        The classes of both the predictions and the truth.
+        The classes of predictions and truth.
     windows
         Frames in a window of VPQ, each 1 or more (ValueError).
     """
@@ -95,8 +94,7 @@ class VideoQuality:
         Parameters
         ----------
         frames
-            Prediction, truth and ids of the truth's groups of each frame, in order; taken one
-            at a time.
+            Prediction, truth and ids of the truth's groups of each frame, in order.
 
         Raises DatasetError if the sizes of a frame differ.
         """
@@ -106,10 +104,10 @@ class VideoQuality:
 
     @contextmanager
     def video(self) -> Iterator[Callable[[Panoptic, Panoptic, np.ndarray | Sequence[int]], None]]:
-        """Count one video whose frames come from elsewhere, for example with those of others.
+        """Count one video, frame by frame.
 
-        Gives the function that takes prediction, truth and ids of the truth's groups of the next
-        frame. The video counts when the context ends without an error.
+        Yields the function that takes the next frame: prediction, truth and ids of the truth's
+        groups. The video counts when the context ends without an error.
         """
         recent: deque[_Frame] = deque(maxlen=max(self._quality))
         pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -120,7 +118,7 @@ class VideoQuality:
         ) -> None:
             frame = _Frame.of(prediction, truth, crowd_ids)
             recent.append(frame)
-            self._overlap.add(frame.joint)
+            self._overlap.add(frame.image)
             pairs.append(frame.association_pairs())
             self._count_switches(frame, last_id)
             self.frames += 1
@@ -133,10 +131,10 @@ class VideoQuality:
         self.videos += 1
 
     def merge(self, other: 'VideoQuality') -> None:
-        """Add the videos of another one of the same classes and windows (else ValueError)."""
+        """Add the videos of another instance; raises ValueError if classes or windows differ."""
         if tuple(other._quality) != tuple(self._quality):
             raise ValueError(
-                f'cannot merge figures of windows {tuple(other._quality)} into those of '
+                f'cannot merge results of windows {tuple(other._quality)} into those of '
                 f'{tuple(self._quality)}'
             )
         self._overlap.merge(other._overlap)
@@ -150,7 +148,7 @@ class VideoQuality:
         self.frames += other.frames
 
     def result(self) -> VideoResult:
-        """Return the figures of all videos so far."""
+        """Return the result over all videos so far."""
         per_window = {k: q.result() for k, q in self._quality.items() if q.images}
         vpq, things, stuff = (
             float(np.mean([getattr(r, name) for r in per_window.values()]))
@@ -205,12 +203,12 @@ class VideoQuality:
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """Joint areas of a frame, and the object that each row and column belongs to.
+    """Intersections of a frame, and the object of each row and column.
 
     The keys are int64, ``class << 32 | track``, -1 for void.
     """
 
-    joint: JointAreas
+    image: Intersections
     truth_key: np.ndarray
     prediction_key: np.ndarray
 
@@ -218,15 +216,15 @@ class _Frame:
     def of(
         cls, prediction: Panoptic, truth: Panoptic, crowd_ids: np.ndarray | Sequence[int]
     ) -> '_Frame':
-        joint = JointAreas.of(prediction, truth, crowd_ids)
-        return cls(joint, _keys(truth.segments), _keys(prediction.segments))
+        image = Intersections.of(prediction, truth, crowd_ids)
+        return cls(image, _keys(truth.segments), _keys(prediction.segments))
 
     def association_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the keys of true and predicted tracks that share pixels, and how many.
+        """Return the keys of true and predicted tracks that share pixels, and their number.
 
-        The key is -1 where there is no thing. Pixels of true groups are left out altogether.
+        The key is -1 where there is no thing. Pixels of true groups are left out.
         """
-        area = np.where(self.joint.truth_is_crowd[:, None], 0, self.joint.area)
+        area = np.where(self.image.truth_is_crowd[:, None], 0, self.image.area)
         rows, columns = np.nonzero(area)
         # Stuff has no track: its key ends in zeros.
         truth_key = np.where(self._is_track(self.truth_key), self.truth_key, -1)
@@ -234,10 +232,10 @@ class _Frame:
         return truth_key[rows], prediction_key[columns], area[rows, columns]
 
     def found_things(self) -> list[tuple[int, int]]:
-        """Return the key of each true thing that was found, and under which id."""
-        union = self.joint.truth_area[:, None] + self.joint.prediction_area - self.joint.area
-        is_found = 2 * self.joint.area > union
-        is_found &= (self._is_track(self.truth_key) & ~self.joint.truth_is_crowd)[:, None]
+        """Return the key of each true thing that was found, and the ``track_id`` it had."""
+        union = self.image.truth_area[:, None] + self.image.prediction_area - self.image.area
+        is_found = 2 * self.image.area > union
+        is_found &= (self._is_track(self.truth_key) & ~self.image.truth_is_crowd)[:, None]
         rows, columns = np.nonzero(is_found & self._is_track(self.prediction_key))
         track_id = self.prediction_key[columns] & ((1 << _TRACK_BITS) - 1)
         return list(zip(self.truth_key[rows].tolist(), track_id.tolist(), strict=True))
@@ -253,19 +251,19 @@ def _keys(segments: Segments) -> np.ndarray:
     return np.concatenate((np.array([-1]), key))
 
 
-def _tubes(frames: Sequence[_Frame]) -> JointAreas:
-    """Join the areas of the same objects over several frames."""
+def _tubes(frames: Sequence[_Frame]) -> Intersections:
+    """Sum the intersections of the same objects over several frames."""
     truth_keys = np.unique(np.concatenate([f.truth_key for f in frames]))
     prediction_keys = np.unique(np.concatenate([f.prediction_key for f in frames]))
     area = np.zeros((len(truth_keys), len(prediction_keys)), np.int64)
     is_crowd = np.zeros(len(truth_keys), bool)
     for frame in frames:
-        # Void is -1, so it comes first, as JointAreas wants it.
+        # Void is -1 and therefore comes first, as in Intersections.
         rows = np.searchsorted(truth_keys, frame.truth_key)
         columns = np.searchsorted(prediction_keys, frame.prediction_key)
-        np.add.at(area, (rows[:, None], columns[None, :]), frame.joint.area)
-        is_crowd[rows] |= frame.joint.truth_is_crowd
-    return JointAreas(
+        np.add.at(area, (rows[:, None], columns[None, :]), frame.image.area)
+        is_crowd[rows] |= frame.image.truth_is_crowd
+    return Intersections(
         area,
         _classes(truth_keys),
         _classes(prediction_keys),
@@ -275,4 +273,4 @@ def _tubes(frames: Sequence[_Frame]) -> JointAreas:
 
 
 def _classes(keys: np.ndarray) -> np.ndarray:
-    return np.where(keys < 0, VOID, keys >> _TRACK_BITS).astype(np.uint8)
+    return np.where(keys < 0, NO_CLASS, keys >> _TRACK_BITS).astype(np.int32)

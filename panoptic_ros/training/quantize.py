@@ -19,9 +19,9 @@ import onnx
 from tqdm import tqdm
 
 from panoptic_ros.datasets.opening import open_dataset
+from panoptic_ros.datasets.subset import evenly_spaced
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.evaluation.evaluate import spread
 from panoptic_ros.model import Model, add_onnx
 from panoptic_ros.segmenter import prepare_all
 from panoptic_ros.training.export import strip
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Quantise; returns the exit code."""
     model = Model.load(args.model)
     samples, _ = open_dataset(args.dataset, args.root, args.split)
-    samples = spread(samples, args.images)
+    samples = evenly_spaced(samples, args.images)
     progress = tqdm(samples, unit='image', desc='ranges', disable=None)
     command = f'panoptic quantize {model.card.name} {args.dataset} ROOT --split {args.split}'
     model = quantize(

@@ -132,7 +132,7 @@ def test_missing_truth_is_named(root: Path) -> None:
 
 def test_a_broken_picture_is_named(root: Path) -> None:
     (root / f'gtFine/cityscapes_panoptic_val/{IMAGE_ID}_gtFine_panoptic.png').write_bytes(b'no')
-    with pytest.raises(DatasetError, match=rf'image {IMAGE_ID}: file .* is not a picture'):
+    with pytest.raises(DatasetError, match=rf'image {IMAGE_ID}: file .* is not an image'):
         CityscapesPanoptic(root, 'val')[0]
 
 
@@ -155,7 +155,7 @@ def test_an_image_of_another_size_is_named(root: Path, reader: type) -> None:
 def test_a_truth_of_another_size_than_stated_is_named(root: Path) -> None:
     path = root / f'gtFine/cityscapes_panoptic_val/{IMAGE_ID}_gtFine_panoptic.png'
     write_rgb(path, np.zeros((6, 5, 3), np.uint8))
-    with pytest.raises(DatasetError, match=rf'image {IMAGE_ID}: .* is 5x6, the JSON says 5x3'):
+    with pytest.raises(DatasetError, match=rf'image {IMAGE_ID}: .* is 5x6, the JSON states 5x3'):
         CityscapesPanoptic(root, 'val')[0]
 
 

@@ -33,8 +33,9 @@ def test_cityscapes_by_its_usual_split() -> None:
     [
         ('kitti', 'a', None, "'kitti'; expected one of cityscapes, coco, vistas"),
         ('synthetic', None, 'night', "no split 'night'; expected one of train, val"),
-        ('coco', None, None, "'coco' needs the folder it lies in"),
+        ('coco', None, None, "'coco' needs the path of its folder"),
         ('coco', 'nowhere', 'val2017', 'panoptic_val2017.json does not exist'),
+        ('coco', 'nowhere', None, 'nowhere has no COCO annotations'),
         ('vistas', 'nowhere', None, 'panoptic_2018.json does not exist'),
         ('vistas-v2.0', 'nowhere', None, 'panoptic_2020.json does not exist'),
         ('ade20k', 'nowhere', None, 'ade20k_panoptic_val.json does not exist'),

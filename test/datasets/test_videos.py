@@ -55,5 +55,5 @@ def test_rates_out_of_range_are_refused(rate_hz: float) -> None:
 
 
 def test_what_cannot_be_opened_is_named() -> None:
-    with pytest.raises(DatasetError, match="'coco' needs the folder it lies in"):
+    with pytest.raises(DatasetError, match="'coco' needs the path of its folder"):
         open_videos('coco', None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.evaluation.joint import JointAreas, SegmentTable
+from panoptic_ros.evaluation.intersections import Intersections, SegmentTable
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.panoptic import Panoptic
@@ -293,7 +293,7 @@ def score_ids(
     prediction: list, listed: SegmentTable, truth: list, listed_truth: SegmentTable
 ) -> QualityResult:
     quality = PanopticQuality(LABELS)
-    quality.add(JointAreas.of_ids(np.array(prediction), listed, np.array(truth), listed_truth))
+    quality.add(Intersections.of_ids(np.array(prediction), listed, np.array(truth), listed_truth))
     return quality.result()
 
 
@@ -326,13 +326,13 @@ def test_the_last_of_several_groups_counts() -> None:
 def test_an_id_that_is_not_listed_is_refused(side: str) -> None:
     ids = {'truth': [[1, 1]], 'prediction': [[1, 1]]} | {side: [[1, 4]]}
     one = table((1, ROAD, False))
-    with pytest.raises(DatasetError, match=rf'picture of the {side} has segment ids \[4\]'):
+    with pytest.raises(DatasetError, match=rf'PNG of the {side} has segment ids \[4\]'):
         score_ids(ids['prediction'], one, ids['truth'], one)
 
 
 def test_a_predicted_segment_without_pixels_is_refused() -> None:
     two = table((1, ROAD, False), (2, CAR, False))
-    with pytest.raises(DatasetError, match=r'lists segment ids \[2\] that its picture lacks'):
+    with pytest.raises(DatasetError, match=r'lists segment ids \[2\] that its PNG lacks'):
         score_ids([[1, 1]], two, [[1, 1]], table((1, ROAD, False)))
 
 
@@ -380,7 +380,7 @@ def test_maps_of_ids_equal_the_plain_definition(
         side(pair[1], True),
     )
     quality, plain = PanopticQuality(LABELS), PlainQuality()
-    quality.add(JointAreas.of_ids(ids, listed, true_ids, true_listed))
+    quality.add(Intersections.of_ids(ids, listed, true_ids, true_listed))
     plain.update(predicted, true, true_ids == 0)
     assert_equal_to_plain(quality.result(), plain)
 

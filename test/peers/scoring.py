@@ -31,11 +31,11 @@ from tqdm import tqdm
 from panoptic_ros.cli import run_alone
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS, open_dataset
+from panoptic_ros.datasets.subset import evenly_spaced
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.evaluation.evaluate import spread
+from panoptic_ros.evaluation.coco_files import prepare_process, score_files
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.evaluation.report import write_json
-from panoptic_ros.evaluation.score import prepare_process, score_files
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.packing import coco_categories, rgb_to_ids, to_coco
 from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             raise DatasetError(f'--{name} is {getattr(args, name)}; expected 1 or more')
     prepare_process()  # as ``panoptic score`` does; the peers have it as well
     samples, label_set = open_dataset(args.dataset, args.root)
-    pairs = make_pairs(spread(samples, args.images), label_set, args.scale)
+    pairs = make_pairs(evenly_spaced(samples, args.images), label_set, args.scale)
     with tempfile.TemporaryDirectory() as folder:
         contestants, missing = gather(pairs, label_set, Path(folder))
         timings = measure(contestants, pairs, label_set, args.repeats)

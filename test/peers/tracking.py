@@ -23,20 +23,20 @@ import cv2
 import numpy as np
 
 from panoptic_ros.cli import run_alone
+from panoptic_ros.cli.evaluate import match_label_sets
 from panoptic_ros.datasets.street.world import street_labels
 from panoptic_ros.datasets.videos import STREET_SEED, street_videos
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.evaluation.evaluate import check_label_sets
-from panoptic_ros.evaluation.follow import (
+from panoptic_ros.evaluation.report import write_json
+from panoptic_ros.evaluation.trackers import (
     PER_FRAME,
     TRACKED,
-    Follow,
-    Follower,
-    follow_table,
-    follow_videos,
+    AssignIds,
+    NamedTracker,
+    score_trackers,
+    tracking_table,
 )
-from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic, Segments
@@ -82,14 +82,14 @@ def run(args: argparse.Namespace) -> int:
     videos, label_set = street_videos(args.seed, args.rate), street_labels()
     followers, missing = gather(args.rate)
     if args.model is None:
-        followed = follow_videos(videos, label_set, followers, limit=args.limit)
+        followed = score_trackers(videos, label_set, followers, limit=args.limit)
     else:
         model = Model.load(args.model)
-        check_label_sets(model.label_set, label_set)
+        match_label_sets(model.label_set, label_set)
         with closing(open_engine(model)) as engine:
             segmenter = Segmenter(model, engine)
-            followed = follow_videos(videos, label_set, followers, segmenter, args.limit)
-    print(follow_table(followed))
+            followed = score_trackers(videos, label_set, followers, segmenter, args.limit)
+    print(tracking_table(followed))
     for name, reason in missing:
         print(f'{name}: left out, {reason}')
     if args.json:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def gather(rate_hz: float) -> tuple[list[Follower], list[tuple[str, str]]]:
+def gather(rate_hz: float) -> tuple[list[NamedTracker], list[tuple[str, str]]]:
     """Return ourselves and the peers that are installed; and those that are not, and why."""
     followers, missing = [PER_FRAME, TRACKED], []
     for package, make in (('trackers', _trackers), ('norfair', _norfair)):
@@ -151,10 +151,10 @@ def drifting_ellipses(things: int, size_wh: tuple[int, int], frames: int) -> lis
     return painted
 
 
-def _of_boxes(start: Callable[[], FollowBoxes]) -> Callable[[], Follow]:
+def _of_boxes(start: Callable[[], FollowBoxes]) -> Callable[[], AssignIds]:
     """Make a follower of panoptic maps from one of boxes."""
 
-    def begin() -> Follow:
+    def begin() -> AssignIds:
         follow_boxes = start()
         new_ids = count(_NEW_IDS)
 
@@ -170,7 +170,7 @@ def _of_boxes(start: Callable[[], FollowBoxes]) -> Callable[[], Follow]:
     return begin
 
 
-def _trackers(trackers: ModuleType, rate_hz: float) -> list[Follower]:
+def _trackers(trackers: ModuleType, rate_hz: float) -> list[NamedTracker]:
     supervision = importlib.import_module('supervision')
     common = {
         'lost_track_buffer': round(_MEMORY_S * 30),  # it scales this by frame_rate / 30
@@ -199,18 +199,18 @@ def _trackers(trackers: ModuleType, rate_hz: float) -> list[Follower]:
 
     byte_track = {'track_activation_threshold': 0.0, 'high_conf_det_threshold': 0.25}
     return [
-        Follower(
+        NamedTracker(
             'ByteTrack (trackers)',
             _of_boxes(lambda: begin(trackers.ByteTrackTracker, **byte_track)),
         ),
-        Follower(
+        NamedTracker(
             'OC-SORT (trackers)',
             _of_boxes(lambda: begin(trackers.OCSORTTracker, high_conf_det_threshold=0.0)),
         ),
     ]
 
 
-def _norfair(norfair: ModuleType, rate_hz: float) -> list[Follower]:
+def _norfair(norfair: ModuleType, rate_hz: float) -> list[NamedTracker]:
     def begin() -> FollowBoxes:
         tracker = norfair.Tracker(
             distance_function='iou',
@@ -237,7 +237,7 @@ def _norfair(norfair: ModuleType, rate_hz: float) -> list[Follower]:
 
         return follow
 
-    return [Follower('norfair, IoU of boxes', _of_boxes(begin))]
+    return [NamedTracker('norfair, IoU of boxes', _of_boxes(begin))]
 
 
 if __name__ == '__main__':

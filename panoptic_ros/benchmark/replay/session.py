@@ -33,7 +33,7 @@ from panoptic_ros.benchmark.replay.playback import (
 )
 from panoptic_ros.benchmark.replay.trials import Trials
 from panoptic_ros.errors import DatasetError, LabelSetError, ModelError
-from panoptic_ros.evaluation.joint import JointAreas
+from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.evaluation.report import as_json, summary_table
@@ -245,7 +245,7 @@ class Session:
                     continue
                 prediction = _panoptic([maps[name] for name in MAPS], label_set)
                 true = _panoptic([truth[topic] for topic in TRUTH_TOPICS], label_set)
-                joint = JointAreas.of(prediction, true)
+                joint = Intersections.of(prediction, true)
                 quality.add(joint)
                 overlap.add(joint)
                 yield prediction, true, ()

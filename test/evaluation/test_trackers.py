@@ -7,13 +7,13 @@ import pytest
 from panoptic_ros.cli import main
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.videos import Video
-from panoptic_ros.evaluation.follow import (
+from panoptic_ros.evaluation.trackers import (
     PER_FRAME,
     TRACKED,
-    Follower,
-    follow_table,
-    follow_videos,
-    shuffled,
+    NamedTracker,
+    score_trackers,
+    tracking_table,
+    with_shuffled_ids,
 )
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
@@ -38,7 +38,7 @@ def video(frames: int) -> Video:
 
 
 def test_tracked_is_perfect_where_ids_per_frame_are_not() -> None:
-    per_frame, tracked = follow_videos([video(15), video(6)], LABELS)
+    per_frame, tracked = score_trackers([video(15), video(6)], LABELS)
     assert (per_frame.masks, per_frame.ids) == ('truth', 'per frame')
     assert (tracked.masks, tracked.ids) == ('truth', 'tracked')
     assert tracked.result.VPQ == tracked.result.STQ == 100
@@ -51,11 +51,11 @@ def test_tracked_is_perfect_where_ids_per_frame_are_not() -> None:
 
 
 def test_limit_is_of_each_video() -> None:
-    (tracked,) = follow_videos([video(5), video(2)], LABELS, [TRACKED], limit=3)
+    (tracked,) = score_trackers([video(5), video(2)], LABELS, [TRACKED], limit=3)
     assert tracked.result.frames == 3 + 2
 
 
-def test_each_video_has_a_follower_of_its_own() -> None:
+def test_each_video_starts_a_fresh_tracker() -> None:
     started = []
 
     def start():
@@ -63,7 +63,7 @@ def test_each_video_has_a_follower_of_its_own() -> None:
         started.append(seen)
         return lambda panoptic, stamp_ns: (seen.append(stamp_ns), panoptic)[1]
 
-    follow_videos([video(3), video(2)], LABELS, [Follower('mine', start)])
+    score_trackers([video(3), video(2)], LABELS, [NamedTracker('mine', start)])
     assert started == [[0, 100_000_000, 200_000_000], [0, 100_000_000]]
 
 
@@ -72,7 +72,7 @@ def test_shuffled_changes_ids_and_nothing_else() -> None:
     rng = np.random.default_rng(1)
     orders = set()
     for _ in range(20):
-        found = shuffled(truth, LABELS, rng)
+        found = with_shuffled_ids(truth, LABELS, rng)
         assert np.array_equal(found.semantic, truth.semantic)
         assert found.segments.things.track_id.tolist() == [1, 2]
         assert (found.instance[5, 6], found.instance[13, 46]) in {(1, 2), (2, 1)}
@@ -81,8 +81,8 @@ def test_shuffled_changes_ids_and_nothing_else() -> None:
 
 
 def test_table_and_json_say_the_same() -> None:
-    followed = follow_videos([video(6)], LABELS, [PER_FRAME, TRACKED])
-    lines = follow_table(followed).splitlines()
+    followed = score_trackers([video(6)], LABELS, [PER_FRAME, TRACKED])
+    lines = tracking_table(followed).splitlines()
     assert 'k=5' in lines[0]
     assert 'k=10' not in lines[0]  # fits into no video
     assert lines[3].startswith('truth  tracked   | 100.0   100.0 100.0 100.0 | 100.0 100.0 100.0')
@@ -94,9 +94,9 @@ def test_table_and_json_say_the_same() -> None:
 
 
 def test_figures_that_do_not_exist_are_null() -> None:
-    (nothing,) = follow_videos([], LABELS, [TRACKED])
+    (nothing,) = score_trackers([], LABELS, [TRACKED])
     assert nothing.as_json()['VPQ'] is None
-    assert follow_table([nothing])
+    assert tracking_table([nothing])
 
 
 def test_the_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,24 +9,16 @@ import numpy as np
 import pytest
 
 from panoptic_ros.cli import main
-from panoptic_ros.datasets import Sample
+from panoptic_ros.cli.evaluate import match_label_sets
 from panoptic_ros.datasets.cityscapes import CityscapesInstanceIds
 from panoptic_ros.engines import open_engine
-from panoptic_ros.errors import DatasetError, LabelSetError
-from panoptic_ros.evaluation.evaluate import (
-    PredictionWriter,
-    check_label_sets,
-    evaluate_model,
-    evaluate_pairs,
-    median_stages_ms,
-    spread,
-)
-from panoptic_ros.evaluation.score import score_files
-from panoptic_ros.labels import LabelSet
+from panoptic_ros.errors import LabelSetError
+from panoptic_ros.evaluation.accuracy import measure_accuracy, predict
+from panoptic_ros.evaluation.coco_files import score_files
+from panoptic_ros.labels import LabelClass, LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.packing import coco_categories, to_coco
-from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.segmenter import Segmenter, StageTimes
+from panoptic_ros.segmenter import Segmenter
 
 LABELS = LabelSet.load('cityscapes')
 ROAD, SKY, CAR = (LABELS.class_id(n) for n in ('road', 'sky', 'car'))
@@ -105,7 +98,7 @@ def test_the_command_writes_everything(
     assert pytest.approx(figures['mIoU'], abs=1e-12) == score.overlap.mean_iou
 
 
-def test_limit_spreads_over_the_data_set(tiny_model: Path, root: Path, tmp_path: Path) -> None:
+def test_limit_takes_some_images(tiny_model: Path, root: Path, tmp_path: Path) -> None:
     command = ['evaluate', str(tiny_model), 'cityscapes', str(root), '--limit', '1']
     command += ['--json', str(tmp_path / 'a.json'), '--sheet', str(tmp_path / 'a.jpg')]
     assert main([*command, '--engine', 'onnxruntime']) == 0
@@ -113,12 +106,13 @@ def test_limit_spreads_over_the_data_set(tiny_model: Path, root: Path, tmp_path:
     assert list(figures['worst_images']) == ['ulm_000000_000019']
 
 
-def test_evaluate_model_is_importable_for_training(tiny_model: Path, root: Path) -> None:
+def test_a_model_is_measured_without_the_command(tiny_model: Path, root: Path) -> None:
     model = Model.load(tiny_model)
     with closing(open_engine(model, 'onnxruntime', threads=1)) as engine:
-        evaluation = evaluate_model(Segmenter(model, engine), CityscapesInstanceIds(root, 'val'))
-    assert evaluation.quality.images == 3
-    assert 60 < evaluation.quality.PQ < 100
+        pairs = predict(Segmenter(model, engine), CityscapesInstanceIds(root, 'val'))
+        accuracy = measure_accuracy(pairs, LABELS)
+    assert accuracy.quality.images == 3
+    assert 60 < accuracy.quality.PQ < 100
 
 
 def test_no_dataset_is_one_sentence(
@@ -128,94 +122,22 @@ def test_no_dataset_is_one_sentence(
     assert "has no Cityscapes split 'val'" in capsys.readouterr().err
 
 
-# --- pairs, wherever they come from -------------------------------------------------------------
+def test_label_sets_must_have_the_same_classes() -> None:
+    assert match_label_sets(LABELS, LABELS) == LABELS
+    with pytest.raises(
+        LabelSetError, match=r"stuff class 'sidewalk' .* the data have no such class"
+    ):
+        match_label_sets(LABELS, LabelSet.load('coco'))
+    cut = LabelSet('cut', LABELS.classes[:-1])
+    with pytest.raises(LabelSetError, match=r"the data have the classes bicycle .*'cut'"):
+        match_label_sets(cut, LABELS)
+    other_kind = LabelSet('k', (replace(LABELS.classes[0], is_thing=True), *LABELS.classes[1:]))
+    with pytest.raises(LabelSetError, match='the data have that class as the other kind'):
+        match_label_sets(LABELS, other_kind)
 
 
-def sample(name: str, width: int) -> Sample:
-    """Sky, and a car as wide as given, in an image of 10 pixels."""
-    semantic = np.array([[CAR] * width + [SKY] * (10 - width)], np.uint8)
-    instance = (semantic == CAR).astype(np.uint16)
-    truth = Panoptic.from_maps(semantic, instance, LABELS)
-    return Sample(name, np.zeros((1, 10, 3), np.uint8), truth, NO_CROWD)
-
-
-def test_the_worst_images_come_worst_first() -> None:
-    prediction = sample('', 8).truth
-    widths = {'exact': 8, 'near': 7, 'far': 5, 'wrong': 2, 'also exact': 8}
-    pairs = ((prediction, sample(name, width)) for name, width in widths.items())
-    evaluation = evaluate_pairs(pairs, LABELS, worst=3)
-    assert [w.sample.image_id for w in evaluation.worst] == ['wrong', 'far', 'near']
-    assert [w.PQ for w in evaluation.worst] == sorted(w.PQ for w in evaluation.worst)
-    assert evaluation.quality.images == 5
-    assert evaluation.overlap.confusion.sum() == 50
-
-
-def test_equal_images_keep_their_order() -> None:
-    pairs = ((sample('', 5).truth, sample(name, 5)) for name in 'abc')
-    evaluation = evaluate_pairs(pairs, LABELS, worst=2)
-    assert [w.sample.image_id for w in evaluation.worst] == ['a', 'b']
-
-
-def test_an_image_without_truth_is_not_among_the_worst() -> None:
-    empty = Panoptic.from_maps(
-        np.full((1, 10), 255, np.uint8), np.zeros((1, 10), np.uint16), LABELS
-    )
-    nothing = Sample('nothing', np.zeros((1, 10, 3), np.uint8), empty, NO_CROWD)
-    evaluation = evaluate_pairs([(sample('', 3).truth, nothing)], LABELS)
-    assert evaluation.worst == ()
-    assert evaluation.quality.images == 1
-
-
-def test_groups_are_excused() -> None:
-    crowd = sample('crowd', 8)
-    crowd = Sample('crowd', crowd.image_rgb, crowd.truth, np.array([1], np.uint16))
-    evaluation = evaluate_pairs([(sample('', 4).truth, crowd)], LABELS)
-    assert not evaluation.quality.per_class[CAR].occurs
-
-
-def test_a_prediction_of_another_size_names_the_image() -> None:
-    small = Panoptic.from_maps(np.zeros((1, 3), np.uint8), np.zeros((1, 3), np.uint16), LABELS)
-    with pytest.raises(DatasetError, match='image here: the prediction is 3x1, the truth is 10x1'):
-        evaluate_pairs([(small, sample('here', 4))], LABELS)
-
-
-# --- parts --------------------------------------------------------------------------------------
-
-
-def test_label_sets_must_agree() -> None:
-    check_label_sets(LABELS, LABELS)
-    with pytest.raises(LabelSetError, match="class 0 is 'road' and 'person'"):
-        check_label_sets(LABELS, LabelSet.load('coco'))
-    with pytest.raises(LabelSetError, match="class 18 is 'bicycle' and 'no class'"):
-        check_label_sets(LABELS, LabelSet('cut', LABELS.classes[:-1]))
-
-
-def test_spread_takes_evenly() -> None:
-    samples = [sample(str(n), 1) for n in range(10)]
-    assert [s.image_id for s in spread(samples, 4)] == ['0', '2', '5', '7']
-    assert spread(samples, None) is samples
-    assert spread(samples, 10) is samples
-    with pytest.raises(DatasetError, match='limit is 0; expected 1 or more'):
-        spread(samples, 0)
-
-
-def test_median_stages() -> None:
-    times = [StageTimes(1_000_000, 5_000_000, 0), StageTimes(3_000_000, 5_000_000, 2_000_000)]
-    assert median_stages_ms(times) == {
-        'preprocess': 2,
-        'inference': 5,
-        'fusion': 1,
-        'total': 8,
-    }
-    assert median_stages_ms([]) == {}
-
-
-def test_writer_keeps_numbers_as_numbers_and_names_as_text(tmp_path: Path) -> None:
-    with PredictionWriter(tmp_path, LABELS) as writer:
-        for image_id in ('139', '0139', 'ulm_1'):
-            writer.add(sample('', 4).truth, image_id)
-    content = json.loads((tmp_path / 'panoptic.json').read_text())
-    assert [a['image_id'] for a in content['annotations']] == [139, '0139', 'ulm_1']
-    assert [i['width'] for i in content['images']] == [10] * 3
-    assert (tmp_path / 'panoptic' / '0139.png').is_file()
-    assert len(content['categories']) == 19
+def test_classes_of_the_data_are_put_in_the_order_of_the_model() -> None:
+    road, car = LabelClass('road', False, (0, 0, 0), 1), LabelClass('car', True, (0, 0, 0), 5)
+    matched = match_label_sets(LabelSet('m', (car, road)), LabelSet('d', (road, car)))
+    assert matched.names == ('car', 'road')
+    assert matched.category_ids.tolist() == [5, 1]

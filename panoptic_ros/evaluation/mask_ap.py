@@ -1,12 +1,12 @@
-"""Average precision of the instance masks, as COCO defines it.
+"""Average precision of instance masks (mask AP), as COCO defines it.
 
 Lin et al., Microsoft COCO, ECCV 2014, and its evaluation code: IoU thresholds 0.50 to 0.95 in
-steps of 0.05, precision read at 101 recalls, at most 100 detections of a class in an image,
-groups (``iscrowd``) neither help nor hurt. Classes without a true instance do not count.
+steps of 0.05, precision at 101 recalls, at most 100 detections of a class in an image. Detections
+on groups (``iscrowd``) are ignored. Classes without a true instance do not count.
 
-The masks of one panoptic map do not overlap. So at these thresholds a mask has one possible
-partner, and the usual greedy search over detections is one pass over a matrix: only at an IoU of
-exactly one half can two masks want the same partner, and then the better score has it.
+The masks of a panoptic map do not overlap. At these thresholds a mask therefore has at most one
+possible match, and the usual greedy search over detections is one pass over a matrix. Only at an
+IoU of exactly one half can two masks have the same match; the one with the higher score gets it.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.evaluation.joint import JointAreas
+from panoptic_ros.evaluation.classes import check_same_classes
+from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""IoU from which on a detection counts as right, float64 [10]."""
+"""Lowest IoU at which a detection is a true positive, float64 [10]."""
 
 _RECALLS = np.linspace(0, 1, 101)
 _MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
-class ClassPrecision:
-    """AP, AP50 and AP75 of one class in percent, NaN without a true instance; its instances."""
+class ClassAP:
+    """AP, AP50 and AP75 of one class in percent, NaN without a true instance; true instances."""
 
     name: str
     AP: float
@@ -37,22 +38,22 @@ class ClassPrecision:
 
 
 @dataclass(frozen=True)
-class PrecisionResult:
+class MaskAPResult:
     """Means over the classes that have a true instance, in percent; NaN if none has."""
 
     AP: float
     AP50: float
     AP75: float
-    per_class: tuple[ClassPrecision, ...]
+    per_class: tuple[ClassAP, ...]
 
 
-class MaskPrecision:
+class MaskAP:
     """Average precision of a stream of images; can be pickled and merged.
 
     Parameters
     ----------
     label_set
-        The classes of both the predictions and the truth; only things are looked at.
+        The classes of predictions and truth. Only things count.
     """
 
     def __init__(self, label_set: LabelSet) -> None:
@@ -74,53 +75,49 @@ class MaskPrecision:
 
         Raises DatasetError if the sizes differ.
         """
-        self.add(JointAreas.of(prediction, truth, crowd_ids), prediction.segments.score)
+        self.add(Intersections.of(prediction, truth, crowd_ids), prediction.segments.score)
 
-    def add(self, joint: JointAreas, segment_score: np.ndarray) -> None:
-        """Count one image whose joint areas are known.
+    def add(self, image: Intersections, segment_score: np.ndarray) -> None:
+        """Count one image by its intersections.
 
         ``segment_score`` is float32 [P], the scores of the prediction's segment table.
         """
         # Row and column 0 are void; the rest are in the order of the segment tables.
         is_thing = self.label_set.is_thing
-        rows = np.flatnonzero(is_thing[joint.truth_class])
-        columns = np.flatnonzero(is_thing[joint.prediction_class])
+        rows = np.flatnonzero(is_thing[image.truth_class])
+        columns = np.flatnonzero(is_thing[image.prediction_class])
         score = segment_score[columns - 1]
-        columns = columns[_best_first(joint.prediction_class[columns], score)]
+        columns = columns[_best_first(image.prediction_class[columns], score)]
         score = segment_score[columns - 1]
-        class_id = joint.prediction_class[columns]
+        class_id = image.prediction_class[columns]
 
-        shared = joint.area[np.ix_(rows, columns)].astype(float)
-        of_one_class = joint.truth_class[rows, None] == class_id
-        area = joint.prediction_area[columns]
-        is_crowd = joint.truth_is_crowd[rows]
-        union = np.where(is_crowd[:, None], area, joint.truth_area[rows, None] + area - shared)
+        shared = image.area[np.ix_(rows, columns)].astype(float)
+        of_one_class = image.truth_class[rows, None] == class_id
+        area = image.prediction_area[columns]
+        is_crowd = image.truth_is_crowd[rows]
+        union = np.where(is_crowd[:, None], area, image.truth_area[rows, None] + area - shared)
         iou = np.where(of_one_class, shared / union, 0.0)
-        right, ignored = _match(iou, is_crowd)
+        right, ignored = _match_detections(iou, is_crowd)
 
         self._instances += np.bincount(
-            joint.truth_class[rows[~is_crowd]], minlength=len(self.label_set)
+            image.truth_class[rows[~is_crowd]], minlength=len(self.label_set)
         )
         self._class_id.append(class_id)
         self._score.append(score)
         self._right.append(right)
         self._ignored.append(ignored)
 
-    def merge(self, other: 'MaskPrecision') -> None:
-        """Add the detections of another one, which must be of the same classes (ValueError)."""
-        if other.label_set != self.label_set:
-            raise ValueError(
-                f'cannot merge figures of label set {other.label_set.name!r} into those of '
-                f'{self.label_set.name!r}; both must have the same classes'
-            )
+    def merge(self, other: 'MaskAP') -> None:
+        """Add the detections of another instance; raises ValueError if its classes differ."""
+        check_same_classes(self.label_set, other.label_set)
         self._instances += other._instances
         self._class_id += other._class_id
         self._score += other._score
         self._right += other._right
         self._ignored += other._ignored
 
-    def result(self) -> PrecisionResult:
-        """Return the figures of all images so far."""
+    def result(self) -> MaskAPResult:
+        """Return the result over all images so far."""
         levels = len(THRESHOLDS)
         class_id = np.concatenate([np.zeros(0, np.uint8), *self._class_id])
         score = np.concatenate([np.zeros(0, np.float32), *self._score])
@@ -133,18 +130,18 @@ class MaskPrecision:
             instances = int(self._instances[number])
             ap = 100 * _average_precision(right[chosen], ignored[chosen], instances)
             per_class.append(
-                ClassPrecision(label.name, float(ap.mean()), *ap[[0, 5]].tolist(), instances)
+                ClassAP(label.name, float(ap.mean()), *ap[[0, 5]].tolist(), instances)
             )
         occurring = [c for c in per_class if c.instances]
         means = (
             float(np.mean([getattr(c, name) for c in occurring])) if occurring else float('nan')
             for name in ('AP', 'AP50', 'AP75')
         )
-        return PrecisionResult(*means, tuple(per_class))
+        return MaskAPResult(*means, tuple(per_class))
 
 
 def _best_first(class_id: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Return the order by falling score, without what exceeds the number allowed of a class."""
+    """Return the order by descending score, limited to the 100 best of each class."""
     order = np.argsort(-score, kind='stable')
     ordered = class_id[order]
     by_class = np.argsort(ordered, kind='stable')
@@ -153,13 +150,11 @@ def _best_first(class_id: np.ndarray, score: np.ndarray) -> np.ndarray:
     return order[rank < _MAX_DETECTIONS]
 
 
-def _match(iou: np.ndarray, is_crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find which detections are right, and which of the others do not count.
+def _match_detections(iou: np.ndarray, is_crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which detections are true positives and which are ignored unless they are.
 
-    Both are bool [detections, thresholds]; what is right counts in any case.
-
-    ``iou`` is float [instances, detections], the detections by falling score; for groups it is
-    the share of the detection inside.
+    Both are bool [detections, thresholds]. ``iou`` is float [instances, detections], the
+    detections by descending score; for groups it is the share of the detection that lies inside.
     """
     detections = iou.shape[1]
     levels = len(THRESHOLDS)
@@ -170,10 +165,10 @@ def _match(iou: np.ndarray, is_crowd: np.ndarray) -> tuple[np.ndarray, np.ndarra
     singles = iou[~is_crowd]
     if len(singles):
         best = singles.max(axis=0)
-        partner = singles.argmax(axis=0)
+        match = singles.argmax(axis=0)
         candidates = np.flatnonzero(best >= THRESHOLDS[0])
-        # The first of those that want the same partner has the best score.
-        _, first = np.unique(partner[candidates], return_index=True)
+        # Of several with the same match, the first has the highest score.
+        _, first = np.unique(match[candidates], return_index=True)
         winners = candidates[first]
         right[winners] = best[winners, None] >= THRESHOLDS
     if is_crowd.any():
@@ -184,14 +179,14 @@ def _match(iou: np.ndarray, is_crowd: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _average_precision(right: np.ndarray, ignored: np.ndarray, instances: int) -> np.ndarray:
     """Return the average precision at each threshold, float64 [thresholds], 0..1 or NaN.
 
-    ``right`` and ``ignored`` are bool [detections, thresholds] by falling score.
+    ``right`` and ``ignored`` are bool [detections, thresholds] by descending score.
     """
     if instances == 0:
         return np.full(len(THRESHOLDS), np.nan)
     tp = np.cumsum(right, axis=0, dtype=float)
     fp = np.cumsum(~right & ~ignored, axis=0, dtype=float)
     precision = tp / np.maximum(tp + fp, 1)
-    # The best precision at this recall or a higher one.
+    # The highest precision at this recall or a higher one.
     precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     precision = np.concatenate((precision, np.zeros((1, len(THRESHOLDS)))))
     recall = tp / instances

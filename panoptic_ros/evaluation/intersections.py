@@ -1,4 +1,4 @@
-"""The one pass over the pixels that every measure here is computed from."""
+"""Intersection areas of true and predicted segments: the input of every metric of this package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.labels import VOID
 from panoptic_ros.packing import (
     COCO_VOID,
     find_runs,
@@ -17,23 +16,26 @@ from panoptic_ros.packing import (
 )
 from panoptic_ros.panoptic import Panoptic
 
+NO_CLASS = -1
+"""Class id of void in :class:`Intersections`, which may have more than 255 classes."""
+
 _ID_MASK = 0xFFFFFF
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentTable:
-    """The segments of one side of a comparison whose pixels are still a map of ids.
+    """The segments of one side of a comparison, where the pixels are a map of segment ids.
 
     Parameters
     ----------
     id
-        int64 [n], the values in the map; each once, 1..2**24 - 1 (0 is void).
+        int64 [n], the values in the map, 0..2**24 - 1, each once. 0 is void unless it is listed.
     class_id
-        uint8 [n].
+        Integer [n].
     is_crowd
-        bool [n], groups that nobody separated.
+        bool [n], groups of objects.
     stated_area
-        int64 [n], the areas that the file states; -1 where it states none.
+        int64 [n], the areas stated in the file; -1 where none is stated.
     """
 
     id: np.ndarray
@@ -43,19 +45,19 @@ class SegmentTable:
 
 
 @dataclass(frozen=True, eq=False)
-class JointAreas:
-    """How many pixels each true segment shares with each predicted one, in one image.
+class Intersections:
+    """The number of pixels each true segment shares with each predicted one, in one image.
 
     Parameters
     ----------
     area
         int64 [T + 1, P + 1], pixels; row 0 and column 0 are void.
     truth_class, prediction_class
-        uint8 [T + 1] and [P + 1], class ids, VOID at 0.
+        int32 [T + 1] and [P + 1], class ids, :data:`NO_CLASS` at 0.
     truth_is_crowd
         bool [T + 1].
     truth_area
-        int64 [T + 1], pixels of each true segment: the sum of its row, or what its file states.
+        int64 [T + 1], pixels of each true segment: its row's sum, or the area its file states.
     """
 
     area: np.ndarray
@@ -70,7 +72,7 @@ class JointAreas:
         prediction: Panoptic,
         truth: Panoptic,
         crowd_ids: np.ndarray | Sequence[int] = (),
-    ) -> 'JointAreas':
+    ) -> 'Intersections':
         """Compare two panoptic maps of one size.
 
         Parameters
@@ -85,7 +87,7 @@ class JointAreas:
         begins = np.ones(truth.semantic.size, bool)
         mark_changes(begins[1:], truth.semantic.ravel(), prediction.semantic.ravel())
         for side, band in zip((truth, prediction), bands, strict=True):
-            # Where things begin and end the class changes as well: only what is between counts.
+            # Outside the band there are no things, and the class alone marks the runs.
             changes = begins[band][1:]
             differs = np.empty_like(changes)
             mark_changes(differs, side.instance.ravel()[band])
@@ -110,15 +112,14 @@ class JointAreas:
         prediction: SegmentTable,
         truth_ids: np.ndarray,
         truth: SegmentTable,
-    ) -> 'JointAreas':
+    ) -> 'Intersections':
         """Compare two maps of segment ids, integers [H, W], as panoptic files hold them.
 
-        The low 24 bits are the id, so a picture's four bytes a pixel serve as they are, as long
-        as the fourth is the same everywhere.
+        The low 24 bits are the id. The fourth byte of a pixel must be the same everywhere.
 
         As in the COCO panoptic tools, every listed segment counts by itself (also several of
-        one stuff class), a true segment has the area its file states, and a listed segment may
-        be without pixels if it is of the truth, but not if it is predicted.
+        one stuff class), a true segment has the area its file states, and a listed true segment
+        may have no pixels, but a listed predicted segment may not.
 
         Raises DatasetError if the sizes differ, a map has an id that its table lacks, or a
         predicted segment has no pixel.
@@ -137,7 +138,7 @@ class JointAreas:
         absent = prediction.id[joint.prediction_area[1:] == 0]
         if len(absent):
             raise DatasetError(
-                f'the prediction lists segment ids {absent[:5].tolist()} that its picture lacks'
+                f'the prediction lists segment ids {absent[:5].tolist()} that its PNG lacks'
             )
         return joint
 
@@ -156,8 +157,8 @@ class JointAreas:
         prediction_class: np.ndarray,
         is_crowd: np.ndarray,
         stated_area: np.ndarray | None = None,
-    ) -> 'JointAreas':
-        """Add up the runs; the rows are 1 + those of the tables, 0 for void."""
+    ) -> 'Intersections':
+        """Sum the run lengths by pair of segments; rows are 1 + those of the tables, 0 is void."""
         shape = (len(truth_class) + 1, len(prediction_class) + 1)
         truth_row *= shape[1]
         truth_row += prediction_row
@@ -166,11 +167,11 @@ class JointAreas:
         truth_area = area.sum(axis=1)
         if stated_area is not None:
             truth_area[1:] = np.where(stated_area < 0, truth_area[1:], stated_area)
-        void = np.array([VOID], np.uint8)
+        void = np.array([NO_CLASS], np.int32)
         return cls(
             area,
-            np.concatenate((void, truth_class)),
-            np.concatenate((void, prediction_class)),
+            np.concatenate((void, truth_class), dtype=np.int32),
+            np.concatenate((void, prediction_class), dtype=np.int32),
             np.concatenate(([False], is_crowd)),
             truth_area,
         )
@@ -180,12 +181,12 @@ def _check_sizes(prediction: np.ndarray, truth: np.ndarray) -> None:
     if prediction.shape != truth.shape:
         raise DatasetError(
             f'the prediction is {prediction.shape[1]}x{prediction.shape[0]}, the truth is '
-            f'{truth.shape[1]}x{truth.shape[0]}; they must have one size'
+            f'{truth.shape[1]}x{truth.shape[0]}; expected one size'
         )
 
 
 def _thing_band(panoptic: Panoptic) -> slice:
-    """Return the flat indices of the rows between the first and the last that have a thing."""
+    """Return the range of flat indices from the first to the last image row with a thing."""
     boxes = panoptic.segments.box_xyxy[panoptic.segments.is_thing]
     if not len(boxes):
         return slice(0, 0)
@@ -196,12 +197,12 @@ def _thing_band(panoptic: Panoptic) -> slice:
 def _rows_at(panoptic: Panoptic, starts: np.ndarray, band: slice) -> np.ndarray:
     """Return 1 + the row in the segment table of the pixels at flat indices, 0 for void.
 
-    ``starts`` rise; ``band`` are the flat indices that have things.
+    ``starts`` are sorted; ``band`` is the range of flat indices that has things.
     """
     segments = panoptic.segments
     row = np.arange(1, len(segments) + 1)
-    # A pixel has one of the two: things are found by instance, stuff by class.
-    row_of_class = np.zeros(VOID + 1, np.intp)
+    # Stuff is looked up by class, things by instance id; a pixel has one of the two.
+    row_of_class = np.zeros(256, np.intp)
     row_of_class[segments.class_id[~segments.is_thing]] = row[~segments.is_thing]
     rows = row_of_class.take(panoptic.semantic.take(starts))
     first, last = np.searchsorted(starts, (band.start, band.stop))
@@ -221,7 +222,7 @@ def _listed_rows(
     lost = (rows == 0) & (run_ids != COCO_VOID)
     if lost.any():
         raise DatasetError(
-            f'the picture of the {side} has segment ids {np.unique(run_ids[lost])[:5].tolist()} '
+            f'the PNG of the {side} has segment ids {np.unique(run_ids[lost])[:5].tolist()} '
             'that its JSON lacks'
         )
     return rows

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from panoptic_ros.cli import main
-from panoptic_ros.datasets.coco import PanopticJson
+from panoptic_ros.datasets.coco_json import PanopticJson
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.evaluation.score import _decode_fast, score_files
+from panoptic_ros.evaluation.coco_files import _decode_fast, score_files
 from panoptic_ros.packing import ids_to_rgb, rgb_to_ids
 
 DATA = Path(os.environ.get('PANOPTIC_DATA', Path(__file__).parents[3] / 'shared' / 'data'))
@@ -98,7 +98,7 @@ def test_a_misstated_area_is_used_and_noted(
     ids = [[1, 1, 1, 1], [300, 300, 300, 0]]
     truth = write(tmp_path / 't.json', ids, [segment(1, 7, area=5), segment(300, 26)])
     assert main(['score', str(truth), str(prediction)]) == 0
-    assert 'note: 1 true segments state another area' in capsys.readouterr().err
+    assert 'note: the JSON states another area than the PNG for 1 true' in capsys.readouterr().err
     assert score_files(truth, prediction).quality.per_class[0].PQ == 60
 
 
@@ -120,7 +120,7 @@ def test_an_error_ends_the_command_with_one_sentence(
     assert main(['score', str(truth), str(prediction)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith('panoptic: image 5: file ')
-    assert error.endswith('one.png does not exist')
+    assert error.endswith('one.png does not exist; the data are incomplete')
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,11 @@ def test_an_error_ends_the_command_with_one_sentence(
         (
             [[1] * 4] * 2,
             [segment(1, 7), segment(1, 26)],
-            r'image 5: the prediction lists segment ids \[1\]; each must be .* once',
+            r'image 5: the prediction lists segment ids \[1\]; expected 0 to .* once',
         ),
-        ([[1] * 4] * 2, [segment(1, 7), segment(0, 26)], r'ids \[0\]; each must be above 0'),
+        ([[1] * 4] * 2, [segment(1, 7), segment(-1, 26)], r'ids \[-1\]; expected 0 to'),
         ([[1] * 4] * 2, [segment(1, 7), segment(1 << 24, 26)], r'ids \[16777216\]; .* 16777215,'),
-        ([[1] * 4] * 2, [segment(1, 7), segment(3, 26)], r'ids \[3\] that its picture lacks'),
+        ([[1] * 4] * 2, [segment(1, 7), segment(3, 26)], r'ids \[3\] that its PNG lacks'),
     ],
 )
 def test_a_bad_prediction_is_named(
@@ -161,7 +161,7 @@ def test_of_several_images_the_wrong_one_is_named(truth: Path, prediction: Path)
 
 def test_a_picture_that_is_none_is_named(truth: Path, prediction: Path) -> None:
     (prediction.with_suffix('') / 'one.png').write_bytes(b'no')
-    with pytest.raises(DatasetError, match=r'image 5: file .*one\.png is not a picture'):
+    with pytest.raises(DatasetError, match=r'image 5: file .*one\.png is not an image'):
         score_files(truth, prediction)
 
 
@@ -169,13 +169,13 @@ def test_the_fast_decoder_gives_the_same_picture_or_nothing(truth: Path) -> None
     pytest.importorskip('kornia_rs', reason='extra bench')
     picture = truth.with_suffix('') / 'one.png'
     expected = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB)
-    np.testing.assert_array_equal(_decode_fast(str(picture)), expected)
+    np.testing.assert_array_equal(_decode_fast(picture), expected)
     grey = picture.with_name('grey.png')
     cv2.imwrite(str(grey), expected[..., 0])
-    assert _decode_fast(str(grey)) is None
-    assert _decode_fast(str(picture.with_name('none.png'))) is None
+    assert _decode_fast(grey) is None
+    assert _decode_fast(picture.with_name('none.png')) is None
     picture.write_bytes(picture.read_bytes()[:60])
-    assert _decode_fast(str(picture)) is None
+    assert _decode_fast(picture) is None
 
 
 def test_threads_must_be_a_count(truth: Path, prediction: Path) -> None:
@@ -186,7 +186,7 @@ def test_categories_of_one_name_are_told_apart(truth: Path) -> None:
     content = json.loads(truth.read_text())
     content['categories'].append({'id': 8, 'name': 'road', 'isthing': 1})
     truth.write_text(json.dumps(content))
-    assert PanopticJson.read(truth).label_set().names == (
+    assert PanopticJson.read(truth).categories.label_set().names == (
         'road (7)',
         'car',
         'person',
@@ -198,7 +198,7 @@ def test_a_truth_without_categories_is_refused(truth: Path, prediction: Path) ->
     content = json.loads(truth.read_text())
     del content['categories']
     truth.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r'categories of .*truth\.json are not usable'):
+    with pytest.raises(DatasetError, match=r'truth\.json has no categories'):
         score_files(truth, prediction)
 
 
@@ -258,3 +258,151 @@ def test_the_corrupted_coco_sample_equals_the_reference(tmp_path: Path, threads:
     }
     for name, value in reference.items():
         assert getattr(quality, name) == pytest.approx(100 * value, abs=1e-12)
+
+
+# --- files of other tools -----------------------------------------------------------------------
+
+
+def test_predicted_segments_may_be_numbered_from_0(truth: Path, tmp_path: Path) -> None:
+    """DETR's evaluation numbers from 0; panopticapi gives PQ 100 for this perfect prediction."""
+    ids = [[0, 0, 0, 0], [1, 1, 1, 2]]
+    info = [segment(0, 7), segment(1, 26), segment(2, 24)]
+    prediction = write(tmp_path / 'p.json', ids, info)
+    quality = score_files(truth, prediction).quality
+    assert [(c.PQ, c.tp, c.fp, c.fn) for c in quality.per_class[:2]] == [(100, 1, 0, 0)] * 2
+    assert quality.per_class[2].fp == 0  # it lies on void
+
+
+def test_true_segments_are_not_numbered_from_0(prediction: Path, tmp_path: Path) -> None:
+    truth = write(tmp_path / 't.json', [[0] * 4, [1] * 4], [segment(0, 7), segment(1, 26)])
+    with pytest.raises(DatasetError, match=r'the truth lists segment ids \[0\]; expected 1 to'):
+        score_files(truth, prediction)
+
+
+@pytest.mark.parametrize('side', ['truth', 'prediction'])
+@pytest.mark.parametrize('key', ['area', 'iscrowd', 'bbox'])
+def test_a_null_is_a_missing_value(
+    truth: Path, prediction: Path, tmp_path: Path, side: str, key: str
+) -> None:
+    expected = score_files(truth, prediction).quality
+    path = {'truth': truth, 'prediction': prediction}[side]
+    content = json.loads(path.read_text())
+    for info in content['annotations'][0]['segments_info']:
+        info[key] = None
+    path.write_text(json.dumps(content))
+    assert score_files(truth, prediction).quality == expected
+
+
+def test_categories_of_a_prediction_do_not_matter(truth: Path, prediction: Path) -> None:
+    content = json.loads(prediction.read_text())
+    content['categories'] = [{'id': 7, 'name': 'road'}]
+    prediction.write_text(json.dumps(content))
+    assert score_files(truth, prediction).quality.images == 1
+
+
+def test_a_true_category_without_isthing_is_named(truth: Path, prediction: Path) -> None:
+    content = json.loads(truth.read_text())
+    del content['categories'][1]['isthing']
+    truth.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r'category 26 \(\'car\'\) has no "isthing"; add 1 for'):
+        score_files(truth, prediction)
+
+
+def test_any_number_of_categories(tmp_path: Path) -> None:
+    """Segment n is of category n; every third is predicted as its neighbour."""
+    count = 700
+    ids = np.arange(1, count + 1).repeat(4).reshape(-1, 40)
+    categories = [{'id': n, 'name': f'c{n}', 'isthing': n % 2} for n in range(1, count + 1)]
+    true_info = [segment(n, n) for n in range(1, count + 1)]
+    info = [segment(n, n % count + 1 if n % 3 == 0 else n) for n in range(1, count + 1)]
+    truth = write(tmp_path / 't.json', ids, true_info, categories=categories)
+    prediction = write(tmp_path / 'p.json', ids, info, categories=[])
+    score = score_files(truth, prediction)
+    assert sum(c.tp for c in score.quality.per_class) == count - count // 3
+    assert sum(c.fp for c in score.quality.per_class) == count // 3
+    assert score.quality.per_class[3].fp == 1  # category 4, predicted for 3 as well
+    assert score.overlap.pixel_accuracy == pytest.approx(100 * (1 - (count // 3) / count))
+
+
+@pytest.mark.parametrize('side', ['truth', 'prediction'])
+@pytest.mark.parametrize(('dtype', 'bits'), [(np.uint8, 8), (np.uint16, 16)])
+def test_a_png_of_one_channel_is_refused(
+    truth: Path, prediction: Path, side: str, dtype: type, bits: int
+) -> None:
+    path = {'truth': truth, 'prediction': prediction}[side]
+    cv2.imwrite(str(path.with_suffix('') / 'one.png'), np.ones((2, 4), dtype))
+    with pytest.raises(DatasetError, match=rf'image 5: .* has 1 channel of {bits} bits; a COCO'):
+        score_files(truth, prediction)
+
+
+def test_a_png_with_alpha_is_read(truth: Path, prediction: Path) -> None:
+    png = prediction.with_suffix('') / 'one.png'
+    expected = score_files(truth, prediction).quality
+    cv2.imwrite(str(png), cv2.cvtColor(cv2.imread(str(png)), cv2.COLOR_BGR2BGRA))
+    assert score_files(truth, prediction).quality == expected
+
+
+# --- which prediction belongs to which image ----------------------------------------------------
+
+
+def write_images(path: Path, names: dict[int | str, str], values: dict[str, int]) -> Path:
+    """Write images of one segment; ``values`` gives the category of each file name."""
+    folder = path.with_suffix('')
+    folder.mkdir()
+    annotations = []
+    for number, (image_id, name) in enumerate(names.items()):
+        cv2.imwrite(str(folder / f'{number}.png'), np.full((2, 2, 3), (0, 0, 1), np.uint8))
+        info = [segment(1, values[Path(name).stem])]
+        annotations.append(
+            {'image_id': image_id, 'file_name': f'{number}.png', 'segments_info': info}
+        )
+    images = [{'id': image_id, 'file_name': name} for image_id, name in names.items()]
+    content = {'images': images, 'annotations': annotations, 'categories': CATEGORIES}
+    path.write_text(json.dumps(content))
+    return path
+
+
+VALUES = {'000139': 7, '000285': 26, '000632': 24}
+
+
+@pytest.mark.parametrize(
+    ('true_names', 'names'),
+    [
+        # panoptic segment numbers from 1.
+        ({139: '000139.jpg', 285: '000285.jpg'}, {1: '000139.jpg', 2: '000285.jpg'}),
+        ({139: '000139.jpg', 285: '000285.jpg'}, {1: '000285.png', 2: '000139.png'}),
+        # The ids are the same by chance, the names are not.
+        ({1: '000139.jpg', 2: '000285.jpg'}, {1: '000285.jpg', 2: '000139.jpg'}),
+        ({1: 'val/000139.jpg', 2: 'val/000285.jpg'}, {1: '000285.jpg', 2: '000139.jpg'}),
+        ({139: '000139.jpg'}, {1: 'a/000139.jpg', 2: 'a/000285.jpg', 3: 'a/000632.jpg'}),
+    ],
+)
+def test_images_are_matched_by_file_name(
+    tmp_path: Path, true_names: dict[int | str, str], names: dict[int | str, str]
+) -> None:
+    truth = write_images(tmp_path / 't.json', true_names, VALUES)
+    prediction = write_images(tmp_path / 'p.json', names, VALUES)
+    assert score_files(truth, prediction).quality.PQ == 100
+
+
+def test_cityscapes_names_of_truth_and_images_match(tmp_path: Path) -> None:
+    values = {'ulm_0_leftImg8bit': 7, 'ulm_0_gtFine_leftImg8bit': 7}
+    truth = write_images(tmp_path / 't.json', {'ulm_0': 'ulm_0_gtFine_leftImg8bit.png'}, values)
+    prediction = write_images(tmp_path / 'p.json', {1: 'ulm/ulm_0_leftImg8bit.png'}, values)
+    assert score_files(truth, prediction).quality.PQ == 100
+
+
+def test_ids_match_where_names_are_of_another_kind(tmp_path: Path) -> None:
+    truth = write_images(tmp_path / 't.json', {139: '000139.jpg', 285: '000285.jpg'}, VALUES)
+    values = {'139': 7, '285': 26}
+    prediction = write_images(tmp_path / 'p.json', {139: '139.png', 285: '285.png'}, values)
+    assert score_files(truth, prediction).quality.PQ == 100
+
+
+def test_ids_do_not_replace_a_missing_name(tmp_path: Path) -> None:
+    truth = write_images(tmp_path / 't.json', {1: '000139.jpg', 2: '000285.jpg'}, VALUES)
+    prediction = write_images(tmp_path / 'p.json', {1: '000285.jpg', 2: '000632.jpg'}, VALUES)
+    with pytest.raises(
+        DatasetError, match=r'image 1 \(000139\.jpg\): .* has no prediction for it'
+    ):
+        score_files(truth, prediction)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.evaluation.precision import THRESHOLDS, MaskPrecision, PrecisionResult
+from panoptic_ros.evaluation.mask_ap import THRESHOLDS, MaskAP, MaskAPResult
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.panoptic import Panoptic
 
@@ -34,8 +34,8 @@ def cars(instance: list | np.ndarray, scores: dict[int, float] | None = None) ->
     return Panoptic.from_maps(semantic, instance, LABELS, score_by_id)
 
 
-def precision(prediction: Panoptic, truth: Panoptic, crowd_ids: tuple = ()) -> PrecisionResult:
-    measure = MaskPrecision(LABELS)
+def precision(prediction: Panoptic, truth: Panoptic, crowd_ids: tuple = ()) -> MaskAPResult:
+    measure = MaskAP(LABELS)
     measure.update(prediction, truth, crowd_ids)
     return measure.result()
 
@@ -106,7 +106,7 @@ def test_only_the_best_hundred_of_an_image_count() -> None:
 
 
 def test_nothing_at_all_is_not_a_number() -> None:
-    assert math.isnan(MaskPrecision(LABELS).result().AP)
+    assert math.isnan(MaskAP(LABELS).result().AP)
     assert math.isnan(precision(cars([[1]]), cars([[0]])).AP)
 
 
@@ -121,7 +121,7 @@ def test_sizes_must_agree() -> None:
 
 def test_only_equal_label_sets_merge() -> None:
     with pytest.raises(ValueError, match="'other' into those of 'toy'"):
-        MaskPrecision(LABELS).merge(MaskPrecision(LabelSet('other', LABELS.classes)))
+        MaskAP(LABELS).merge(MaskAP(LabelSet('other', LABELS.classes)))
 
 
 # --- against the greedy search of COCO's code, slow and plain -----------------------------------
@@ -193,7 +193,7 @@ def similar_images(draw: st.DrawFn) -> tuple[Panoptic, Panoptic, tuple[int, ...]
 
 @given(st.lists(similar_images(), min_size=1, max_size=3))
 def test_equals_the_plain_definition_however_it_is_shared_out(images: list) -> None:
-    first, second = MaskPrecision(LABELS), MaskPrecision(LABELS)
+    first, second = MaskAP(LABELS), MaskAP(LABELS)
     for index, image in enumerate(images):
         (first if index == 0 else second).update(*image)
     first.merge(pickle.loads(pickle.dumps(second)))
