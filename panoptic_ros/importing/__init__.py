@@ -1,0 +1,1 @@
+"""Turn other projects' checkpoints into model folders; needs the extra ``import``."""
