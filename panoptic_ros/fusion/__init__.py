@@ -13,7 +13,7 @@ cost depends on the network's grid and the picture's complexity, hardly on the s
 Queries compete for every pixel of the output instead (:mod:`~panoptic_ros.fusion.ownership`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 
@@ -22,7 +22,7 @@ import numpy as np
 from scipy import ndimage
 
 from panoptic_ros.errors import LabelSetError
-from panoptic_ros.fusion.ownership import own_pixels
+from panoptic_ros.fusion.ownership import Contest, own_pixels
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import (
     NO_INSTANCE,
@@ -471,10 +471,11 @@ class QueryHeads:
 
 @dataclass(frozen=True)
 class QueryFusion:
-    """Fuse queries (DETR, MaskFormer, Mask2Former, OneFormer: arXiv 2005.12872, 2107.06278).
+    """Fuse queries by the rule that was published with the network.
 
-    The result is that of ``post_process_panoptic_segmentation`` in transformers, with the stuff
-    classes as ``label_ids_to_fuse``:
+    The result is that of the post-processing in transformers, with the stuff classes as
+    ``label_ids_to_fuse``. Rule ``detr`` (DETR, MaskFormer, OneFormer: arXiv 2005.12872,
+    2107.06278):
 
     1. Queries count whose likeliest class is an object with a probability above
        ``score_threshold``; that is their score.
@@ -485,17 +486,31 @@ class QueryFusion:
     4. Queries of one stuff class are one segment, whose score is their mean by pixels.
     5. Instances are numbered 1..n by falling score.
 
+    The other rules differ in this:
+
+    - ``mask2former`` (arXiv 2112.01527) enlarges the logits to a square of ``logit_grid`` cells
+      (384 if that is 0), and the probabilities from there.
+    - ``eomt`` (arXiv 2503.19108) enlarges the logits, through a square of ``logit_grid`` cells if
+      that is above 0, and takes the probabilities at the pixels. ``mask_threshold`` is compared
+      with probabilities without weights, and pixels below it are void.
+    - ``rf_detr``: queries come in falling score, and each takes the pixels where its enlarged
+      logit is above 0 and that no query before it has taken. There is no other filter.
+    - ``semantic``: row k of the masks is the logit of class k. The largest enlarged logit decides;
+      connected patches (8 neighbours) of a thing class are instances. ``mask_sum`` is the same
+      for rows that are sums of mask probabilities, 0..1.
+
     Parameters
     ----------
     score_threshold
-        0..1.
+        0..1; of no effect with ``semantic`` and ``mask_sum``, like the next three.
     mask_threshold
         Above 0, up to 1.
     min_kept_fraction
         0..1, fraction of a mask's area.
     logit_grid
-        Cells. If above 0, the logits are enlarged to a square of this side before the sigmoid,
-        and the probabilities from there: what transformers does for Mask2Former, with 384.
+        Cells, see above. With ``detr`` a number above 0 means what it means with ``mask2former``.
+    rule
+        One of :data:`RULES`.
     max_instances
         1..65535; the instances with the lowest scores beyond this number become void.
 
@@ -507,6 +522,7 @@ class QueryFusion:
     min_kept_fraction: float = 0.8
     logit_grid: int = 0
     max_instances: int = 1000
+    rule: str = 'detr'
 
     def __post_init__(self) -> None:
         for name in ('score_threshold', 'mask_threshold', 'min_kept_fraction'):
@@ -516,11 +532,21 @@ class QueryFusion:
         if not 0 <= self.logit_grid <= 4096 or self.logit_grid != int(self.logit_grid):
             raise ValueError(f'logit_grid is {self.logit_grid}; expected 0 (none) or 1..4096')
         _check_max_instances(self.max_instances)
+        if self.rule not in RULES:
+            raise ValueError(f'rule is {self.rule!r}; expected one of {", ".join(RULES)}')
 
-    def __call__(self, heads: QueryHeads, label_set: LabelSet, size_wh: tuple[int, int]) -> Fused:
+    def __call__(
+        self,
+        heads: QueryHeads,
+        label_set: LabelSet,
+        size_wh: tuple[int, int],
+        extent_wh: tuple[float, float] = (1.0, 1.0),
+    ) -> Fused:
         """Return the panoptic map of one image at ``size_wh`` (width, height) pixels.
 
-        Raises LabelSetError if the number of classes is not that of the label set.
+        ``extent_wh`` is the part of the masks that shows the image, from the upper left corner;
+        the rest is padding. Raises LabelSetError if the number of classes is not that of the label
+        set.
         """
         classes = heads.class_logits.shape[1] - 1
         if classes != len(label_set):
@@ -529,22 +555,44 @@ class QueryFusion:
                 f'{label_set.name!r} has {len(label_set)}: choose the label set the model was '
                 'trained with'
             )
+        contest = RULES[self.rule]
+        logit_grid = int(self.logit_grid) or (384 if self.rule == 'mask2former' else 0)
+        if contest is Contest.RAW:
+            return self._fuse_classes(heads, label_set, size_wh, logit_grid, extent_wh)
         score, class_id = _most_likely(heads.class_logits.astype(np.float32, copy=False))
         chosen = np.flatnonzero((class_id < classes) & (score > self.score_threshold))
+        weight = score[chosen]
+        if contest is Contest.FIRST:
+            chosen = chosen[np.argsort(-weight, kind='stable')]
+            weight = np.arange(len(chosen), 0, -1, dtype=np.float32) / max(1, len(chosen))
         score, class_id = score[chosen], class_id[chosen]
         logit = heads.mask_logits[chosen].astype(np.float32, copy=False)
         if not len(chosen):
             return Fused(_nothing(size_wh), np.zeros(logit.shape[1:], np.uint8))
-        owner, mask_area, confidence = own_pixels(
-            logit, score, size_wh, self.mask_threshold, int(self.logit_grid)
+        owner, mask_area, confidence, is_above = own_pixels(
+            logit, weight, size_wh, self.mask_threshold, logit_grid, contest, extent_wh
         )
         runs = Runs.of(owner, owner)
         owned_area = np.bincount(
             runs.instance, weights=runs.stop - runs.start, minlength=len(chosen)
         )
-        # Divided in float32 and compared in float64, as PyTorch does.
-        kept_fraction = owned_area.astype(np.float32) / np.maximum(mask_area, 1).astype(np.float32)
-        kept = (mask_area > 0) & (kept_fraction.astype(np.float64) > self.min_kept_fraction)
+        if contest is Contest.FIRST:
+            kept = np.ones(len(chosen), bool)
+        else:
+            # Divided in float32 and compared in float64, as PyTorch does.
+            kept_fraction = owned_area.astype(np.float32) / np.maximum(mask_area, 1).astype(
+                np.float32
+            )
+            kept = (mask_area > 0) & (kept_fraction.astype(np.float64) > self.min_kept_fraction)
+        if is_above is not None:
+            # One more owner, who keeps nothing.
+            nobody = len(chosen)
+            owner = np.where(is_above, owner, np.uint16(nobody))
+            runs = Runs.of(owner, owner)
+            owned_area = np.bincount(
+                runs.instance, weights=runs.stop - runs.start, minlength=nobody + 1
+            )[:nobody]
+            kept &= owned_area > 0
 
         # One key a query: the class id of stuff, VOID, or 256 + the query.
         is_thing = label_set.is_thing[class_id]
@@ -554,7 +602,7 @@ class QueryFusion:
         things = things[np.argsort(-score[things], kind='stable')]
         key_of_query[things[self.max_instances :]] = VOID
         things = things[: self.max_instances]
-        key = key_of_query[runs.instance]
+        key = np.append(key_of_query, VOID)[runs.instance]
         count = 256 + len(chosen)
         area, box_xyxy = bound_runs(key, count, (runs.start, runs.row, runs.stop, runs.row + 1))
         mean_score = np.bincount(key_of_query, weights=score * owned_area, minlength=count)
@@ -581,8 +629,73 @@ class QueryFusion:
             box_xyxy=box_xyxy[keys],
             track_id=ids.astype(np.int32),
         )
-        coarse_confidence = np.rint(confidence * 255).astype(np.uint8)
-        return Fused(Panoptic(semantic, instance, segments), coarse_confidence)
+        return Fused(
+            Panoptic(semantic, instance, segments), _coarse_confidence(confidence, extent_wh)
+        )
+
+    def _fuse_classes(
+        self,
+        heads: QueryHeads,
+        label_set: LabelSet,
+        size_wh: tuple[int, int],
+        logit_grid: int,
+        extent_wh: tuple[float, float],
+    ) -> Fused:
+        logit = heads.mask_logits.astype(np.float32, copy=False)
+        if len(logit) != len(label_set):
+            raise LabelSetError(
+                f'there are {len(logit)} class maps, label set {label_set.name!r} has '
+                f'{len(label_set)} classes: choose the label set the model was trained with'
+            )
+        weight = np.ones(len(logit), np.float32)
+        owner = own_pixels(logit, weight, size_wh, 0.5, logit_grid, Contest.RAW, extent_wh).owner
+        semantic = owner.astype(np.uint8)
+        is_thing = label_set.is_thing[semantic]
+        instance = np.zeros(semantic.shape, np.int32)
+        count = _number_patches(is_thing, semantic, instance, 0)
+        if count > self.max_instances:
+            area = np.bincount(instance.ravel(), minlength=count + 1)[1:]
+            largest = np.argsort(-area, kind='stable')[: self.max_instances]
+            number = np.zeros(count + 1, np.int32)
+            number[1 + np.sort(largest)] = np.arange(1, self.max_instances + 1)
+            instance = number[instance]
+            semantic[is_thing & (instance == NO_INSTANCE)] = VOID
+        instance = instance.astype(np.uint16)
+        if self.rule == 'semantic':
+            likely = 1 / np.exp(logit - logit.max(axis=0)).sum(axis=0)
+        else:
+            likely = logit.max(axis=0).clip(0, 1)
+        confidence = _coarse_confidence(likely, extent_wh)
+        segments = measure_segments(semantic, instance)
+        # The score of a segment is its mean confidence.
+        key = np.where(instance > 0, instance.astype(np.intp) + 256, semantic)
+        fine = cv2.resize(confidence, size_wh, interpolation=cv2.INTER_LINEAR)
+        total = np.bincount(key.ravel(), weights=fine.ravel(), minlength=65536 + 256)
+        keys = np.where(segments.is_thing, segments.id.astype(np.intp) + 256, segments.class_id)
+        score = (total[keys] / (255 * np.maximum(segments.area, 1))).astype(np.float32)
+        return Fused(Panoptic(semantic, instance, replace(segments, score=score)), confidence)
+
+
+RULES = MappingProxyType(
+    {
+        'detr': Contest.PROBABILITY,
+        'mask2former': Contest.PROBABILITY,
+        'eomt': Contest.LOGIT,
+        'rf_detr': Contest.FIRST,
+        'semantic': Contest.RAW,
+        'mask_sum': Contest.RAW,
+    }
+)
+"""The rules of :class:`QueryFusion`, and what the masks compete with in each."""
+
+
+def _coarse_confidence(confidence: np.ndarray, extent_wh: tuple[float, float]) -> np.ndarray:
+    """Return probabilities of the part that shows the image in 255 steps, uint8."""
+    height, width = (
+        max(1, round(side * extent))
+        for side, extent in zip(confidence.shape, extent_wh[::-1], strict=True)
+    )
+    return np.rint(confidence[:height, :width] * 255).astype(np.uint8)
 
 
 def _most_likely(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,9 @@ once, each pixel of the blocks a row of one array.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,13 +25,50 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
     return np.reciprocal(value, out=value)
 
 
+class Contest(Enum):
+    """What the masks compete with at each pixel of the output."""
+
+    PROBABILITY = 'probability'
+    """Weighted probabilities, enlarged; taken at the cells, or on the grid between."""
+    LOGIT = 'logit'
+    """Weighted probabilities of enlarged logits."""
+    FIRST = 'first'
+    """Whose enlarged logit is above 0; of several the one with the largest weight."""
+    RAW = 'raw'
+    """The enlarged values themselves."""
+
+
+class Owned(NamedTuple):
+    """Who owns the pixels of the output.
+
+    Parameters
+    ----------
+    owner
+        uint16 [H, W], the mask with the largest value, the first of equals.
+    area
+        int64 [K], pixels where a mask is above the threshold.
+    coarse_largest
+        float32 [h, w], the largest weighted probability in each cell of the grid.
+    is_above
+        bool [H, W], where the owner is above the threshold; None unless probabilities are of
+        enlarged logits.
+    """
+
+    owner: np.ndarray
+    area: np.ndarray
+    coarse_largest: np.ndarray
+    is_above: np.ndarray | None
+
+
 def own_pixels(
     logit: np.ndarray,
     weight: np.ndarray,
     size_wh: tuple[int, int],
     threshold: float,
     logit_grid: int = 0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    contest: Contest = Contest.PROBABILITY,
+    extent_wh: tuple[float, float] = (1.0, 1.0),
+) -> Owned:
     """Enlarge K masks bilinearly, weight them, and find which one has most at each pixel.
 
     Parameters
@@ -42,39 +81,52 @@ def own_pixels(
         Width and height of the output, pixels. Cells and pixels are areas: the corners of the
         two grids coincide (``align_corners=False``).
     threshold
-        Above 0.
+        Above 0. Weighted probabilities are compared with it in the contest ``PROBABILITY``,
+        probabilities in ``LOGIT``; ``FIRST`` and ``RAW`` have no use for it.
     logit_grid
-        0: probabilities are enlarged. Above 0: logits are enlarged to a square of that side
-        first, and the probabilities there to the output.
-
-    Returns
-    -------
-    owner
-        uint16 [H, W], the mask with the largest weighted probability, the first of equals.
-    area
-        int64 [K], pixels where a mask's weighted probability is at least ``threshold``.
-    coarse_largest
-        float32 [h, w], the largest weighted probability in each cell of the grid.
+        0: the masks are enlarged to the output at once. Above 0: logits are enlarged to a square
+        of that side first.
+    contest
+        What is compared.
+    extent_wh
+        Above 0 up to 1, the part of the masks that the output shows, from the upper left corner.
     """
     masks, height, width = logit.shape
-    probability = sigmoid(logit)
-    probability *= weight[:, None, None]
-    rows = _axis(height, size_wh[1], logit_grid)
-    columns = _axis(width, size_wh[0], logit_grid)
-    low, high = _bounds(probability, len(rows.cell), len(columns.cell))
-    high += 1  # more than what rounding can add
-    rough_threshold = _rough(np.float32(threshold))
-
+    likely = sigmoid(logit)
+    probability = likely * weight[:, None, None]
+    rows = _axis(height, size_wh[1], logit_grid, extent_wh[1])
+    columns = _axis(width, size_wh[0], logit_grid, extent_wh[0])
+    windows = len(rows.cell), len(columns.cell)
     rows_of, columns_of = np.diff(rows.start), np.diff(columns.start)
+    if contest is Contest.FIRST:
+        cell_value = (logit > 0) * weight[:, None, None]
+    elif contest is Contest.RAW:
+        cell_value = logit - logit.min()  # rounding keeps the order
+    else:
+        cell_value = probability
+    low, high = _bounds(cell_value, *windows)
+    high += 1  # more than what rounding can add
     may_win = high >= low.max(axis=0)
+    if contest is Contest.LOGIT:
+        low, high = _bounds(likely, *windows)
+        high += 1
+    # The smallest number above 0 separates the weights of FIRST from 0.
+    rough_threshold = _rough(np.float32(threshold if contest not in _FREE else 1e-30))
     is_above = low > rough_threshold
     may_cross = (high >= rough_threshold) > is_above
+    if contest is Contest.RAW:
+        may_cross[:] = False
     is_open = (np.add.reduce(may_win, axis=0, dtype=np.uint16) > 1) | may_cross.any(axis=0)
     opened = np.flatnonzero(is_open & (rows_of > 0)[:, None] & (columns_of > 0))
 
+    def spread(of_block: np.ndarray) -> np.ndarray:
+        return np.repeat(np.repeat(of_block, columns_of, axis=1), rows_of, axis=0)
+
     owner_of_block = may_win.argmax(axis=0).astype(np.uint16)
-    owner = np.repeat(owner_of_block, columns_of, axis=1)
-    owner = np.repeat(owner, rows_of, axis=0)
+    owner = spread(owner_of_block)
+    owner_is_above = None
+    if contest in (Contest.LOGIT, Contest.FIRST):
+        owner_is_above = spread(np.take_along_axis(is_above, owner_of_block[None], axis=0)[0])
     # The masks' areas in the blocks where nothing has to be interpolated for them.
     may_win |= may_cross
     is_above &= ~(may_win & is_open)
@@ -82,72 +134,113 @@ def own_pixels(
     area = (in_row * rows_of).sum(axis=1)
 
     candidate = may_win.reshape(masks, -1).take(opened, axis=1)
-    source = logit if logit_grid else probability
-    area += _contest(
-        candidate, opened, source, weight, np.float32(threshold), rows, columns, owner
+    source = logit if logit_grid or contest is not Contest.PROBABILITY else probability
+    contested = _Contested(
+        source, weight, np.float32(threshold), contest, rows, columns, owner, owner_is_above
     )
-    return owner, area, probability.max(axis=0)
+    area += contested.settle(candidate, opened)
+    return Owned(owner, area, probability.max(axis=0), owner_is_above)
 
 
-def _contest(
-    candidate: np.ndarray,
-    opened: np.ndarray,
-    source: np.ndarray,
-    weight: np.ndarray,
-    threshold: np.float32,
-    rows: '_Axis',
-    columns: '_Axis',
-    owner: np.ndarray,
-) -> np.ndarray:
-    """Interpolate the candidates of the opened blocks and write the winners into ``owner``.
+_FREE = (Contest.FIRST, Contest.RAW)
 
-    ``candidate`` is bool [K, blocks], ``opened`` the flat index of each block. Returns how many
-    of the pixels looked at are at least ``threshold``, int64 [K].
+
+@dataclass(frozen=True, eq=False)
+class _Contested:
+    """What :func:`own_pixels` knows when it comes to the blocks that several masks may win.
+
+    ``owner`` and ``owner_is_above`` are written to.
     """
-    masks = len(candidate)
-    # Blocks with most candidates first: those that have an n-th one are the first so many.
-    count = np.add.reduce(candidate, axis=0, dtype=np.uint16)
-    order = np.argsort(count, kind='stable')[::-1]
-    count = count[order].astype(np.intp)
-    first = np.cumsum(count) - count
-    mask = np.flatnonzero(candidate.T[order]) % masks
-    block_y, block_x = np.divmod(opened[order], len(columns.start) - 1)
-    area = np.zeros(masks, np.int64)
-    for begin in range(0, len(order), _BLOCKS_AT_ONCE):
-        part = slice(begin, begin + _BLOCKS_AT_ONCE)
-        y, x, first_here = block_y[part], block_x[part], first[part]
-        row_begin = rows.cell.take(y, axis=1) * source.shape[2]
-        cell = row_begin[:, None] + columns.cell.take(x, axis=1)
-        # Not indexed: an index array on the last axis leaves the blocks scattered in memory.
-        along_y = [w.take(y, axis=2) for w in rows.weights]
-        along_x = [w.take(x, axis=2) for w in columns.weights]
-        shape = (len(along_y[-1]), len(along_x[-1]), len(y))
-        largest = np.zeros(shape, np.float32)
-        ranks = int(count[begin])
-        winner = np.zeros(shape, np.min_scalar_type(ranks))  # 1 + rank, 0 for none
-        having = np.searchsorted(-count[part], -np.arange(ranks))  # blocks with such a rank
-        for rank, blocks in enumerate(having.tolist()):
-            candidates = mask[first_here[:blocks] + rank]
-            value = source.take(cell[:, :, :blocks] + candidates * source[0].size)
-            value = _resample(value, along_y[0], along_x[0])
+
+    source: np.ndarray
+    weight: np.ndarray
+    threshold: np.float32
+    contest: Contest
+    rows: '_Axis'
+    columns: '_Axis'
+    owner: np.ndarray
+    owner_is_above: np.ndarray | None
+
+    def settle(self, candidate: np.ndarray, opened: np.ndarray) -> np.ndarray:
+        """Interpolate the candidates of the opened blocks and write the winners.
+
+        ``candidate`` is bool [K, blocks], ``opened`` the flat index of each block. Returns how
+        many of the pixels looked at are above the threshold, int64 [K].
+        """
+        rows, columns = self.rows, self.columns
+        masks = len(candidate)
+        # Blocks with most candidates first: those that have an n-th one are the first so many.
+        count = np.add.reduce(candidate, axis=0, dtype=np.uint16)
+        order = np.argsort(count, kind='stable')[::-1]
+        count = count[order].astype(np.intp)
+        first = np.cumsum(count) - count
+        mask = np.flatnonzero(candidate.T[order]) % masks
+        block_y, block_x = np.divmod(opened[order], len(columns.start) - 1)
+        area = np.zeros(masks, np.int64)
+        for begin in range(0, len(order), _BLOCKS_AT_ONCE):
+            part = slice(begin, begin + _BLOCKS_AT_ONCE)
+            y, x, first_here = block_y[part], block_x[part], first[part]
+            row_begin = rows.cell.take(y, axis=1) * self.source.shape[2]
+            cell = row_begin[:, None] + columns.cell.take(x, axis=1)
+            # Not indexed: an index array on the last axis leaves the blocks scattered in memory.
+            along_y = [w.take(y, axis=2) for w in rows.weights]
+            along_x = [w.take(x, axis=2) for w in columns.weights]
+            shape = (len(along_y[-1]), len(along_x[-1]), len(y))
+            largest = np.full(shape, -np.inf if self.contest is Contest.RAW else 0, np.float32)
+            is_above = np.zeros(shape, bool)
+            ranks = int(count[begin])
+            winner = np.zeros(shape, np.min_scalar_type(ranks))  # 1 + rank, 0 for none
+            having = np.searchsorted(-count[part], -np.arange(ranks))  # blocks with such a rank
+            for rank, blocks in enumerate(having.tolist()):
+                candidates = mask[first_here[:blocks] + rank]
+                value = self.source.take(cell[:, :, :blocks] + candidates * self.source[0].size)
+                value, above = self._values(value, candidates, along_y, along_x)
+                hits = np.add.reduce(above, axis=(0, 1), dtype=np.uint16)
+                area += np.bincount(candidates, weights=hits, minlength=masks).astype(np.int64)
+                # The last rank that was better than all before it; np.copyto takes ten times as
+                # long.
+                better = value > largest[..., :blocks]
+                won = winner[..., :blocks]
+                np.maximum(won, better * winner.dtype.type(rank + 1), out=won)
+                np.maximum(largest[..., :blocks], value, out=largest[..., :blocks])
+                if self.owner_is_above is not None:
+                    is_above[..., :blocks] ^= (is_above[..., :blocks] ^ above) & better
+            won_by = mask[first_here + np.maximum(winner, 1) - 1]
+            slot_y, slot_x = np.arange(shape[0])[:, None], np.arange(shape[1])[:, None]
+            pixel_y, pixel_x = rows.start[y] + slot_y, columns.start[x] + slot_x
+            exists = (pixel_y < rows.start[y + 1])[:, None] & (pixel_x < columns.start[x + 1])
+            pixel = ((pixel_y * self.owner.shape[1])[:, None] + pixel_x)[exists]
+            self.owner.ravel()[pixel] = won_by[exists]
+            if self.owner_is_above is not None:
+                self.owner_is_above.ravel()[pixel] = is_above[exists]
+        return area
+
+    def _values(
+        self,
+        value: np.ndarray,
+        candidates: np.ndarray,
+        along_y: list[np.ndarray],
+        along_x: list[np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the candidates have at each pixel, and whether it is above the threshold."""
+        value = _resample(value, along_y[0], along_x[0])
+        if self.contest is Contest.PROBABILITY:
             if len(along_y) > 1:
                 value = sigmoid(value)
-                value *= weight[candidates]
+                value *= self.weight[candidates]
                 value = _resample(value, along_y[1], along_x[1])
-            above = np.add.reduce(value >= threshold, axis=(0, 1), dtype=np.uint16)
-            area += np.bincount(candidates, weights=above, minlength=masks).astype(np.int64)
-            # The last rank that was better than all before it; np.copyto takes ten times as long.
-            better = value > largest[..., :blocks]
-            won = winner[..., :blocks]
-            np.maximum(won, better * winner.dtype.type(rank + 1), out=won)
-            np.maximum(largest[..., :blocks], value, out=largest[..., :blocks])
-        won_by = mask[first_here + np.maximum(winner, 1) - 1]
-        slot_y, slot_x = np.arange(shape[0])[:, None], np.arange(shape[1])[:, None]
-        pixel_y, pixel_x = rows.start[y] + slot_y, columns.start[x] + slot_x
-        exists = (pixel_y < rows.start[y + 1])[:, None] & (pixel_x < columns.start[x + 1])
-        pixel = (pixel_y * owner.shape[1])[:, None] + pixel_x
-        owner.ravel()[pixel[exists]] = won_by[exists]
-    return area
+            return value, value >= self.threshold
+        if len(along_y) > 1:
+            value = _resample(value, along_y[1], along_x[1])
+        if self.contest is Contest.RAW:
+            return value, np.zeros(value.shape, bool)
+        if self.contest is Contest.FIRST:
+            above = value > 0
+            return above * self.weight[candidates], above
+        value = sigmoid(value)
+        above = value >= self.threshold
+        value *= self.weight[candidates]
+        return value, above
 
 
 def _resample(value: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) -> np.ndarray:
@@ -186,16 +279,17 @@ class _Axis:
 
 
 @lru_cache(maxsize=16)
-def _axis(cells: int, pixels: int, between: int) -> _Axis:
+def _axis(cells: int, pixels: int, between: int, extent: float = 1.0) -> _Axis:
     blocks = cells + 1
-    pair, weight = _interpolate(between or cells, pixels)
+    seen = round(between * extent) if between else cells * extent
+    pair, weight = _interpolate(seen, pixels)
     if not between:
         block = pair[0] + 1
         at = pair - pair[0]
         steps = ()
         window = 2
     else:
-        pair = pair.clip(0, between - 1)
+        pair = pair.clip(0, seen - 1)
         coarse_pair, coarse_weight = _interpolate(cells, between)
         block = coarse_pair[0, pair[0]] + 1
         # Which of the cells between a block needs, counted from its first one.
@@ -215,7 +309,7 @@ def _axis(cells: int, pixels: int, between: int) -> _Axis:
     return _Axis(start, cell, (*steps, last))
 
 
-def _interpolate(cells: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def _interpolate(cells: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the two cells around each pixel's middle, -1..cells, and their weights.
 
     Both are [2, pixels], intp and float32; the arithmetic is that of PyTorch.

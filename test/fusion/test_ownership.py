@@ -44,7 +44,7 @@ def assert_fair(
     logit_grid: int,
 ) -> None:
     """Check against every mask enlarged, up to what float32 rounds."""
-    owner, area, largest = own_pixels(logit, weight, size_wh, threshold, logit_grid)
+    owner, area, largest, _ = own_pixels(logit, weight, size_wh, threshold, logit_grid)
     expected = plain_probabilities(logit, weight, size_wh, logit_grid)
     assert owner.dtype == np.uint16
     assert owner.shape == size_wh[::-1]
@@ -59,7 +59,7 @@ def assert_fair(
 
 def test_a_border_between_two_masks_lies_in_the_middle() -> None:
     logit = np.array([[[HIGH, LOW]], [[LOW, HIGH]]], np.float32)
-    owner, area, largest = own_pixels(logit, np.ones(2, np.float32), (8, 1), 0.5)
+    owner, area, largest, _ = own_pixels(logit, np.ones(2, np.float32), (8, 1), 0.5)
     assert owner.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1]]
     assert area.tolist() == [4, 4]
     np.testing.assert_allclose(largest, 1, atol=1e-3)
@@ -67,14 +67,14 @@ def test_a_border_between_two_masks_lies_in_the_middle() -> None:
 
 def test_the_weight_decides_where_masks_overlap() -> None:
     logit = np.full((3, 2, 2), HIGH, np.float32)
-    owner, area, _ = own_pixels(logit, np.array([0.4, 0.9, 0.6], np.float32), (5, 3), 0.5)
+    owner, area, _, _ = own_pixels(logit, np.array([0.4, 0.9, 0.6], np.float32), (5, 3), 0.5)
     assert (owner == 1).all()
     assert area.tolist() == [0, 15, 15]
 
 
 def test_the_first_of_equals_has_the_pixel() -> None:
     logit = np.zeros((4, 3, 3), np.float32)
-    owner, area, _ = own_pixels(logit, np.ones(4, np.float32), (7, 7), 0.5)
+    owner, area, _, _ = own_pixels(logit, np.ones(4, np.float32), (7, 7), 0.5)
     assert not owner.any()
     assert area.tolist() == [49] * 4
 
@@ -82,15 +82,15 @@ def test_the_first_of_equals_has_the_pixel() -> None:
 def test_logits_enlarged_first_make_a_border_that_probabilities_do_not() -> None:
     logit = np.array([[[6.0, -2.0]], [[-6.0, 6.0]]], np.float32)
     weight = np.ones(2, np.float32)
-    direct, _, _ = own_pixels(logit, weight, (64, 1), 0.5)
-    through, _, _ = own_pixels(logit, weight, (64, 1), 0.5, logit_grid=64)
+    direct, _, _, _ = own_pixels(logit, weight, (64, 1), 0.5)
+    through, _, _, _ = own_pixels(logit, weight, (64, 1), 0.5, logit_grid=64)
     # Logits cross at 6 - 8 t = -6 + 12 t, t = 0.6; probabilities nearer to the middle.
     assert np.count_nonzero(through == 0) == pytest.approx(16 + 32 * 0.6, abs=1)
     assert np.count_nonzero(direct == 0) < np.count_nonzero(through == 0)
 
 
 def test_one_mask_owns_everything() -> None:
-    owner, area, _ = own_pixels(
+    owner, area, _, _ = own_pixels(
         np.full((1, 1, 1), -50, np.float32), np.ones(1, np.float32), (4, 2), 0.5
     )
     assert not owner.any()

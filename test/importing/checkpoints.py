@@ -86,7 +86,9 @@ def _mask2former(labels: dict, real: bool) -> nn.Module:
 
 
 def _maskformer(labels: dict, real: bool) -> nn.Module:
-    detr = hf.DetrConfig(use_timm_backbone=False, backbone_config=resnet(real), **_detr_sizes(real))
+    detr = hf.DetrConfig(
+        use_timm_backbone=False, backbone_config=resnet(real), **_detr_sizes(real)
+    )
     small = {} if real else {'fpn_feature_size': 32, 'mask_feature_size': 32}
     config = hf.MaskFormerConfig(
         backbone_config=swin(real), decoder_config=detr, **small, **labels
@@ -180,7 +182,9 @@ def _rf_detr(labels: dict, real: bool) -> nn.Module:
             hidden_size=384, num_attention_heads=6, image_size=432, patch_size=12, num_windows=2,
             out_features=['stage3', 'stage6', 'stage9', 'stage12'],
         )  # fmt: skip
-        config = RfDetrConfig(backbone_config=backbone, num_queries=200, decoder_layers=4, **labels)
+        config = RfDetrConfig(
+            backbone_config=backbone, num_queries=200, decoder_layers=4, **labels
+        )
     else:
         backbone = RfDetrDinov2Config(
             hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=96,
