@@ -20,6 +20,7 @@ REQUIRES = [
     'opencv-python-headless>=4.6,<5',
     'scipy>=1.11',
     'pyyaml>=6',
+    'pillow>=9.1',  # reduces pictures as the models of others were trained to see them
     'tqdm>=4.60',
     'onnxruntime>=1.17',
     f'openvino>=2025; {X86}',
@@ -66,7 +67,9 @@ EXTRAS = {
     ],
     'coco': [COCO],
     'tensorrt': ['tensorrt>=10.3'],
-    'zoo': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=4.50', 'timm>=1.0'],
+    # timm, which some DETR checkpoints ask for, is left out: it brings a torchvision that does not
+    # fit a torch from another index.
+    'import': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=5.24,<6'],
     'bench': ['matplotlib>=3.8', KORNIA],
     'test': TEST,
     'dev': [

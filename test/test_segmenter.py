@@ -8,7 +8,8 @@ import pytest
 from panoptic_ros.engines import EngineDescription, open_engine
 from panoptic_ros.errors import EngineError, FrameError, ModelError
 from panoptic_ros.fusion import HEAD_KINDS, CentreFusion, QueryFusion
-from panoptic_ros.model import HEADS, Model
+from panoptic_ros.model import Model
+from panoptic_ros.model.card import HEADS
 from panoptic_ros.panoptic import check_maps
 from panoptic_ros.segmenter import Segmenter, check_frame, prepare_all
 

@@ -51,7 +51,7 @@ def _details(model: Model) -> str:
         'checksums: all files agree with the card',
         *([] if card.scale is None else [f'scale: {card.scale:g}, in windows']),
         'classes: ' + ', '.join(card.classes),
-        *(f'{key}: {value:g}' for key, value in card.fusion.items()),
+        *(f'{key}: {value}' for key, value in card.fusion.items()),
         *(f'{key}: {value}' for key, value in card.provenance.items()),
         *(f'trained on: {data.name} ({data.terms})' for data in card.data),
         *(f'{m.name}: {m.value:g} on {m.data} ({m.how})' for m in card.metrics),

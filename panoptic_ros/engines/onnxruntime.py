@@ -6,7 +6,8 @@ import numpy as np
 
 from panoptic_ros.engines import EngineDescription, check_image, require_golden
 from panoptic_ros.errors import EngineError, ModelError
-from panoptic_ros.model import Model, TensorSpec
+from panoptic_ros.model import Model
+from panoptic_ros.model.card import TensorSpec
 
 _DTYPES = {
     'tensor(uint8)': 'uint8',

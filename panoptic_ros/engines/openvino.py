@@ -6,7 +6,8 @@ import numpy as np
 
 from panoptic_ros.engines import EngineDescription, check_image, golden_fault, require_golden
 from panoptic_ros.errors import EngineError, ModelError
-from panoptic_ros.model import Model, TensorSpec
+from panoptic_ros.model import Model
+from panoptic_ros.model.card import TensorSpec
 
 # Left to itself, each import of openvino sends a message to an analytics service, from a process
 # that it forks. Where this package of pip's is not there, it goes without.

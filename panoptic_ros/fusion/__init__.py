@@ -653,26 +653,27 @@ class QueryFusion:
         is_thing = label_set.is_thing[semantic]
         instance = np.zeros(semantic.shape, np.int32)
         count = _number_patches(is_thing, semantic, instance, 0)
-        if count > self.max_instances:
-            area = np.bincount(instance.ravel(), minlength=count + 1)[1:]
-            largest = np.argsort(-area, kind='stable')[: self.max_instances]
-            number = np.zeros(count + 1, np.int32)
-            number[1 + np.sort(largest)] = np.arange(1, self.max_instances + 1)
-            instance = number[instance]
-            semantic[is_thing & (instance == NO_INSTANCE)] = VOID
-        instance = instance.astype(np.uint16)
         if self.rule == 'semantic':
             likely = 1 / np.exp(logit - logit.max(axis=0)).sum(axis=0)
         else:
             likely = logit.max(axis=0).clip(0, 1)
         confidence = _coarse_confidence(likely, extent_wh)
-        segments = measure_segments(semantic, instance)
+        fine = cv2.resize(confidence, size_wh, interpolation=cv2.INTER_LINEAR).ravel()
+
         # The score of a segment is its mean confidence.
-        key = np.where(instance > 0, instance.astype(np.intp) + 256, semantic)
-        fine = cv2.resize(confidence, size_wh, interpolation=cv2.INTER_LINEAR)
-        total = np.bincount(key.ravel(), weights=fine.ravel(), minlength=65536 + 256)
-        keys = np.where(segments.is_thing, segments.id.astype(np.intp) + 256, segments.class_id)
-        score = (total[keys] / (255 * np.maximum(segments.area, 1))).astype(np.float32)
+        def mean_confidence(key: np.ndarray, keys: int) -> np.ndarray:
+            total = np.bincount(key.ravel(), weights=fine, minlength=keys)
+            return total / (255 * np.maximum(np.bincount(key.ravel(), minlength=keys), 1))
+
+        score = mean_confidence(instance, count + 1)
+        best = 1 + np.argsort(-score[1:], kind='stable')[: self.max_instances]
+        number = np.zeros(count + 1, np.uint16)
+        number[best] = np.arange(1, len(best) + 1)
+        instance = number[instance]
+        semantic[is_thing & (instance == NO_INSTANCE)] = VOID
+        segments = measure_segments(semantic, instance, np.append(0, score[best]))
+        of_class = mean_confidence(semantic, 256)[segments.class_id]
+        score = np.where(segments.is_thing, segments.score, of_class).astype(np.float32)
         return Fused(Panoptic(semantic, instance, replace(segments, score=score)), confidence)
 
 

@@ -19,7 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion
-from panoptic_ros.model import Model, TrainingData, write_model
+from panoptic_ros.model import Model, write_model
+from panoptic_ros.model.card import TrainingData
 from panoptic_ros.training.deployed import OUTPUTS, DeployedNetwork
 from panoptic_ros.training.network import PanopticNetwork
 from panoptic_ros.training.restart import load_exported

@@ -4,7 +4,8 @@ import pytest
 
 from panoptic_ros import cli
 from panoptic_ros import model as model_module
-from panoptic_ros.model import Metric, write_metrics
+from panoptic_ros.model import write_metrics
+from panoptic_ros.model.card import Metric
 
 
 @pytest.fixture

@@ -5,17 +5,11 @@ classes spread over the queries and every mask has an inside and an outside, so 
 empty.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import torch
 import transformers as hf
 from torch import nn
-
-from panoptic_ros.labels import LabelSet
 
 IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}
 
@@ -77,7 +71,8 @@ def resnet(real: bool) -> hf.ResNetConfig:
 
 def _mask2former(labels: dict, real: bool) -> nn.Module:
     small = {} if real else {
-        'feature_size': 32, 'mask_feature_size': 32, 'hidden_dim': 32, 'encoder_feedforward_dim': 64,
+        'feature_size': 32, 'mask_feature_size': 32, 'hidden_dim': 32,
+        'encoder_feedforward_dim': 64,
         'dim_feedforward': 64, 'encoder_layers': 1, 'decoder_layers': 3, 'num_attention_heads': 4,
         'num_queries': 20,
     }  # fmt: skip
@@ -167,7 +162,8 @@ def _videomt(labels: dict, real: bool) -> nn.Module:
 
 def _segformer(labels: dict, real: bool) -> nn.Module:
     small = {} if real else {
-        'hidden_sizes': [8, 16, 24, 32], 'depths': [1, 1, 1, 1], 'num_attention_heads': [1, 1, 2, 2],
+        'hidden_sizes': [8, 16, 24, 32], 'depths': [1, 1, 1, 1],
+        'num_attention_heads': [1, 1, 2, 2],
         'decoder_hidden_size': 32,
     }  # fmt: skip
     return hf.SegformerForSemanticSegmentation(hf.SegformerConfig(**small, **labels))

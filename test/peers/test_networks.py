@@ -142,7 +142,7 @@ def test_seconds_must_be_above_0(capsys) -> None:
 
 
 def test_masks_are_fused_as_transformers_does() -> None:
-    pytest.importorskip('transformers', reason='extra zoo')
+    pytest.importorskip('transformers', reason='extra import')
     truth = SyntheticStreet(1, size_wh=(320, 240)).frame(0).truth
     notes = {}
     for contestant in bench_peers._fusions(truth):

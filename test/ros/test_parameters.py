@@ -211,6 +211,7 @@ def test_every_threshold_of_the_fusion_can_be_tuned() -> None:
         'max_instances',
         'mask_threshold',
         'logit_grid',
+        'rule',
     }
     assert thresholds <= {f.name for f in fields(Tuning)}
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from panoptic_ros.engines.tensorrt.installation import logger_of, take_errors
 from panoptic_ros.errors import EngineError, ModelError
-from panoptic_ros.model import Model, TensorSpec
+from panoptic_ros.model import Model
+from panoptic_ros.model.card import TensorSpec
 
 PRECISION = 'float16'
 """Which of a model's ONNX files is built."""

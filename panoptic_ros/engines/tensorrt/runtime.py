@@ -14,7 +14,8 @@ from panoptic_ros.engines.tensorrt.build import PRECISION, tensor_spec
 from panoptic_ros.engines.tensorrt.cuda import CudaError, Graph, MirroredBuffer, Stream
 from panoptic_ros.engines.tensorrt.installation import Installation, logger_of, take_errors
 from panoptic_ros.errors import EngineError
-from panoptic_ros.model import Model, TensorSpec
+from panoptic_ros.model import Model
+from panoptic_ros.model.card import TensorSpec
 
 _ALIGNMENT = 256  # bytes; what cudaMalloc gives, so each tensor starts as well aligned as its own
 

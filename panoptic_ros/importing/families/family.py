@@ -10,7 +10,7 @@ from torch import nn
 from panoptic_ros.errors import ModelError
 from panoptic_ros.importing.checkpoint import Checkpoint
 from panoptic_ros.importing.network import Normalisation
-from panoptic_ros.resize import LETTERBOX, STRETCH, Resize
+from panoptic_ros.model.resize import LETTERBOX, STRETCH, Resize
 
 PANOPTIC, SEMANTIC, INSTANCE = 'panoptic', 'semantic', 'instance'
 _BILINEAR = 2  # Pillow's number, which transformers uses

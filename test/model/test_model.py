@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 from panoptic_ros import model as model_module
 from panoptic_ros.errors import ModelError
 from panoptic_ros.labels import LabelSet
-from panoptic_ros.model import (
-    FileEntry,
-    Metric,
-    Model,
-    TensorSpec,
-    TrainingData,
-    add_onnx,
-    list_models,
-    write_metrics,
-    write_model,
-)
+from panoptic_ros.model import Model, add_onnx, list_models, write_metrics, write_model
+from panoptic_ros.model.card import FileEntry, Metric, TensorSpec, TrainingData
 
 
 def edit_card(folder: Path, **fields: object) -> None:

@@ -52,6 +52,13 @@ class Resize:
             for side, whole in zip(image_wh, network_wh, strict=True)
         )
 
+    def extent_wh(
+        self, image_wh: tuple[int, int], network_wh: tuple[int, int]
+    ) -> tuple[float, float]:
+        """Return that part's width and height as fractions of the input's."""
+        content_wh = self.content_wh(image_wh, network_wh)
+        return content_wh[0] / network_wh[0], content_wh[1] / network_wh[1]
+
     def apply(self, image: np.ndarray, network_wh: tuple[int, int]) -> np.ndarray:
         """Return the image at the network's size.
 

@@ -1,0 +1,182 @@
+"""What ``card.yaml`` of a model folder says, as data classes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from panoptic_ros.errors import ModelError
+from panoptic_ros.model.resize import LETTERBOX, Resize
+
+FILE_NAMES = {
+    'float32': 'model.onnx',
+    'float16': 'model.float16.onnx',
+    'int8': 'model.int8.onnx',
+}
+"""What :func:`write_model` calls the ONNX file of each precision."""
+
+HEADS = ('centres', 'queries')
+"""Kinds of output this package can fuse.
+
+``centres`` is Panoptic-DeepLab's, the fields of :class:`fusion.CentreHeads`; ``queries`` that of
+DETR and Mask2Former, the fields of :class:`fusion.QueryHeads`.
+"""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What one input or output of a network looks like.
+
+    Parameters
+    ----------
+    dtype
+        Name of the numpy dtype.
+    shape
+        With the batch axis; a text stands for a size that is free, the same text for the same
+        size.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f'{self.dtype} [{", ".join(map(str, self.shape))}]'
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a model: path relative to the folder, SHA-256 in hex, size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A data set the weights were trained on, and the terms it came under."""
+
+    name: str
+    terms: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured figure: what, how much, on which data, and how to measure it again."""
+
+    name: str
+    value: float
+    data: str
+    how: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What ``card.yaml`` says.
+
+    Parameters
+    ----------
+    name
+        Name of the model, usually its folder's.
+    head
+        Kind of the outputs, one of :data:`HEADS`.
+    label_set
+        Name of a label set in ``config/labels``, or a ``.yaml`` file in the model folder.
+    classes
+        Class names in the order of the ids the network gives; the label set must agree.
+    size_wh
+        Width and height of the network input, pixels, multiples of 4.
+    files
+        ONNX file by precision: ``float32``, ``float16``, ``int8``, or some of them.
+    golden
+        The ``.npz`` file with an image and its outputs.
+    scale
+        Network pixels per pixel of a picture. Pictures are resized by it and, if they are larger
+        than ``size_wh``, cut into windows. None: the whole picture is stretched to ``size_wh``.
+    fusion
+        Keyword arguments of the head kind's fusion, for example ``centre_threshold``.
+    resize
+        How pictures are brought to ``size_wh``.
+    provenance
+        Where the weights come from: commit, command, date, initial weights, images seen.
+    licence
+        Licence of the weights.
+    data
+        What it was trained on, with terms.
+    metrics
+        What was measured, and how.
+    """
+
+    name: str
+    head: str
+    label_set: str
+    classes: tuple[str, ...]
+    size_wh: tuple[int, int]
+    files: Mapping[str, FileEntry]
+    golden: FileEntry
+    scale: float | None = None
+    fusion: Mapping[str, float | str] = field(default_factory=dict)
+    resize: Resize = field(default_factory=Resize)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    licence: str = 'unknown'
+    data: tuple[TrainingData, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r'[^\x00-\x1f/\\]{1,100}', self.name):
+            raise ModelError(
+                f'a model is called {self.name[:120]!r}; expected a name of 1 to 100 characters, '
+                'no slash among them: files are named after it'
+            )
+        if self.head not in HEADS:
+            raise ModelError(
+                f'model {self.name!r} has head kind {self.head!r}; this version knows '
+                f'{", ".join(HEADS)}: update panoptic_ros or take another model'
+            )
+        if any(side <= 0 or side % 4 for side in self.size_wh):
+            raise ModelError(
+                f'model {self.name!r} has size_wh {list(self.size_wh)}; expected width and '
+                'height in pixels, multiples of 4 above 0'
+            )
+        if self.scale is not None and not (self.head == 'centres' and 0 < self.scale <= 64):
+            raise ModelError(
+                f'model {self.name!r} has scale {self.scale} and head kind {self.head!r}; '
+                'expected a scale above 0, at most 64, for head kind centres'
+            )
+        if self.resize.mode == LETTERBOX and self.head != 'queries':
+            raise ModelError(
+                f'model {self.name!r} has resize mode {LETTERBOX} and head kind {self.head!r}; '
+                'expected head kind queries, or mode stretch'
+            )
+        unknown = sorted(set(self.files) - set(FILE_NAMES))
+        if unknown or not self.files:
+            raise ModelError(
+                f'model {self.name!r} has files for {unknown or "no precision"}; expected '
+                f'one or more of {", ".join(FILE_NAMES)}'
+            )
+
+    def inputs(self) -> dict[str, TensorSpec]:
+        """Return what the network must take: one RGB picture, rows top to bottom."""
+        width, height = self.size_wh
+        return {'image': TensorSpec('uint8', (1, height, width, 3))}
+
+    def outputs(self, precision: str) -> dict[str, TensorSpec]:
+        """Return what the network must give; the names are the fields of the head kind's class.
+
+        What is computed in int8 leaves the network in float32. The class map has a grid of its
+        own, as fine as the exporter chose it; so have masks.
+        """
+        dtype = 'float32' if precision == 'int8' else precision
+        if self.head == 'queries':
+            return {
+                'class_logits': TensorSpec(dtype, (1, 'Q', len(self.classes) + 1)),
+                'mask_logits': TensorSpec(dtype, (1, 'Q', 'rows', 'columns')),
+            }
+        width, height = self.size_wh
+        grid = (height // 4, width // 4)
+        return {
+            'semantic': TensorSpec('uint8', (1, 'rows', 'columns')),
+            'confidence': TensorSpec('uint8', (1, *grid)),
+            'centre_score': TensorSpec(dtype, (1, 'K')),
+            'centre_index': TensorSpec('int32', (1, 'K')),
+            'offset_xy': TensorSpec(dtype, (1, 2, *grid)),
+        }
