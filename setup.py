@@ -70,6 +70,19 @@ EXTRAS = {
     # timm, which some DETR checkpoints ask for, is left out: it brings a torchvision that does not
     # fit a torch from another index.
     'import': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=5.24,<6'],
+    'large': [
+        'rasterio>=1.3.9',
+        'tifffile>=2024.1.30',
+        'imagecodecs>=2024.1.1',  # the compressions of microscopes' TIFFs
+        'openslide-python>=1.4',
+        'openslide-bin>=4.0',
+        'shapely>=2.0.3',
+        'pyogrio>=0.7.2',
+        'pyarrow>=15',
+        'nibabel>=5.2',
+        'pydicom>=3',
+    ],
+    'cluster': ['distributed>=2024.5'],
     'bench': ['matplotlib>=3.8', KORNIA],
     'test': TEST,
     'dev': [

@@ -31,6 +31,12 @@ COMMANDS = (
         'panoptic_ros.cli.segment',
         'segment a picture, a folder or a video into overlays and COCO panoptic files',
     ),
+    Command(
+        'map',
+        'panoptic_ros.cli.map_image',
+        'segment a slide, an aerial picture, a stack or a volume of any size',
+        'large',
+    ),
     Command('models', 'panoptic_ros.cli.models', 'list the models, or show and verify one'),
     Command(
         'labels',

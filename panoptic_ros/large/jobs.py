@@ -1,0 +1,250 @@
+"""What there is to do for one large picture, and doing it here or on a dask cluster."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import cv2
+from tqdm import tqdm
+
+from panoptic_ros.engines import open_engine
+from panoptic_ros.errors import PanopticRosError, SourceError
+from panoptic_ros.large.bands import (
+    BandStore,
+    WindowSegmenter,
+    encode_band,
+    model_segmenter,
+    segment_bands,
+)
+from panoptic_ros.large.mapping import Map, Results, write_map
+from panoptic_ros.large.reading.georeference import Georeference
+from panoptic_ros.large.reading.pictures import Picture, ReadOptions
+from panoptic_ros.large.windows import Grid
+from panoptic_ros.model import Model
+from panoptic_ros.segmenter import Segmenter
+
+Key = TypeVar('Key')
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to run, and how; the parameters are those of :func:`open_engine`."""
+
+    model: str
+    engine: str = 'auto'
+    precision: str = 'auto'
+    threads: int = 0
+
+    @contextmanager
+    def open(self) -> Iterator[Segmenter]:
+        """Open the model; it is closed at the end."""
+        # OpenCV's threads would fight the engine's for the same cores.
+        cv2.setNumThreads(1)
+        model = Model.load(self.model)
+        with closing(open_engine(model, self.engine, self.threads, self.precision)) as engine:
+            yield Segmenter(model, engine)
+
+
+@dataclass(frozen=True)
+class MapJob:
+    """One large picture to be mapped.
+
+    Parameters
+    ----------
+    source
+        The file.
+    reading
+        How to read it.
+    model
+        What segments its windows.
+    grid
+        Where the windows lie, in pixels of the resolution that ``reading`` asks for.
+    """
+
+    source: Path
+    reading: ReadOptions
+    model: ModelChoice
+    grid: Grid
+
+    def open_store(self, folder: Path, model: Model, resume: bool) -> BandStore:
+        """Open the store of the bands; raises PanopticRosError if it is another job's."""
+        status = self.source.stat()
+        weights = hashlib.sha256()
+        for precision in sorted(model.card.files):
+            weights.update(model.card.files[precision].sha256.encode())
+        job = {
+            'source': self.source.name,
+            'bytes': status.st_size,
+            'modified_ns': status.st_mtime_ns,
+            'model': model.card.name,
+            'weights': weights.hexdigest(),
+            'engine': self.model.engine,
+            'precision': self.model.precision,
+            **asdict(self.grid),
+            **asdict(self.reading),
+        }
+        return BandStore(folder, job, resume)
+
+
+@dataclass(frozen=True)
+class PlannedMap:
+    """A job with what its results need.
+
+    Parameters
+    ----------
+    job
+        What to do.
+    georeference
+        Where the pixels lie.
+    scale_xy
+        Size of a pixel in pixels of the file's finest level.
+    """
+
+    job: MapJob
+    georeference: Georeference
+    scale_xy: tuple[float, float]
+
+
+def plan_map(
+    source: Path,
+    reading: ReadOptions,
+    choice: ModelChoice,
+    window_wh: tuple[int, int],
+    overlap: int | None = None,
+) -> PlannedMap:
+    """Look at a picture and lay out its windows.
+
+    By default windows share an eighth of their shorter side; a quarter of what they share is
+    trimmed from each side. Raises SourceError if the picture or the overlap is unusable.
+    """
+    if overlap is None:
+        overlap = max(1, min(window_wh) // 8)
+    with closing(Picture.open(source, reading)) as picture:
+        try:
+            grid = Grid(picture.size_wh, window_wh, overlap, overlap // 4)
+        except ValueError as error:
+            raise SourceError(f'{error}; change --overlap or --window') from error
+        job = MapJob(source.resolve(), reading, choice, grid)
+        return PlannedMap(job, picture.georeference, picture.scale_xy)
+
+
+def run_maps(
+    plans: Sequence[tuple[PlannedMap, Results]],
+    model: Model,
+    resume: bool = False,
+    scheduler: str = '',
+) -> Iterator[Map]:
+    """Segment all pictures, here or on a cluster, and write the results of each.
+
+    Bands are kept in ``.bands`` of each folder until its results are whole. The results are given
+    in the order of the plans. Raises PanopticRosError or SourceError as its parts do.
+    """
+    stores = [
+        plan.job.open_store(results.folder / '.bands', model, resume) for plan, results in plans
+    ]
+    missing = [
+        (number, row)
+        for number, ((plan, _), store) in enumerate(zip(plans, stores, strict=True))
+        for row in store.missing(range(len(plan.job.grid.rows)))
+    ]
+    across = [len(plan.job.grid.columns) for plan, _ in plans]
+    total = sum(across[number] for number, _ in missing)
+    with tqdm(total=total, unit='window', disable=None) as bar:
+        if scheduler:
+            tasks = [((number, row), (plans[number][0].job, row)) for number, row in missing]
+            for (number, row), data in run_on_cluster(scheduler, tasks):
+                stores[number].write(row, data)
+                bar.update(across[number])
+        elif missing:
+            with plans[0][0].job.model.open() as segmenter:
+                segment = model_segmenter(segmenter)
+                for number in sorted({number for number, _ in missing}):
+                    rows = [row for n, row in missing if n == number]
+                    for row, data in run_here(plans[number][0].job, segment, rows, bar.update):
+                        stores[number].write(row, data)
+    for (plan, results), store in zip(plans, stores, strict=True):
+        rows = 2 * len(plan.job.grid.rows)
+        with tqdm(total=rows, unit='band', desc='writing', disable=None) as bar:
+            found = write_map(
+                store,
+                plan.job.grid,
+                model.label_set,
+                plan.georeference,
+                plan.scale_xy,
+                results,
+                bar.update,
+            )
+        store.remove()
+        yield found
+
+
+def run_here(
+    job: MapJob,
+    segment: WindowSegmenter,
+    rows: Sequence[int],
+    on_window: Callable[[], Any],
+) -> Iterator[tuple[int, bytes]]:
+    """Segment some bands of a job in this process and give them encoded."""
+    with closing(Picture.open(job.source, job.reading)) as picture:
+        for row, band in segment_bands(picture, segment, job.grid, rows, on_window):
+            yield row, encode_band(band)
+
+
+def run_on_cluster(
+    address: str, tasks: Sequence[tuple[Key, tuple[MapJob, int]]]
+) -> Iterator[tuple[Key, bytes]]:
+    """Segment bands on the workers of a dask scheduler and give them encoded, as they come.
+
+    Each worker process opens a model once. A band of a worker that dies is done again by another,
+    with the same bytes. The workers must see the files of the jobs under the same paths. Raises
+    PanopticRosError if there is no scheduler, or a band fails.
+    """
+    from distributed import Client, KilledWorker, as_completed
+
+    try:
+        client = Client(address, timeout=20)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise PanopticRosError(
+            f'no dask scheduler answers at {address!r} ({error}); start one with dask scheduler, '
+            'or leave out --scheduler'
+        ) from error
+    with client:
+        key_of = {
+            # Pure tasks with equal arguments would be one task, also those of an earlier run.
+            client.submit(_segment_on_worker, *arguments, pure=False): (key, arguments)
+            for key, arguments in tasks
+        }
+        for future in as_completed(list(key_of)):
+            key, (job, row) = key_of.pop(future)
+            try:
+                data = future.result()
+            except (KilledWorker, PanopticRosError) as error:
+                raise PanopticRosError(
+                    f'band {row} of {job.source} failed on the cluster ({error}); the finished '
+                    'bands are kept: mend the cause and use --resume'
+                ) from error
+            future.release()
+            yield key, data
+
+
+def _segment_on_worker(job: MapJob, row: int) -> bytes:
+    with _WORKER_LOCK:
+        ((_, data),) = run_here(job, _worker_segmenter(job.model), [row], lambda: None)
+        return data
+
+
+_WORKER_LOCK = Lock()  # an engine belongs to one thread, a worker may have several
+
+
+@lru_cache(maxsize=1)
+def _worker_segmenter(model: ModelChoice) -> WindowSegmenter:
+    """Return the segmenter of this worker process, which stays open as long as the process."""
+    cv2.setNumThreads(1)
+    loaded = Model.load(model.model)
+    engine = open_engine(loaded, model.engine, model.threads, model.precision)
+    return model_segmenter(Segmenter(loaded, engine))

@@ -1,0 +1,182 @@
+"""From a large picture to its map on disk: segment the bands, stitch them, write the results."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.large.bands import BandStore, overview_pixels, overview_step
+from panoptic_ros.large.reading.georeference import Georeference
+from panoptic_ros.large.stitching import NODATA, Objects, Stitcher, Stitching
+from panoptic_ros.large.windows import Grid
+from panoptic_ros.large.writing.label_raster import new_label_raster
+from panoptic_ros.large.writing.polygons import Outliner, PolygonFiles
+from panoptic_ros.large.writing.tables import (
+    ClassAreas,
+    Table,
+    Zones,
+    class_table,
+    object_table,
+    write_table,
+)
+from panoptic_ros.large.writing.whole_files import whole_file
+
+POLYGON_FORMATS = ('gpkg', 'geojson', 'qupath')
+TABLE_FORMATS = ('csv', 'parquet')
+
+_OPACITY = 0.5  # of the classes over the picture
+
+
+@dataclass(frozen=True)
+class Results:
+    """Which files to write.
+
+    Parameters
+    ----------
+    folder
+        Where.
+    polygons
+        Some of :data:`POLYGON_FORMATS`.
+    with_stuff
+        Whether areas without instances are among the polygons.
+    tables
+        Some of :data:`TABLE_FORMATS`.
+    zones
+        A polygon layer to count by, or None.
+    """
+
+    folder: Path
+    polygons: tuple[str, ...] = ('gpkg', 'geojson')
+    with_stuff: bool = False
+    tables: tuple[str, ...] = ('csv',)
+    zones: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """What was found: the table of the objects, and that of the classes."""
+
+    objects: Objects
+    classes: Table
+
+
+def stitch_bands(store: BandStore, grid: Grid, on_band: Callable[[], None]) -> Stitching:
+    """Stitch the bands of a store, which has all of them."""
+    stitcher = Stitcher(grid)
+    for row in range(len(grid.rows)):
+        _, maps = store.read(row)
+        stitcher.add_row(maps)
+        on_band()
+    return stitcher.finish()
+
+
+def final_rows(
+    store: BandStore, grid: Grid, stitching: Stitching
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Give the map from top to bottom, the rows that one band decides about at a time.
+
+    Each is a class map, uint16 [H, width], an instance map, uint32 [H, width], and the overview
+    of the picture there, uint8 [rows, columns, 3] RGB.
+    """
+    across = len(grid.columns)
+    for row, span in enumerate(grid.rows):
+        overview, maps = store.read(row)
+        shape = span.core_stop - span.core_start, grid.size_wh[0]
+        semantic, instance = np.empty(shape, np.uint16), np.empty(shape, np.uint32)
+        for column, (window, window_map) in enumerate(zip(grid.band(row), maps, strict=True)):
+            place = np.s_[:, window.x.core_start : window.x.core_stop]
+            final = stitching.final(window_map, row * across + column)
+            semantic[place], instance[place] = (m[window.core_slices] for m in final)
+        yield semantic, instance, overview
+
+
+def write_map(
+    store: BandStore,
+    grid: Grid,
+    label_set: LabelSet,
+    georeference: Georeference,
+    scale_xy: tuple[float, float],
+    results: Results,
+    on_band: Callable[[], None] = lambda: None,
+) -> Map:
+    """Stitch the bands and write all results.
+
+    Parameters
+    ----------
+    store, grid
+        The bands, all of them, and where their windows lie.
+    label_set, georeference
+        The classes, and where the pixels lie.
+    scale_xy
+        Size of a pixel in pixels of the file's finest level.
+    results
+        What to write.
+    on_band
+        Called twice for each band.
+
+    Raises PanopticRosError if a file cannot be written, SourceError if the zones are unusable.
+    """
+    zones = Zones((), np.zeros(0, object))
+    if results.zones is not None:
+        zones = Zones.read(results.zones, georeference, scale_xy)
+    stitching = stitch_bands(store, grid, on_band)
+    objects = stitching.objects
+    areas = ClassAreas(georeference, zones)
+    overview = _Overview(grid.size_wh, label_set)
+    outliner = Outliner.of_objects(objects, grid.size_wh[0], results.with_stuff)
+    with ExitStack() as stack:
+        raster = stack.enter_context(
+            new_label_raster(results.folder / 'labels.tif', grid.size_wh, georeference, label_set)
+        )
+        polygons = stack.enter_context(
+            PolygonFiles(
+                results.folder, results.polygons, label_set, georeference, scale_xy, objects
+            )
+        )
+        for semantic, instance, picture in final_rows(store, grid, stitching):
+            raster.add(semantic, instance)
+            areas.add(semantic)
+            overview.add(semantic, instance, picture)
+            if results.polygons:
+                for outlines in outliner.add(semantic, instance):
+                    polygons.add(outlines)
+            on_band()
+        polygons.add(outliner.finish())
+    classes = class_table(areas, objects, label_set)
+    for suffix in results.tables:
+        write_table(results.folder / f'classes.{suffix}', classes)
+        rows = object_table(objects, label_set, georeference)
+        write_table(results.folder / f'objects.{suffix}', rows)
+    overview.write(results.folder / 'overview.png')
+    return Map(objects, classes)
+
+
+class _Overview:
+    """A small picture of the whole, the classes over it, each instance in a shade of its own."""
+
+    def __init__(self, size_wh: tuple[int, int], label_set: LabelSet) -> None:
+        self._step = overview_step(size_wh)
+        self._x = overview_pixels(0, size_wh[0], self._step)
+        self._colors = np.zeros((NODATA + 1, 3), np.float32)
+        self._colors[:256] = label_set.colors_rgb
+        self._rows: list[np.ndarray] = []
+        self._y = 0
+
+    def add(self, semantic: np.ndarray, instance: np.ndarray, picture_rgb: np.ndarray) -> None:
+        y = overview_pixels(self._y, self._y + len(semantic), self._step) - self._y
+        self._y += len(semantic)
+        semantic, instance = (m[y[:, None], self._x] for m in (semantic, instance))
+        shade = np.where(instance > 0, 0.7 + 0.6 * (instance * 0.618034 % 1), 1)[..., None]
+        colors = np.clip(self._colors[semantic] * shade, 0, 255)
+        drawn = _OPACITY * colors + (1 - _OPACITY) * picture_rgb
+        self._rows.append(np.where(semantic[..., None] >= 255, picture_rgb, drawn))
+
+    def write(self, path: Path) -> None:
+        picture = np.rint(np.concatenate(self._rows)).astype(np.uint8)
+        _, data = cv2.imencode('.png', picture[:, :, ::-1])
+        with whole_file(path) as temporary:
+            temporary.write_bytes(data)

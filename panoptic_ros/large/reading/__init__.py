@@ -1,0 +1,1 @@
+"""Large pictures as input: files of many kinds, at the resolution asked for."""

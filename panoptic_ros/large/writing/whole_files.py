@@ -1,0 +1,30 @@
+"""Files that appear under their name only when they are whole."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from panoptic_ros.errors import PanopticRosError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``, which is renamed at the end.
+
+    If the block raises, the temporary file is removed, and a file of an earlier run stays as it
+    is. Raises PanopticRosError if the file system refuses.
+    """
+    # The suffix stays, by which libraries choose the format.
+    temporary = path.with_name(f'.partial-{path.name}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise PanopticRosError(
+            f'cannot write {path} ({error.strerror or error}); free some space or choose another '
+            'place with --out'
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
