@@ -119,12 +119,15 @@ def share_files(*folders: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=NAME,
-    version='0.1.0',
+    version='0.2.0',
     description=(
         'Real-time panoptic segmentation of camera images: semantic, instance and object topics.'
     ),
     long_description=Path('README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    url='https://panoptic-ros.dev',
+    author='panoptic_ros authors',
+    author_email='maintainers@panoptic-ros.dev',
     maintainer='panoptic_ros maintainers',
     maintainer_email='maintainers@panoptic-ros.dev',
     license='Apache-2.0',

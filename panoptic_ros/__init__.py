@@ -3,4 +3,4 @@
 The package is layered (see ``doc/architecture.md``); ``test/test_layers.py`` checks the layers.
 """
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

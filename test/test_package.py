@@ -53,12 +53,15 @@ def setup_arguments(monkeypatch):
 
 
 def test_package_xml_and_setup_py_agree(manifest, setup_arguments):
-    maintainer = manifest.find('maintainer')
+    maintainer, author = manifest.find('maintainer'), manifest.find('author')
     said = {
         'name': manifest.findtext('name'),
         'version': manifest.findtext('version'),
         'description': manifest.findtext('description'),
         'license': manifest.findtext('license'),
+        'url': manifest.findtext('url'),
+        'author': author.text,
+        'author_email': author.get('email'),
         'maintainer': maintainer.text,
         'maintainer_email': maintainer.get('email'),
     }
@@ -73,6 +76,12 @@ def test_ros_release_tools_find_the_version_in_setup_py():
     # catkin_prepare_release replaces exactly one literal of this form.
     found = re.findall(r"version='(\d+\.\d+\.\d+)',", (ROOT / 'setup.py').read_text())
     assert found == [panoptic_ros.__version__]
+
+
+def test_the_changelog_ends_with_this_version():
+    changelog = (ROOT / 'CHANGELOG.rst').read_text(encoding='utf-8')
+    versions = re.findall(r'^(\d+\.\d+\.\d+) \(', changelog, re.MULTILINE)
+    assert versions[0] == panoptic_ros.__version__
 
 
 def test_it_is_an_ament_python_package(manifest):
