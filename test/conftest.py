@@ -16,6 +16,14 @@ if importlib.util.find_spec('hypothesis') is None:
         for path in Path(__file__).parent.rglob('test_*.py')
         if 'from hypothesis import' in path.read_text(encoding='utf-8')
     ]
+else:
+    from hypothesis import HealthCheck, settings
+
+    # No test may fail because the machine is slow.
+    settings.register_profile(
+        'any_machine', deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile('any_machine')
 
 pytest_plugins = ['support.ros', 'support.processes']
 

@@ -1,4 +1,4 @@
-"""What the README says under Security, read off the code and tried out."""
+"""The statements of doc/security.md, read off the source and tried out."""
 
 import ast
 import subprocess

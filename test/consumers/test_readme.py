@@ -1,4 +1,4 @@
-"""What the README promises: its tables of topics and parameters are the node's."""
+"""The README's tables of topics and parameters are those of the node."""
 
 import importlib.util
 import re
@@ -13,8 +13,14 @@ from panoptic_ros.ros.parameters import Structure, Tuning
 
 OUT = '/robot/segment/'
 NODE_ARGUMENTS = ('-p', 'depth:=true', '-p', 'virtual_depth:=true')
-# Every node has these.
-OF_ROS = {'/rosout', '/parameter_events', OUT + 'transition_event'}
+
+
+def rows(title: str) -> list[list[str]]:
+    """Return the cells of the table in a chapter of the README, without its head."""
+    readme = (resource() / 'README.md').read_text(encoding='utf-8')
+    chapter = readme.partition(f'\n## {title}\n')[2].partition('\n## ')[0]
+    lines = [line for line in chapter.splitlines() if line.startswith('| `')]
+    return [[cell.strip(' `') for cell in line.strip('|').split('|')] for line in lines]
 
 
 def is_installed(message_type: str) -> bool:
@@ -22,49 +28,31 @@ def is_installed(message_type: str) -> bool:
     return not slash or importlib.util.find_spec(package) is not None
 
 
-def chapter(title: str) -> str:
-    """Return a chapter of the README."""
-    readme = (resource() / 'README.md').read_text(encoding='utf-8')
-    return readme.partition(f'\n## {title}\n')[2].partition('\n## ')[0]
-
-
-def promised() -> dict[str, str]:
-    """Return the types by topic that the README's table states, of packages that are here."""
-    row = re.compile(r'^\| `(\S+)`(?:, `(\S+)`)? \| (\S+?)(?:,[^|]*)? \|', re.MULTILINE)
-    rows = row.findall(chapter('Topics'))
+def test_the_node_has_the_main_topics_of_the_readme(module_node, peer) -> None:
     types = {
-        topic.replace('~/', OUT): row[2].rpartition('/')[2]
-        for row in rows
-        for topic in row[:2]
-        if topic and is_installed(row[2])
+        topic.replace('~/', OUT): kind.partition(',')[0].rpartition('/')[2]
+        for topic, kind, _ in rows('Main topics')
+        if is_installed(kind)
     }
     assert len(types) > 8
-    return types
 
-
-def test_the_readme_lists_the_node_s_topics(module_node, peer) -> None:
     def advertised() -> dict[str, str]:
         if ('segment', '/robot') not in peer.node.get_node_names_and_namespaces():
             return {}
         found = peer.node.get_publisher_names_and_types_by_node('segment', '/robot')
-        return {t: types[0].rpartition('/')[2] for t, types in found if t not in OF_ROS}
+        return {topic: kinds[0].rpartition('/')[2] for topic, kinds in found if topic in types}
 
     # Discovery brings one topic after the other.
-    peer.wait_until(lambda: advertised().keys() >= promised().keys(), f'{sorted(promised())}')
-    assert advertised() == promised()
+    peer.wait_until(lambda: advertised().keys() >= types.keys(), f'{sorted(types)}')
+    assert advertised() == types
 
 
-def test_the_readme_lists_the_node_s_parameters() -> None:
-    rows = re.findall(r'^\| (`.*?) \| (.*?) \| .* \|$', chapter('Parameters'), re.MULTILINE)
-    stated = {}
-    for names, defaults in rows:
-        values = defaults.replace('`', '').replace('empty', '').split(', ')
-        own = re.findall(r'`(\w+)`', names)
-        # Neighbours may share a default too.
-        stated |= dict(zip(own, values * (len(own) if len(values) == 1 else 1), strict=True))
+def test_parameters_and_defaults_of_the_readme_are_those_of_the_node() -> None:
     defaults = asdict(Structure()) | asdict(Tuning())
+    stated = {name: re.sub('^empty$', '', default) for name, default, _ in rows('Parameters')}
+    assert len(stated) == 10
     as_yaml = {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in defaults.items()
     }
-    assert stated == as_yaml
+    assert stated == {name: as_yaml[name] for name in stated}

@@ -17,6 +17,8 @@ from panoptic_ros.engines import tensorrt
 from panoptic_ros.engines.tensorrt import cuda
 from panoptic_ros.errors import EngineError
 
+pytestmark = pytest.mark.process  # pip downloads the bindings
+
 HERE = Path(__file__).parent
 SOURCES = sorted(Path(tensorrt.__file__).parent.glob('*.py'))
 
@@ -108,7 +110,6 @@ def run_python(*arguments):
     return done.stdout
 
 
-@pytest.mark.process
 def test_the_record_is_that_of_the_real_bindings(bindings, version, surface_record):
     found = json.loads(run_python(HERE / 'surface.py', bindings))
     assert found == surface_record[version]
@@ -127,7 +128,6 @@ def test_all_that_is_used_is_there_or_guarded(version, load_helper, surface_reco
     assert absent == {name for name, versions in surface.GUARDED.items() if version in versions}
 
 
-@pytest.mark.process
 def test_the_real_classes_can_be_derived_from_and_used(bindings, version):
     said = run_python('-c', USE, bindings, SOURCES[0].parents[3])
     if version.startswith('11'):
