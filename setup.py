@@ -37,6 +37,7 @@ TEST = [
     'hypothesis>=6.90',
     KORNIA,
     COCO,
+    'av>=12',  # writes the videos of the tests that OpenCV cannot write
 ]
 
 EXTRAS = {

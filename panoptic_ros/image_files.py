@@ -8,7 +8,9 @@ file name that is not valid UTF-8.
 """
 
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -82,3 +84,23 @@ def write_image(path: Path, image: np.ndarray) -> None:
     _, data = cv2.imencode(path.suffix, image)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+@contextmanager
+def opencv_path(path: Path) -> Iterator[str]:
+    """Give a name by which OpenCV can open a file, also to write it, while the context lasts.
+
+    The name is absolute, because ffmpeg takes the beginning of ``12:30.mp4`` for a protocol. A
+    name that is not valid UTF-8, on which OpenCV crashes, is replaced by a symbolic link. A file
+    that OpenCV has opened stays open after the context.
+    """
+    path = path.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, 'file').with_suffix(path.suffix if path.suffix.isascii() else '')
+            link.symlink_to(path)
+            yield str(link)
+    else:
+        yield str(path)

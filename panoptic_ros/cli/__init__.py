@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 
 from panoptic_ros import __version__
 from panoptic_ros.errors import PanopticRosError
@@ -81,6 +82,9 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # File names may not be valid UTF-8; standard error escapes them already.
+        sys.stdout.reconfigure(errors='backslashreplace')
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Known before parsing, because only the chosen command's module is imported.
     chosen = next((c for c in COMMANDS if arguments[:1] == [c.name]), None)

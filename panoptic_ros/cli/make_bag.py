@@ -1,15 +1,16 @@
-"""``panoptic make-bag SOURCE --out DIR``: a rosbag2 recording from what is no camera.
+"""``panoptic make-bag SOURCE --out DIR``: record a source as a rosbag2.
 
-From the synthetic street, a video, a folder of pictures or a data set; with calibration and
-truth as far as they are known, under the names that ``ros2 run panoptic_ros camera`` uses, all
-messages of a frame with one header. The same source gives the same bytes.
+The source is the synthetic street, a video, a folder of images, a camera or a data set.
+Calibration and truth are recorded where they are known, on the topics of
+``ros2 run panoptic_ros camera``. All messages of a frame have one header. Videos are recorded to
+their end with the stamps of their container. The same file gives the same bytes.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from pathlib import Path
 
 import cv2
@@ -41,7 +42,7 @@ from panoptic_ros.sources import open_pictures
 
 FRAME_ID = 'camera_optical_frame'
 FIRST_STAMP_NS = 1_700_000_000 * 1_000_000_000
-"""In the past, so that nobody takes it for a stamp of this machine's clock."""
+"""In the past, so that it is not mistaken for a stamp of this machine's clock."""
 
 DEFAULT_SECONDS = 10.0  # of sources without an end
 JPEG_QUALITY = 95
@@ -52,29 +53,33 @@ _BEST_EFFORT = ('/image', '/image/compressed', '/depth')
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
-        'source', help='street (synthetic), a video, a folder of pictures, a picture, or ROOT'
+        'source',
+        help='street (synthetic), a video, a folder of images, an image, a camera, a stream, or '
+        'the folder of a data set',
     )
     parser.add_argument(
         '--dataset',
         choices=[name for name in DEFAULT_SPLITS if name != 'synthetic'],
-        help='SOURCE is the folder of this data set, and its truth is recorded too',
+        help='SOURCE is the folder of this data set; record its truth as well',
     )
     parser.add_argument('--split', help="part of the data set (its usual one, for example 'val')")
-    parser.add_argument('--out', type=Path, required=True, help='folder to make')
+    parser.add_argument('--out', type=Path, required=True, help='folder to create')
     parser.add_argument('--storage', default='mcap', choices=tuple(STORAGES))
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
-        '--seconds', type=positive_number, help='(all; of what has no end, 10 seconds)'
+        '--seconds', type=positive_number, help='(all; of a source without an end, 10 seconds)'
     )
     length.add_argument('--frames', type=int, help='instead of seconds')
-    parser.add_argument('--rate', type=positive_number, help="Hz (a video's own, else 15)")
-    parser.add_argument('--size', type=size_wh, help="WIDTHxHEIGHT (the source's own)")
-    parser.add_argument('--seed', type=int, default=0, help='which street (%(default)s)')
+    parser.add_argument(
+        '--rate', type=positive_number, help='Hz (the stamps of a video; 15 for the rest)'
+    )
+    parser.add_argument('--size', type=size_wh, help='WIDTHxHEIGHT (that of the source)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the street (%(default)s)')
     parser.add_argument(
         '--fov',
         type=float,
         default=60.0,
-        help='degrees, the field of view assumed of videos and pictures (%(default)s)',
+        help='horizontal field of view assumed for videos and images, degrees (%(default)s)',
     )
     parser.add_argument(
         '--compressed', action='store_true', help='images as JPEG, on /image/compressed'
@@ -82,29 +87,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the recording; interrupted, it holds what there was until then."""
+    """Write the recording; an interrupted one keeps the frames until then."""
     if args.frames is not None and args.frames < 1:
         raise SourceError(f'--frames is {args.frames}; expected 1 or more')
     source = open_source(args)
-    count = args.frames or (args.seconds and max(1, round(args.seconds * source.rate_hz)))
-    count = count or source.count or round(DEFAULT_SECONDS * source.rate_hz)
-    written = 0
+    seconds = args.seconds
+    if source.is_endless and args.frames is None:
+        seconds = seconds or DEFAULT_SECONDS
+    total = args.frames or round((seconds or 0) * source.rate_hz) or source.count or None
+    frames = islice(source.frames, args.frames)
+    if seconds is not None:
+        frames = takewhile(lambda frame: frame.stamp_ns < seconds * 1e9, frames)
+    written, end_s = 0, 0.0
     with BagWriter(args.out, args.storage, source.notes) as bag:
-        frames = islice(source.frames, count)
         try:
-            for frame in tqdm(frames, total=count, unit='frame', disable=None):
-                if args.compressed:
-                    frame = compress(frame)
-                write_frame(bag, frame, written, source.rate_hz)
+            for frame in tqdm(frames, total=total, unit='frame', disable=None):
+                write_frame(bag, compress(frame) if args.compressed else frame, not written)
                 written += 1
+                end_s = frame.stamp_ns / 1e9 + 1 / source.rate_hz
         except KeyboardInterrupt:
             print('make-bag: interrupted; the recording ends here', file=sys.stderr)
         if not written:
             raise SourceError(f'{args.source!r} gave no frame to record')
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(
-        f'{args.out}: {written} frames, {written / source.rate_hz:.1f} s at '
-        f'{source.rate_hz:.4g} Hz, {size / 1e6:.1f} MB'
+        f'{args.out}: {written} frames, {end_s:.1f} s at {written / end_s:.4g} Hz, '
+        f'{size / 1e6:.1f} MB'
     )
     return 0
 
@@ -116,29 +124,34 @@ class Source:
     Parameters
     ----------
     frames
-        Messages without a header.
+        Messages without a header, with the time since the first frame.
     rate_hz
-        How fast they come.
+        Typical number of frames per second.
     count
-        How many there are; 0 where there is no end, or it is not known.
+        Number of frames; an estimate, 0 where it is unknown.
+    is_endless
+        True for the street, cameras and live streams.
     notes
-        What is known besides, for ``custom_data``.
+        Further facts for ``custom_data``.
     """
 
     frames: Iterator[CameraFrame]
     rate_hz: float
     count: int
+    is_endless: bool
     notes: tuple[tuple[str, str], ...]
 
 
 def open_source(args: argparse.Namespace) -> Source:
-    """Open what the arguments name; raises SourceError or DatasetError if it is no good."""
-    notes = (('source', Path(args.source).name),)
+    """Open the source of the arguments; raises SourceError or DatasetError if it is unusable."""
+    name = Path(args.source).name.encode('utf-8', 'backslashreplace').decode()
+    notes = (('source', name),)
     if args.dataset is not None:
         samples, label_set = open_dataset(args.dataset, args.source, args.split)
         notes += (('label_set', label_set.name), ('is_video', 'false'))
+        rate_hz = args.rate or DEFAULT_RATE_HZ
         made = (sample_frame(sample, args.size, args.fov) for sample in samples)
-        return Source(made, args.rate or DEFAULT_RATE_HZ, len(samples), notes)
+        return Source(at_rate(made, rate_hz), rate_hz, len(samples), False, notes)
     if args.source == STREET:
         rate_hz = args.rate or DEFAULT_RATE_HZ
         street = SyntheticStreet(args.seed, args.size or STREET_SIZE_WH, rate_hz)
@@ -150,11 +163,22 @@ def open_source(args: argparse.Namespace) -> Source:
             ('camera_height_m', repr(first.camera_height_m)),
             ('camera_pitch_rad', repr(first.camera_pitch_rad)),
         )
-        return Source(map(street_frame, street), rate_hz, 0, notes)
+        return Source(at_rate(map(street_frame, street), rate_hz), rate_hz, 0, True, notes)
     pictures = open_pictures(args.source)
     rate_hz = args.rate or pictures.rate_hz or DEFAULT_RATE_HZ
-    made = (picture_frame(picture.image_bgr, args.size, args.fov) for picture in pictures)
-    return Source(made, rate_hz, pictures.count, notes)
+    made = (
+        replace(picture_frame(p.image_bgr, args.size, args.fov), stamp_ns=p.stamp_ns)
+        for p in pictures
+    )
+    if args.rate or not pictures.is_video:
+        made = at_rate(made, rate_hz)
+    return Source(made, rate_hz, pictures.count, pictures.is_live, notes)
+
+
+def at_rate(frames: Iterator[CameraFrame], rate_hz: float) -> Iterator[CameraFrame]:
+    """Give frames the stamps of a constant rate."""
+    for index, frame in enumerate(frames):
+        yield replace(frame, stamp_ns=round(index * 1e9 / rate_hz))
 
 
 def sample_frame(
@@ -162,7 +186,7 @@ def sample_frame(
 ) -> CameraFrame:
     """Make the messages of a labelled image.
 
-    Groups of objects that nobody separated become void: for a consumer of maps they are no object.
+    Groups of objects (``iscrowd``) become void, because to a consumer they are not one object.
     """
     image_bgr = cv2.cvtColor(sample.image_rgb, cv2.COLOR_RGB2BGR)
     frame = picture_frame(image_bgr, size_wh, horizontal_fov_deg)
@@ -188,18 +212,18 @@ def compress(frame: CameraFrame) -> CameraFrame:
     message = CompressedImage(format='bgr8; jpeg compressed bgr8')
     message.data.frombytes(jpeg.data)
     others = {topic: other for topic, other in frame.by_topic.items() if topic != 'image'}
-    return CameraFrame({'image/compressed': message} | others)
+    return CameraFrame({'image/compressed': message} | others, frame.stamp_ns)
 
 
-def write_frame(bag: BagWriter, frame: CameraFrame, index: int, rate_hz: float) -> None:
-    """Append a frame, stamped and recorded at its time."""
-    stamp_ns = FIRST_STAMP_NS + round(index * 1e9 / rate_hz)
+def write_frame(bag: BagWriter, frame: CameraFrame, is_first: bool) -> None:
+    """Append a frame, stamped and recorded at its time; the first one declares the topics."""
+    stamp_ns = FIRST_STAMP_NS + frame.stamp_ns
     header = Header(frame_id=FRAME_ID)
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
     frame.stamp(header)
     for name, message in frame.by_topic.items():
         topic = f'/{name}'
-        if not index:
+        if is_first:
             package, kind = type(message).__module__.split('.')[0], type(message).__name__
             is_reliable = topic not in _BEST_EFFORT
             depth = 10 if is_reliable else 5

@@ -12,7 +12,7 @@ timer gives them their stamp and publishes them.
 import queue
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from threading import Event, Thread
 from time import monotonic
@@ -76,8 +76,9 @@ class CameraSettings:
 
 
 _DESCRIPTIONS = {
-    'source': 'street (synthetic), a video, a folder of pictures, a picture or a camera number',
-    'rate_hz': 'Frames a second; 0 for the rate of a video, 15 for anything else [Hz]',
+    'source': 'street (synthetic), a video, a folder of images, an image, a camera (number or '
+    '/dev/video0) or a stream (rtsp://, http://)',
+    'rate_hz': 'Frames per second; 0 for the stamps of a video, 15 for the rest [Hz]',
     'loop': 'Start again at the end of a video, folder or picture',
     'frames': 'Stop after so many frames; 0 for never',
     'frame_id': 'Frame of all headers; an optical one, z forward',
@@ -136,9 +137,13 @@ def _declare(node: Node, name: str, default: bool | int | float | str) -> bool |
 
 @dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """The messages of one frame, without a header, by topic; published in this order."""
+    """The messages of one frame, without a header, by topic; published in this order.
+
+    ``stamp_ns`` is the time since the first frame, None in sources without a clock.
+    """
 
     by_topic: dict[str, CameraInfo | Image]
+    stamp_ns: int | None = None
 
     def stamp(self, header: Header) -> None:
         """Give all messages the same header."""
@@ -158,7 +163,11 @@ def open_source(settings: CameraSettings) -> tuple[float, Iterator[CameraFrame]]
         return rate_hz, map(street_frame, street)
     pictures = open_pictures(settings.source)
     frames = (
-        picture_frame(picture.image_bgr, settings.size_wh, settings.horizontal_fov_deg)
+        replace(
+            picture_frame(picture.image_bgr, settings.size_wh, settings.horizontal_fov_deg),
+            # With a rate of one's own, and from a camera, frames are published as they come.
+            stamp_ns=None if settings.rate_hz or pictures.is_live else picture.stamp_ns,
+        )
         for picture in (pictures.forever() if settings.loop else pictures)
     )
     return settings.rate_hz or pictures.rate_hz or DEFAULT_RATE_HZ, frames
@@ -295,6 +304,8 @@ class CameraNode(Node):
         }
         self._published = 0
         self._began_s = 0.0
+        self._early: CameraFrame | None = None
+        self._interval_s = 1 / rate_hz
         self._prefetch = Prefetch(
             islice(frames, self.settings.frames or None), self.settings.prefetch
         )
@@ -329,7 +340,7 @@ class CameraNode(Node):
                 return
             self._began_s = monotonic()
         try:
-            frame = self._prefetch.get(timeout_s=0.5)
+            frame = self._early or self._prefetch.get(timeout_s=0.5)
         except queue.Empty:
             self.get_logger().warning(
                 f'{self.settings.source} is slower than the rate', throttle_duration_sec=5
@@ -340,6 +351,12 @@ class CameraNode(Node):
             return
         if frame is None:
             self._finish()
+            return
+        self._early = None
+        # Half an interval of tolerance, because the timer ticks at the typical rate.
+        due_s = self._began_s + (frame.stamp_ns or 0) / 1e9 - self._interval_s / 2
+        if monotonic() < due_s:
+            self._early = frame
             return
         frame.stamp(Header(stamp=self.get_clock().now().to_msg(), frame_id=self.settings.frame_id))
         for topic, message in frame.by_topic.items():

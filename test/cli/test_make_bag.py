@@ -1,6 +1,8 @@
 """``panoptic make-bag``: what is recorded is what the source shows."""
 
 import json
+import os
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -112,6 +114,61 @@ def test_seconds_end_a_video_before_its_end(tmp_path):
     assert len(messages(tmp_path / 'bag')['/image']) == 3
 
 
+def recorded_ms(path):
+    """Return the stamps of the recorded images, relative to the first one."""
+    with BagReader(path) as bag:
+        stamps_ns = np.array([header_stamp_ns(m.data) for m in bag.read(['/image'])])
+    return (stamps_ns - stamps_ns[0]) / 1e6
+
+
+def test_a_row_of_jpegs_is_recorded_to_its_end(tmp_path, capsys):
+    """The container's count of frames is an estimate, here a negative number."""
+    jpeg = cv2.imencode('.jpg', np.full((8, 16, 3), 90, np.uint8))[1].tobytes()
+    (tmp_path / 's.mjpeg').write_bytes(300 * jpeg)
+    assert make_bag(tmp_path / 'bag', tmp_path / 's.mjpeg') == 0
+    assert '300 frames, 12.0 s at 25 Hz' in capsys.readouterr().out
+    assert len(recorded_ms(tmp_path / 'bag')) == 300
+
+
+@pytest.fixture
+def phone_video(tmp_path):
+    """Write a video of variable rate, as phones do."""
+    av = pytest.importorskip('av', reason='extra test')
+    times_ms = [0, 33, 66, 100, 133, 1133, 2133, 2166]
+    with av.open(str(tmp_path / 'phone.mp4'), 'w') as file:
+        stream = file.add_stream('mpeg4', rate=30)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, 'yuv420p'
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time_ms in times_ms:
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), np.uint8), format='bgr24')
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return tmp_path / 'phone.mp4', times_ms
+
+
+def test_stamps_of_a_variable_rate_are_recorded(tmp_path, phone_video):
+    path, times_ms = phone_video
+    assert make_bag(tmp_path / 'bag', path) == 0
+    assert recorded_ms(tmp_path / 'bag') == pytest.approx(times_ms, abs=0.5)
+    assert make_bag(tmp_path / 'cut', path, '--seconds', 2) == 0
+    assert recorded_ms(tmp_path / 'cut') == pytest.approx(times_ms[:6], abs=0.5)
+    assert make_bag(tmp_path / 'rate', path, '--rate', 10) == 0
+    assert recorded_ms(tmp_path / 'rate') == pytest.approx(range(0, 800, 100))
+
+
+def test_names_that_are_not_utf8_are_recorded(tmp_path):
+    name = os.fsdecode(b'stra\xdfe')
+    (tmp_path / name).mkdir()
+    image = cv2.imencode('.png', np.full((8, 16, 3), 90, np.uint8))[1].tobytes()
+    (tmp_path / name / f'{name}.png').write_bytes(image)
+    (tmp_path / name / f'._{name}.png').write_bytes(b'companion')
+    assert make_bag(tmp_path / 'bag', tmp_path / name) == 0
+    assert len(messages(tmp_path / 'bag')['/image']) == 1
+    with BagReader(tmp_path / 'bag') as bag:
+        assert bag.note('source') == r'stra\udcdfe'
+
+
 def test_compressed_images(tmp_path):
     assert make_bag(tmp_path / 'bag', *STREET, '--frames', 1, '--compressed') == 0
     recorded = messages(tmp_path / 'bag')
@@ -173,10 +230,10 @@ def test_truth_is_resized_with_the_image(tmp_path, monkeypatch):
 def test_interrupted_it_holds_what_there_was(tmp_path, monkeypatch, capsys):
     real = recording.write_frame
 
-    def write_frame(bag, frame, index, rate_hz):
-        if index == 2:
+    def write_frame(bag, frame, is_first):
+        if frame.stamp_ns == 200_000_000:
             raise KeyboardInterrupt
-        real(bag, frame, index, rate_hz)
+        real(bag, frame, is_first)
 
     monkeypatch.setattr(recording, 'write_frame', write_frame)
     assert make_bag(tmp_path / 'bag', *STREET, '--frames', 9) == 0

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_folder_goes_on_after_an_unreadable_picture(run, picture, tmp_path, caps
     assert run(tmp_path / 'in') == 1
     assert [i['file_name'] for i in read_coco(tmp_path / 'out')[0]['images']] == ['b.png']
     captured = capsys.readouterr()
-    assert f'{broken} is not a readable picture' in captured.err
+    assert f'{broken} is not a readable image' in captured.err
     assert '1 unreadable' in captured.out
 
 
@@ -132,7 +133,7 @@ def test_source_that_is_not_there(run, tmp_path, capsys):
 def test_empty_folder(run, tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     assert run(tmp_path / 'in') == 2
-    assert 'has no pictures' in capsys.readouterr().err
+    assert 'have no images' in capsys.readouterr().err
 
 
 def test_limit(run, picture, tmp_path):
@@ -150,20 +151,100 @@ def write_video(path, frames, rate_hz=10.0):
     video.release()
 
 
+def frame_times_ms(path):
+    """Return the stamps of a video's frames."""
+    video, times = cv2.VideoCapture(str(path)), []
+    while video.grab():
+        times.append(video.get(cv2.CAP_PROP_POS_MSEC))
+    return times
+
+
 def test_video_gives_a_video(run, tiny_scene, tmp_path):
     frame = np.ascontiguousarray(tiny_scene((256, 128))[..., ::-1])
     write_video(tmp_path / 'drive.mp4', [frame] * 3)
     assert run(tmp_path / 'drive.mp4') == 0
-    drawn = cv2.VideoCapture(str(tmp_path / 'out' / 'overlay.mp4'))
-    assert drawn.get(cv2.CAP_PROP_FPS) == 10
-    count = 0
-    while drawn.read()[0]:
-        count += 1
-    assert count == 3
+    assert frame_times_ms(tmp_path / 'out' / 'overlay.mp4') == pytest.approx([0, 100, 200])
     content, maps = read_coco(tmp_path / 'out')
     assert len(maps) == len({i['file_name'] for i in content['images']}) == 3
     assert maps[2].semantic[8, 8] == SKY
     assert not (tmp_path / 'out' / 'overlay').exists()
+
+
+def test_default_folders_never_replace_another_run(picture, tiny_model, tmp_path, monkeypatch):
+    for name in ('run.01/a.png', 'run.02/b.png', 'run.02.png'):
+        picture(name)
+    monkeypatch.chdir(tmp_path)
+    for source in ('run.01', 'run.02', 'run.02.png', 'run.02'):
+        assert cli.main(['segment', source, '--model', str(tiny_model)]) == 0
+    names = {
+        path.parent.name: [i['file_name'] for i in read_coco(path.parent)[0]['images']]
+        for path in tmp_path.glob('out/segment/*/panoptic.json')
+    }
+    assert names == {
+        'run.01': ['a.png'],
+        'run.02': ['b.png'],
+        'run.02-2': ['run.02.png'],
+        'run.02-3': ['b.png'],
+    }
+
+
+def test_a_given_folder_is_replaced_with_a_note(run, picture, capsys):
+    source = picture('a.png')
+    assert run(source) == 0
+    assert 'replacing' not in capsys.readouterr().err
+    assert run(source) == 0
+    assert 'replacing the results in' in capsys.readouterr().err
+
+
+def test_hidden_files_and_companions_are_skipped(run, picture, tmp_path):
+    picture('in/a.png')
+    for name in ('in/._a.png', 'in/.cache/b.png', 'in/__MACOSX/._a.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'companion')
+    assert run(tmp_path / 'in') == 0
+    assert [i['file_name'] for i in read_coco(tmp_path / 'out')[0]['images']] == ['a.png']
+
+
+def test_names_are_in_numeric_order(run, picture, tmp_path):
+    names = [f'frame{number}.png' for number in range(1, 12)]
+    for name in names:
+        picture(f'in/{name}')
+    assert run(tmp_path / 'in') == 0
+    assert [i['file_name'] for i in read_coco(tmp_path / 'out')[0]['images']] == names
+
+
+def test_names_that_are_not_utf8(picture, tiny_model, tiny_scene, tmp_path, monkeypatch, capsys):
+    """Read a folder, an image and a video, and name the results after them."""
+    name = os.fsdecode(b'stra\xdfe')
+    folder = tmp_path / name
+    folder.mkdir()
+    picture('a.png').rename(folder / f'{name}.png')
+    frame = np.ascontiguousarray(tiny_scene((256, 128))[..., ::-1])
+    write_video(tmp_path / 'drive.mp4', [frame] * 3)
+    (tmp_path / 'drive.mp4').rename(folder / f'{name}.mp4')
+    monkeypatch.chdir(tmp_path)
+    for source in (folder, folder / f'{name}.png', folder / f'{name}.mp4'):
+        assert cli.main(['segment', str(source), '--model', str(tiny_model)]) == 0
+    assert 'out/segment/stra\\udcdfe' in capsys.readouterr().out
+    out = tmp_path / 'out' / 'segment'
+    content = json.loads((out / name / 'panoptic.json').read_text())
+    assert [os.fsencode(i['file_name']) for i in content['images']] == [b'stra\xdfe.png']
+    assert (out / name / 'overlay' / f'{name}.jpg').is_file()
+    assert (out / f'{name}-3' / 'overlay.mp4').is_file()
+
+
+def test_exif_orientation_is_ignored_as_in_the_truth(run, picture, tmp_path):
+    """Row 6 of the cases: results have the size of the stored pixels, which annotations have."""
+    path = picture('phone.jpg')
+    jpeg = path.read_bytes()
+    tiff = b'II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0'
+    body = b'Exif\0\0' + tiff
+    path.write_bytes(jpeg[:2] + b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body + jpeg[2:])
+    assert cv2.imread(str(path)).shape == (128, 64, 3)  # OpenCV would rotate it
+    assert run(path) == 0
+    content, (panoptic,) = read_coco(tmp_path / 'out')
+    assert panoptic.size_wh == (128, 64)
+    assert (content['images'][0]['width'], content['images'][0]['height']) == (128, 64)
 
 
 def test_objects_of_a_video_keep_their_ids(run, tiny_scene, tmp_path):

@@ -15,7 +15,13 @@ from std_msgs.msg import Header
 from panoptic_ros.benchmark.checks import frame_key, pixels
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.errors import SourceError
-from panoptic_ros.ros.camera import Prefetch, picture_frame, street_frame
+from panoptic_ros.ros.camera import (
+    CameraSettings,
+    Prefetch,
+    open_source,
+    picture_frame,
+    street_frame,
+)
 
 CAMERA = ('-m', 'panoptic_ros.ros.camera')
 SIZE_WH = (64, 32)
@@ -66,6 +72,20 @@ def test_picture_frame_without_field_of_view_is_uncalibrated():
     assert (info.width, info.height) == (16, 9)
     assert not np.any(info.k)
     assert not np.any(info.p)
+
+
+def test_frames_of_a_video_are_due_at_its_stamps_unless_a_rate_is_set(tmp_path):
+    path = tmp_path / 'drive.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 12.5, (32, 16))
+    for _ in range(3):
+        writer.write(np.zeros((16, 32, 3), np.uint8))
+    writer.release()
+    rate_hz, frames = open_source(CameraSettings(source=str(path)))
+    assert rate_hz == 12.5
+    assert [frame.stamp_ns for frame in frames] == [0, 80_000_000, 160_000_000]
+    rate_hz, frames = open_source(CameraSettings(source=str(path), rate_hz=5.0))
+    assert rate_hz == 5
+    assert [frame.stamp_ns for frame in frames] == [None] * 3
 
 
 def test_stamp_gives_all_messages_one_header():
