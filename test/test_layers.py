@@ -51,7 +51,6 @@ LONG_FILES = {
     'panoptic_ros/datasets/street/scene.py',
     'panoptic_ros/datasets/street/shapes.py',
     'panoptic_ros/datasets/street/world.py',
-    'panoptic_ros/fusion/__init__.py',
     'panoptic_ros/scene/free_space.py',
     'test/fusion/test_fusion.py',
     'test/ros/messages/test_messages.py',

@@ -14,13 +14,12 @@ from panoptic_ros.fusion import (
     CentreFusion,
     CentreHeads,
     Fused,
-    HeadsFusion,
+    MaskFusion,
     MaskHeads,
     QueryFusion,
     QueryHeads,
-    nearest_centre,
-    pointed_places,
 )
+from panoptic_ros.fusion.centres import nearest_centre, pointed_positions
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.panoptic import Panoptic, check_maps, measure_segments
 
@@ -209,7 +208,7 @@ def test_offsets_off_the_things_do_not_count() -> None:
     offset_xy = np.zeros((2, 1, 4), np.float32)
     offset_xy[0] = [[0.5, -0.5, 90, 90]]
     offset_xy[1] = [[2, 2, -90, -90]]
-    x, y = pointed_places(offset_xy, is_thing)
+    x, y = pointed_positions(offset_xy, is_thing)
     assert x[0, :4].tolist() == [0.25, 0.5, 0.5, 0.75]
     assert y[:, :4].tolist() == [[1.75] * 4, [2.25] * 4]
 
@@ -219,10 +218,10 @@ def test_offsets_off_the_things_do_not_count() -> None:
     offset_xy=hnp.arrays(np.float32, (2, 3, 4), elements=st.integers(-8, 8).map(float)),
     is_thing=hnp.arrays(np.uint8, (6, 8), elements=st.integers(0, 1)),
 )
-def test_pointed_places_is_a_weighted_mean_of_the_cells_around(
+def test_pointed_positions_is_a_weighted_mean_of_the_cells_around(
     offset_xy: np.ndarray, is_thing: np.ndarray
 ) -> None:
-    x, y = pointed_places(offset_xy, is_thing)
+    x, y = pointed_positions(offset_xy, is_thing)
     weight = is_thing.reshape(3, 2, 4, 2).mean((1, 3))
     for row, column in np.argwhere(is_thing):
         place = np.array([(column + 0.5) / 2 - 0.5, (row + 0.5) / 2 - 0.5])
@@ -282,7 +281,7 @@ def test_masks_claim_in_falling_score_and_the_rest_is_stuff_or_void() -> None:
         class_id=[CAR, PERSON],
         score=[0.6, 0.9],
     )
-    panoptic = HeadsFusion(min_stuff_area_fraction=0)(heads, LABELS, (6, 1)).panoptic
+    panoptic = MaskFusion(min_stuff_area_fraction=0)(heads, LABELS, (6, 1)).panoptic
     assert panoptic.instance.tolist() == [[2, 2, 1, 1, 0, 0]]
     assert panoptic.semantic.tolist() == [[CAR, CAR, PERSON, PERSON, SKY, VOID]]
     assert panoptic.segments.things.score.tolist() == pytest.approx([0.9, 0.6])
@@ -296,9 +295,9 @@ def test_a_dropped_mask_frees_its_cells_for_the_next() -> None:
         score=[0.9, 0.8, 0.7],
     )
     # The second keeps a quarter of itself and is dropped; the third gets the cell it leaves.
-    panoptic = HeadsFusion(min_kept_fraction=0.5)(heads, LABELS, (6, 1)).panoptic
+    panoptic = MaskFusion(min_kept_fraction=0.5)(heads, LABELS, (6, 1)).panoptic
     assert panoptic.instance.tolist() == [[1, 1, 1, 2, 2, 0]]
-    panoptic = HeadsFusion(min_kept_fraction=0.25)(heads, LABELS, (6, 1)).panoptic
+    panoptic = MaskFusion(min_kept_fraction=0.25)(heads, LABELS, (6, 1)).panoptic
     assert panoptic.instance.tolist() == [[1, 1, 1, 2, 3, 0]]
 
 
@@ -309,20 +308,20 @@ def test_masks_below_the_score_threshold_and_empty_masks_are_ignored() -> None:
         class_id=[CAR] * 3,
         score=[0.5, 0.49, 0.9],
     )
-    panoptic = HeadsFusion(score_threshold=0.5)(heads, LABELS, (3, 1)).panoptic
+    panoptic = MaskFusion(score_threshold=0.5)(heads, LABELS, (3, 1)).panoptic
     assert panoptic.instance.tolist() == [[1, 0, 0]]
     assert panoptic.segments.class_id.tolist() == [ROAD, CAR]
 
 
 def test_no_masks_leave_the_stuff() -> None:
     heads = mask_heads([[0, 1, 2]], [], [], [])
-    panoptic = HeadsFusion(min_stuff_area_fraction=0)(heads, LABELS, (3, 1)).panoptic
+    panoptic = MaskFusion(min_stuff_area_fraction=0)(heads, LABELS, (3, 1)).panoptic
     assert panoptic.semantic.tolist() == [[ROAD, SKY, VOID]]
 
 
 def test_small_stuff_around_masks_becomes_void() -> None:
     heads = mask_heads([[0, 1, 1, 1]], [[[0, 1, 1, 0]]], [CAR], [0.9])
-    panoptic = HeadsFusion(min_stuff_area_fraction=0.3)(heads, LABELS, (4, 1)).panoptic
+    panoptic = MaskFusion(min_stuff_area_fraction=0.3)(heads, LABELS, (4, 1)).panoptic
     assert panoptic.semantic.tolist() == [[VOID, CAR, CAR, VOID]]
 
 
@@ -561,7 +560,7 @@ def plain_centre_fusion(
         # These two are tested for themselves above.
         reach = fusion.max_centre_distance_fraction * np.hypot(width, height)
         nearest = nearest_centre(heads.centre_index[centres], (width, height), reach)
-        place_x, place_y = pointed_places(heads.offset_xy, is_thing)
+        place_x, place_y = pointed_positions(heads.offset_xy, is_thing)
         for y, x in np.argwhere(is_thing):
             column = min(max(round(float(place_x[y, x])), 0), width - 1)
             row = min(max(round(float(place_y[y, x])), 0), height - 1)
@@ -604,9 +603,7 @@ def flood(semantic: np.ndarray, instance: np.ndarray, y: int, x: int, number: in
             todo += [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
-def plain_heads_fusion(
-    heads: MaskHeads, fusion: HeadsFusion, size_wh: tuple[int, int]
-) -> Panoptic:
+def plain_mask_fusion(heads: MaskHeads, fusion: MaskFusion, size_wh: tuple[int, int]) -> Panoptic:
     """Follow the rule of Panoptic FPN and the COCO tools word by word."""
     order = sorted(range(len(heads.score)), key=lambda k: -heads.score[k])
     order = [k for k in order if heads.score[k] >= fusion.score_threshold]
@@ -732,7 +729,7 @@ def test_centre_fusion_equals_plain_loops(
     threshold=st.sampled_from([0.0, 0.5]),
     max_instances=st.sampled_from([1, 3, 1000]),
 )
-def test_heads_fusion_equals_plain_loops(
+def test_mask_fusion_equals_plain_loops(
     heads: MaskHeads,
     size_wh: tuple[int, int],
     kept: float,
@@ -740,9 +737,9 @@ def test_heads_fusion_equals_plain_loops(
     threshold: float,
     max_instances: int,
 ) -> None:
-    fusion = HeadsFusion(threshold, kept, stuff, max_instances)
+    fusion = MaskFusion(threshold, kept, stuff, max_instances)
     fused = fusion(heads, LABELS, size_wh)
-    assert_same(fused, plain_heads_fusion(heads, fusion, size_wh))
+    assert_same(fused, plain_mask_fusion(heads, fusion, size_wh))
     assert_keeps_the_promises(fused.panoptic)
 
 
@@ -761,7 +758,7 @@ def test_without_limits_only_void_is_void_and_things_stay_things(heads: CentreHe
 @given(heads=random_mask_heads())
 def test_things_lie_over_stuff(heads: MaskHeads) -> None:
     height, width = heads.semantic.shape
-    fusion = HeadsFusion(score_threshold=0, min_kept_fraction=0, min_stuff_area_fraction=0)
+    fusion = MaskFusion(score_threshold=0, min_kept_fraction=0, min_stuff_area_fraction=0)
     panoptic = fusion(heads, LABELS, (width, height)).panoptic
     assert ((panoptic.instance > 0) == heads.mask.any(0)).all()
 
@@ -803,7 +800,7 @@ def test_a_class_outside_the_label_set_is_refused() -> None:
         KEEP_ALL(centre_heads([[0, 0, 4, 4]] * 2), LABELS, (4, 2))
     heads = mask_heads([[0, 0]], [[[1, 0]]], [ROAD], [0.9])
     with pytest.raises(LabelSetError, match=r'class ids \[0\], which are no things'):
-        HeadsFusion()(heads, LABELS, (2, 1))
+        MaskFusion()(heads, LABELS, (2, 1))
 
 
 @pytest.mark.parametrize(
@@ -865,9 +862,9 @@ def test_queries_of_other_classes_are_refused() -> None:
         QueryFusion()(heads, LABELS, (4, 4))
 
 
-@pytest.mark.parametrize('fusion', [CentreFusion(), HeadsFusion(), QueryFusion(logit_grid=384)])
+@pytest.mark.parametrize('fusion', [CentreFusion(), MaskFusion(), QueryFusion(logit_grid=384)])
 def test_thresholds_outside_their_range_are_refused(
-    fusion: CentreFusion | HeadsFusion | QueryFusion,
+    fusion: CentreFusion | MaskFusion | QueryFusion,
 ) -> None:
     for name, value in vars(fusion).items():
         if name == 'rule':

@@ -1,0 +1,271 @@
+"""Queries with class and mask logits to a panoptic map (DETR, MaskFormer, Mask2Former, EoMT)."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from panoptic_ros.errors import LabelSetError
+from panoptic_ros.fusion.common import (
+    FIRST_OBJECT,
+    Fused,
+    build_panoptic,
+    check_fraction,
+    check_max_instances,
+    void_panoptic,
+)
+from panoptic_ros.fusion.grid import Candidates, fuse_grid, majority_class, number_patches
+from panoptic_ros.fusion.ownership import Contest, own_pixels
+from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.panoptic import Runs, bound_runs
+
+
+@dataclass(frozen=True, eq=False)
+class QueryHeads:
+    """What a network with object queries gives for one image.
+
+    Parameters
+    ----------
+    class_logits
+        float32 or float16 [Q, C + 1], before the softmax; the last column is "no object".
+    mask_logits
+        float32 or float16 [Q, h, w], before the sigmoid.
+
+    Raises ValueError if a shape or dtype is another.
+    """
+
+    class_logits: np.ndarray
+    mask_logits: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.class_logits)
+        for name, axes, expected in (
+            ('class_logits', 2, f'[{count}, classes + 1]'),
+            ('mask_logits', 3, f'[{count}, height, width]'),
+        ):
+            value = getattr(self, name)
+            fits = value.ndim == axes and len(value) == count and 0 not in value.shape[1:]
+            if not fits or value.dtype not in (np.float32, np.float16):
+                raise ValueError(
+                    f'QueryHeads.{name} is {value.dtype} {value.shape}; expected float32 or '
+                    f'float16 {expected}'
+                )
+
+
+@dataclass(frozen=True)
+class QueryFusion:
+    """Fuse queries by the rule that was published with the network.
+
+    The result is that of the post-processing in transformers, with the stuff classes as
+    ``label_ids_to_fuse``. Rule ``detr`` (DETR, MaskFormer, OneFormer: arXiv 2005.12872,
+    2107.06278):
+
+    1. Queries count whose likeliest class is an object with a probability above
+       ``score_threshold``; that is their score.
+    2. The mask probabilities are enlarged bilinearly to the output and weighted with the score.
+       Each pixel goes to the query that has most there (the earlier one if two have as much).
+    3. A query keeps its pixels if they are more than ``min_kept_fraction`` of those where its
+       weighted probability is at least ``mask_threshold``; else they become void.
+    4. Queries of one stuff class are one segment, whose score is their mean by pixels.
+    5. Instances are numbered 1..n by falling score.
+
+    The other rules differ in this:
+
+    - ``mask2former`` (arXiv 2112.01527) enlarges the logits to a square of ``logit_grid`` cells
+      (384 if that is 0), and the probabilities from there.
+    - ``eomt`` (arXiv 2503.19108) enlarges the logits, through a square of ``logit_grid`` cells if
+      that is above 0, and takes the probabilities at the pixels. ``mask_threshold`` is compared
+      with probabilities without weights, and pixels below it are void.
+    - ``rf_detr``: queries come in falling score, and each takes the pixels where its enlarged
+      logit is above 0 and that no query before it has taken. There is no other filter.
+    - ``semantic``: row k of the masks is the logit of class k. The largest enlarged logit decides;
+      connected patches (8 neighbours) of a thing class are instances. ``mask_sum`` is the same
+      for rows that are sums of mask probabilities, 0..1.
+
+    Parameters
+    ----------
+    score_threshold
+        0..1; of no effect with ``semantic`` and ``mask_sum``, like the next three.
+    mask_threshold
+        Above 0, up to 1.
+    min_kept_fraction
+        0..1, fraction of a mask's area.
+    logit_grid
+        Cells, see above. With ``detr`` a number above 0 means what it means with ``mask2former``.
+    rule
+        One of :data:`RULES`.
+    max_instances
+        1..65535; the instances with the lowest scores beyond this number become void.
+
+    Raises ValueError if a value is outside its range.
+    """
+
+    score_threshold: float = 0.5
+    mask_threshold: float = 0.5
+    min_kept_fraction: float = 0.8
+    logit_grid: int = 0
+    max_instances: int = 1000
+    rule: str = 'detr'
+
+    def __post_init__(self) -> None:
+        for name in ('score_threshold', 'mask_threshold', 'min_kept_fraction'):
+            check_fraction(name, getattr(self, name))
+        if self.mask_threshold == 0:
+            raise ValueError('mask_threshold is 0; expected a number above 0, up to 1')
+        if not 0 <= self.logit_grid <= 4096 or self.logit_grid != int(self.logit_grid):
+            raise ValueError(f'logit_grid is {self.logit_grid}; expected 0 (none) or 1..4096')
+        check_max_instances(self.max_instances)
+        if self.rule not in RULES:
+            raise ValueError(f'rule is {self.rule!r}; expected one of {", ".join(RULES)}')
+
+    def __call__(
+        self,
+        heads: QueryHeads,
+        label_set: LabelSet,
+        size_wh: tuple[int, int],
+        extent_wh: tuple[float, float] = (1.0, 1.0),
+    ) -> Fused:
+        """Return the panoptic map of one image at ``size_wh`` (width, height) pixels.
+
+        ``extent_wh`` is the part of the masks that shows the image, from the upper left corner;
+        the rest is padding. Raises LabelSetError if the number of classes is not that of the label
+        set.
+        """
+        classes = heads.class_logits.shape[1] - 1
+        if classes != len(label_set):
+            raise LabelSetError(
+                f'the queries know {classes} classes and "no object", label set '
+                f'{label_set.name!r} has {len(label_set)}: choose the label set the model was '
+                'trained with'
+            )
+        contest = RULES[self.rule]
+        logit_grid = int(self.logit_grid) or (384 if self.rule == 'mask2former' else 0)
+        if contest is Contest.RAW:
+            return self._fuse_classes(heads, label_set, size_wh, logit_grid, extent_wh)
+        score, class_id = _most_likely(heads.class_logits.astype(np.float32, copy=False))
+        chosen = np.flatnonzero((class_id < classes) & (score > self.score_threshold))
+        weight = score[chosen]
+        if contest is Contest.FIRST:
+            chosen = chosen[np.argsort(-weight, kind='stable')]
+            weight = np.arange(len(chosen), 0, -1, dtype=np.float32) / max(1, len(chosen))
+        score, class_id = score[chosen], class_id[chosen]
+        logit = heads.mask_logits[chosen].astype(np.float32, copy=False)
+        if not len(chosen):
+            return Fused(void_panoptic(size_wh), np.zeros(logit.shape[1:], np.uint8))
+        owner, mask_area, confidence, is_above = own_pixels(
+            logit, weight, size_wh, self.mask_threshold, logit_grid, contest, extent_wh
+        )
+        runs = Runs.of(owner, owner)
+        owned_area = np.bincount(
+            runs.instance, weights=runs.stop - runs.start, minlength=len(chosen)
+        )
+        if contest is Contest.FIRST:
+            is_kept = np.ones(len(chosen), bool)
+        else:
+            # Divided in float32 and compared in float64, as PyTorch does.
+            kept_fraction = owned_area.astype(np.float32) / np.maximum(mask_area, 1).astype(
+                np.float32
+            )
+            is_kept = (mask_area > 0) & (kept_fraction.astype(np.float64) > self.min_kept_fraction)
+        if is_above is not None:
+            # One more owner, who keeps nothing.
+            nobody = len(chosen)
+            owner = np.where(is_above, owner, np.uint16(nobody))
+            runs = Runs.of(owner, owner)
+            owned_area = np.bincount(
+                runs.instance, weights=runs.stop - runs.start, minlength=nobody + 1
+            )[:nobody]
+            is_kept &= owned_area > 0
+
+        is_thing = label_set.is_thing[class_id]
+        key_of_query = np.where(is_thing, np.arange(len(chosen)) + FIRST_OBJECT, class_id)
+        key_of_query[~is_kept] = VOID
+        key = np.append(key_of_query, VOID)[runs.instance]
+        count = FIRST_OBJECT + len(chosen)
+        area, box_xyxy = bound_runs(key, count, (runs.start, runs.row, runs.stop, runs.row + 1))
+        mean_score = np.bincount(key_of_query, weights=score * owned_area, minlength=count)
+        mean_score /= np.maximum(area, 1)
+        mean_score[FIRST_OBJECT:] = score
+        is_present = area > 0
+        is_present[VOID] = False
+        panoptic = build_panoptic(
+            runs,
+            key,
+            is_present,
+            class_id.astype(np.uint8),
+            mean_score,
+            area,
+            box_xyxy,
+            self.max_instances,
+        )
+        return Fused(panoptic, _coarse_confidence(confidence, extent_wh))
+
+    def _fuse_classes(
+        self,
+        heads: QueryHeads,
+        label_set: LabelSet,
+        size_wh: tuple[int, int],
+        logit_grid: int,
+        extent_wh: tuple[float, float],
+    ) -> Fused:
+        logit = heads.mask_logits.astype(np.float32, copy=False)
+        if len(logit) != len(label_set):
+            raise LabelSetError(
+                f'there are {len(logit)} class maps, label set {label_set.name!r} has '
+                f'{len(label_set)} classes: choose the label set the model was trained with'
+            )
+        weight = np.ones(len(logit), np.float32)
+        owner = own_pixels(logit, weight, size_wh, 0.5, logit_grid, Contest.RAW, extent_wh).owner
+        semantic = owner.astype(np.uint8)
+        is_thing = label_set.is_thing[semantic]
+        instance = np.zeros(semantic.shape, np.int32)
+        count = number_patches(is_thing, semantic, instance, 0)
+        if self.rule == 'semantic':
+            likely = 1 / np.exp(logit - logit.max(axis=0)).sum(axis=0)
+        else:
+            likely = logit.max(axis=0).clip(0, 1)
+        confidence = _coarse_confidence(likely, extent_wh)
+        runs = Runs.of(semantic, instance)
+        panoptic = fuse_grid(
+            runs,
+            confidence,
+            Candidates(
+                class_id=majority_class(runs, count),
+                evidence=np.ones(count, np.float32),
+                min_area=np.zeros(count),
+            ),
+            label_set,
+            size_wh,
+            min_stuff_area_fraction=0.0,
+            max_instances=self.max_instances,
+        )
+        return Fused(panoptic, confidence)
+
+
+RULES = MappingProxyType(
+    {
+        'detr': Contest.PROBABILITY,
+        'mask2former': Contest.PROBABILITY,
+        'eomt': Contest.LOGIT,
+        'rf_detr': Contest.FIRST,
+        'semantic': Contest.RAW,
+        'mask_sum': Contest.RAW,
+    }
+)
+"""The rules of :class:`QueryFusion`, and what the masks compete with in each."""
+
+
+def _coarse_confidence(confidence: np.ndarray, extent_wh: tuple[float, float]) -> np.ndarray:
+    """Return probabilities of the part that shows the image in 255 steps, uint8."""
+    height, width = (
+        max(1, round(side * extent))
+        for side, extent in zip(confidence.shape, extent_wh[::-1], strict=True)
+    )
+    return np.rint(confidence[:height, :width] * 255).astype(np.uint8)
+
+
+def _most_likely(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest probability of each row and its column, float32 and intp [Q]."""
+    largest = logits.argmax(axis=1)
+    shifted = logits - np.take_along_axis(logits, largest[:, None], axis=1)
+    return 1 / np.exp(shifted).sum(axis=1), largest
