@@ -1,9 +1,9 @@
-"""Start the segmentation node and measure it on a recording; ends when that is done.
+"""Start the segmentation node, measure it on a recording, and end.
 
     ros2 launch panoptic_ros replay_benchmark.launch.py bag:=drive out:=/tmp/replay
 
-``ros2 launch panoptic_ros replay_benchmark.launch.py --show-args`` lists all arguments. Whatever
-else ``ros2 run panoptic_ros replay_benchmark --help`` lists goes into ``arguments``.
+``ros2 launch panoptic_ros replay_benchmark.launch.py --show-args`` lists all arguments.
+Further options of ``ros2 run panoptic_ros replay_benchmark`` go into ``arguments``.
 """
 
 import shlex
@@ -22,17 +22,17 @@ from launch_ros.actions import Node
 
 SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the source tree
 
-# Handed on to segment.launch.py, which says what they mean.
+# Passed on to segment.launch.py, which describes them.
 OF_SEGMENT = ('namespace', 'model', 'engine', 'image_transport', 'params_file')
 
 ARGUMENTS = (
     ('bag', None, 'Folder of a recording, or an .mcap or .db3 file'),
     ('out', str(Path('out', 'replay')), 'Folder for table, plots and replay.json'),
     ('rate', '', 'recorded, max or Hz; empty: find the peak, then 10, 30 and 60 Hz'),
-    ('arguments', '', "More for replay_benchmark, for example '--loop --start-offset 5'"),
+    ('arguments', '', "Further options, for example '--loop --start-offset 5'"),
     ('namespace', '', 'Namespace of the node'),
-    ('model', '', 'Embedded model or folder of a model; empty: as params_file says'),
-    ('engine', '', 'auto, tensorrt, openvino or onnxruntime; empty: as params_file says'),
+    ('model', '', 'Model name or folder; empty: the value in params_file'),
+    ('engine', '', 'auto, tensorrt, openvino or onnxruntime; empty: the value in params_file'),
     ('image_transport', '', 'raw, or compressed for recordings of CompressedImage'),
     ('params_file', str(SHARE / 'config' / 'segment.yaml'), 'Parameters of the node'),
 )
@@ -68,6 +68,6 @@ def replay(context: LaunchContext) -> list[Node]:
                 *shlex.split(given['arguments']),
             ],
             output='screen',
-            on_exit=Shutdown(reason='the replay is over'),
+            on_exit=Shutdown(reason='the replay has ended'),
         )
     ]

@@ -1,8 +1,8 @@
-"""The command ``panoptic``: each subcommand is a module of its own, imported when it is chosen.
+"""The command ``panoptic``. Each subcommand is a module that is imported when it is chosen.
 
-Such a module has ``configure(parser: argparse.ArgumentParser) -> None``, which adds its arguments,
-and ``run(args: argparse.Namespace) -> int``, which returns the exit status: 0 for success, 1 if
-some of the work failed, 2 for a mistake of the user's, 130 if interrupted.
+The module has ``configure(parser: argparse.ArgumentParser) -> None``, which adds arguments, and
+``run(args: argparse.Namespace) -> int``, which returns the exit status: 0 for success, 1 if some
+of the work failed, 2 for wrong usage or input, 130 if interrupted.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from panoptic_ros.errors import PanopticRosError
 
 @dataclass(frozen=True)
 class Command:
-    """One subcommand: its name, where it lives, its help, the pip extra it needs (or none)."""
+    """A subcommand: name, module, help, and the pip extra it needs (empty for none)."""
 
     name: str
     module: str
@@ -42,7 +42,7 @@ COMMANDS = (
     Command(
         'labels',
         'panoptic_ros.cli.labels',
-        "print the classes as a consumer's own file (Hydra, Nav2, panoptic_mapping)",
+        'print the class table for a consumer (Hydra, Nav2, panoptic_mapping)',
     ),
     Command('train', 'panoptic_ros.cli.train', 'train a network', extra='train'),
     Command('prune', 'panoptic_ros.training.pruning', 'make a trained network narrower', 'train'),
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # File names may not be valid UTF-8; standard error escapes them already.
         sys.stdout.reconfigure(errors='backslashreplace')
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Known before parsing, because only the chosen command's module is imported.
+    # Found before parsing: only the module of the chosen command is imported.
     chosen = next((c for c in COMMANDS if arguments[:1] == [c.name]), None)
     try:
         return _run(chosen, arguments)
@@ -115,7 +115,7 @@ def run_alone(
     run: Callable[[argparse.Namespace], int],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Run what is no subcommand, ``python -m panoptic_ros....NAME``; returns the exit status."""
+    """Run a program that is not a subcommand (``python -m MODULE``); return the exit status."""
     parser = argparse.ArgumentParser(description=description)
     configure(parser)
     try:

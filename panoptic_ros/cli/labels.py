@@ -1,4 +1,4 @@
-"""``panoptic labels FORMAT NAME``: what the class ids mean, as a consumer's own file."""
+"""``panoptic labels FORMAT NAME``: print the class table in the format of a consumer."""
 
 import argparse
 from pathlib import Path
@@ -12,12 +12,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument('format', choices=FORMATS, help='the consumer')
     parser.add_argument(
-        'name', help='a model or its folder, or a label set: a name or a .yaml file'
+        'name', help='a model (name or folder) or a label set (name or .yaml file)'
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the file. Raises ModelError or LabelSetError if NAME is neither."""
+    """Print the table. Raise ModelError or LabelSetError if NAME is neither of the two."""
     print(FORMATS[args.format](_label_set(args.name)), end='')
     return 0
 

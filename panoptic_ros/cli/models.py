@@ -1,4 +1,4 @@
-"""``panoptic models [NAME]``: list the models that are there, or show and verify one."""
+"""``panoptic models [NAME]``: list the installed models, or show and verify one."""
 
 import argparse
 
@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print; return 1 if a listed model is not usable. Raises ModelError for a bad NAME."""
+    """Print; return 1 if a listed model is not usable. Raise ModelError for an unknown NAME."""
     if args.name is not None:
         print(_details(Model.load(args.name)))
         return 0
