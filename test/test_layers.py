@@ -53,13 +53,11 @@ LONG_FILES = {
     'panoptic_ros/datasets/street/world.py',
     'panoptic_ros/scene/free_space.py',
     'test/fusion/test_fusion.py',
-    'test/ros/messages/test_messages.py',
     'test/ros/test_node.py',
 }
 FULL_FOLDERS: set[str] = set()
 UPWARD = {('benchmark.depth_speed', 'cli')}
 CIRCLES = {
-    ('ros.surroundings', 'ros.outputs'),
     ('benchmark.replay.run', 'benchmark.replay.command'),
     ('benchmark.replay.session', 'benchmark.replay.command'),
 }

@@ -26,10 +26,10 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.arguments import size_wh
 from panoptic_ros.ros.camera import street_frame
-from panoptic_ros.ros.messages.points import CloudBuilder
-from panoptic_ros.ros.outputs import Result, no_depth
+from panoptic_ros.ros.frame import Frame, Needs
+from panoptic_ros.ros.outputs import OUTPUTS
 from panoptic_ros.ros.parameters import Tuning
-from panoptic_ros.ros.surroundings import SurroundingsBuilder
+from panoptic_ros.ros.scene import SceneEstimator
 from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmentation, StageTimes
 
@@ -90,11 +90,14 @@ class Stages:
     def __init__(self) -> None:
         self._label_set = LabelSet.load('cityscapes')
         self._tracker = Tracker()
-        self._clouds = CloudBuilder()
-        self._with_depth, self._without = (SurroundingsBuilder(None, '') for _ in range(2))
+        self._depth_m = np.zeros((0, 0), np.float32)
+        self._with_depth = SceneEstimator(
+            self._label_set, self._tracker, find_depth=lambda frame: self._depth_m
+        )
+        self._without = SceneEstimator(self._label_set, Tracker())
 
     def times_ms(self, frame: StreetFrame) -> dict[str, float]:
-        """Take a frame and return how long each stage took, milliseconds."""
+        """Process a frame and return the time of each stage, milliseconds."""
         header = Header(frame_id='camera')
         header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 1_000_000_000)
         sent = street_frame(frame)
@@ -108,32 +111,35 @@ class Stages:
             times[name] = (perf_counter_ns() - start_ns) / 1e6
             return value
 
-        def find_depth() -> np.ndarray:
+        def decode_depth() -> np.ndarray:
             depth_m = messages.decode_depth(depth)
             return messages.fit_depth(depth_m, frame.size_wh, info, info)
 
         panoptic = timed(TRACKING, lambda: self._tracker.update(frame.truth, frame.stamp_ns))
-        unsure = np.zeros((1, 1), np.uint8)
-        result = Result(
+        confidence = np.zeros((1, 1), np.uint8)
+        segmented = Frame(
             header=header,
             picture=messages.decode_image(picture),
-            segmentation=Segmentation(Fused(panoptic, unsure), StageTimes(0, 0, 0)),
+            segmentation=Segmentation(Fused(panoptic, confidence), StageTimes(0, 0, 0)),
             label_set=self._label_set,
             calibration=info,
             tuning=Tuning(
                 camera_height_m=frame.camera_height_m, camera_pitch_rad=frame.camera_pitch_rad
             ),
-            find_depth=find_depth,
-            tracker=self._tracker,
         )
-        timed(DECODING, lambda: result.depth_m)
-        timed(MEASURING, lambda: (result.placement, result.velocity_m_s))
-        timed(FREE_SPACE, lambda: self._with_depth.build(result))
+        build = {output.topic: output.build for output in OUTPUTS}
+        self._depth_m = timed(DECODING, decode_depth)
+        timed(MEASURING, lambda: self._with_depth.estimate(segmented, Needs.OBJECTS))
+
+        def publish_grid(estimator: SceneEstimator) -> None:
+            scene = estimator.estimate(segmented, Needs.GRID)
+            build['~/free_space'](replace(segmented, scene=scene))
+
+        timed(FREE_SPACE, lambda: publish_grid(self._with_depth))
         times[ADDED] = sum(times.values())
-        cloud = result.header_cdr, result.camera, result.depth_m, panoptic, result.picture
-        timed(POINTS, lambda: self._clouds.build(*cloud))
-        flat = replace(result, find_depth=no_depth)
-        timed(FLAT, lambda: self._without.build(flat))
+        with_depth = replace(segmented, scene=self._with_depth.estimate(segmented, Needs.DEPTH))
+        timed(POINTS, lambda: build['~/points'](with_depth))
+        timed(FLAT, lambda: publish_grid(self._without))
         return times
 
 

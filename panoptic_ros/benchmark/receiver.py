@@ -35,8 +35,7 @@ from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.ros.messages import vision_msgs
-from panoptic_ros.ros.surroundings import OccupancyGrid
+from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
 
 OUTPUTS_UNDER_WAY = 8
 """A frame is checked when outputs of so many later ones have begun to arrive."""

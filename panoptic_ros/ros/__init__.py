@@ -1,12 +1,10 @@
-"""The ROS 2 side: the only part of the package that imports ``rclpy`` and message types.
+"""The ROS 2 node. Only this package and the benchmarks import ``rclpy`` and message types.
 
-``messages``, ``markers`` and ``diagnostics`` turn arrays into messages and back, without a node;
-``parameters`` declares what can be set; ``outputs`` are the topics of a segmented frame;
-``worker`` is the one thread that owns the network, ``pipeline`` what runs on it, ``node`` the
-lifecycle around it.
+``node`` is the lifecycle, ``session`` what exists while it is configured, ``pipeline`` the way of
+an image to published topics, ``worker`` its thread. ``frame`` is the record of one image,
+``scene`` estimates its 3D part, ``outputs`` is the table of topics, ``publishing`` publishes them.
+``parameters`` is the table of parameters, ``node_parameters`` declares them. ``inputs`` are depth
+and transforms, ``messages`` converts between messages and arrays.
 
-``executables`` are what ``ros2 run`` starts: ``node``, and ``camera`` to try it with. ``demo``
-runs both, ``soak`` for long; ``recording`` makes rosbag2 recordings, and ``replay`` measures the
-node on one: ``playback`` are its parts, ``replay_ends`` the recording and the node,
-``replay_trials`` and ``replay_session`` what is done with them.
+``camera`` is a second node that publishes images; ``executables`` is what ``ros2 run`` starts.
 """

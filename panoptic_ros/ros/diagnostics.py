@@ -1,4 +1,4 @@
-"""How the node is doing: percentiles of the stages, counts of frames, one DiagnosticArray."""
+"""Diagnostics of the node: counts of frames, stage times, ``/diagnostics`` and ``~/timing``."""
 
 import math
 import os
@@ -13,48 +13,47 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
-from panoptic_ros.ros.depth_sync import DepthCounts
+from panoptic_ros.ros.inputs.sync import DepthCounts
 
 WINDOW = 512
-"""Percentiles are over this many of the latest frames."""
+"""Number of latest frames that percentiles are computed over."""
 
 RATE_WINDOW_NS = 5_000_000_000
-"""Frame rates are over this many of the latest nanoseconds."""
+"""Frame rates are computed over this time."""
 
 MAX_AGE_NS = 60_000_000_000
-"""An image older than this when its results leave was not stamped by this machine's clock."""
+"""An older stamp is not of this machine's clock; the age of the image is unknown then."""
 
 STUCK_NS = 8_000_000_000
-"""A frame in work for longer than this is an error: its engine hangs."""
+"""A frame in work for longer than this is an error: the engine hangs."""
 
 PERCENTILES = (50, 95, 99)
 
 CPU_KEY, MEMORY_KEY = 'cpu time (s)', 'resident memory (MB)'
 
 TIMING_UNIT = ' (ms)'
-"""Ends the keys of ``~/timing``: the stage's name stands before it."""
+"""Suffix of the keys of ``~/timing``, after the name of the stage."""
 
 
 @dataclass(frozen=True)
 class FrameTimes:
-    """What one frame took, nanoseconds.
+    """Times of the stages of one frame, nanoseconds.
 
     Parameters
     ----------
     wait_ns
-        From the arrival of the image to the inference thread's taking it.
+        From the arrival of the image until the inference thread takes it.
     decode_ns, preprocess_ns, inference_ns, fusion_ns
-        The message into pixels, pixels into the network's input, the network, its heads into
-        a panoptic map.
+        Message to pixels, pixels to network input, network, heads to panoptic map.
     tracking_ns
-        Finding what was seen before.
+        Assigning track ids.
     publish_ns
-        Building and publishing all messages somebody subscribed to.
+        Estimating the scene, building and publishing all messages with subscribers.
     total_ns
         From the arrival of the image to the end of the last publish.
     age_ns
-        From the image's stamp to the end of the last publish, None where the stamp is not of
-        this clock.
+        From the stamp of the image to the end of the last publish; None where the stamp is not
+        of this clock.
     """
 
     wait_ns: int
@@ -70,11 +69,11 @@ class FrameTimes:
 
 @dataclass
 class Counts:
-    """What became of the frames that arrived since the node was configured.
+    """Counts of images since the node was configured.
 
-    ``received`` is the sum of ``processed``, ``dropped`` (a newer one came first), ``unwatched``
-    (nobody subscribed to any output), ``bad`` (could not be decoded), ``failed`` (the engine
-    gave up) and the at most two that are waiting or in work.
+    ``received`` is the sum of ``processed``, ``dropped`` (replaced by a newer one), ``unwatched``
+    (no output had a subscriber), ``bad`` (could not be decoded), ``failed`` (the engine failed)
+    and the at most two that are waiting or in work.
     """
 
     received: int = 0
@@ -86,23 +85,27 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What is around the camera.
+class Proximity:
+    """What is near the camera.
 
     Parameters
     ----------
     closest_obstacle_m
-        To the nearest obstacle in ``~/free_space``; infinite where there is none.
+        Distance on the ground to the nearest obstacle of ``~/free_space``, infinite if there is
+        none; None where the grid was not computed.
     time_to_collision_s
-        What comes too close soon if it goes on as it does, and in how many seconds.
+        Class and track id of each approaching object, and the seconds until it is within the
+        collision radius if it keeps its velocity.
     """
 
-    closest_obstacle_m: float
+    closest_obstacle_m: float | None
     time_to_collision_s: tuple[tuple[str, float], ...]
 
     def values(self) -> dict[str, str]:
-        """Return what diagnostics show."""
-        values = {'closest obstacle (m)': f'{self.closest_obstacle_m:.2f}'}
+        """Return the key-value pairs for ``/diagnostics``."""
+        values = {}
+        if self.closest_obstacle_m is not None:
+            values['closest obstacle (m)'] = f'{self.closest_obstacle_m:.2f}'
         for name, seconds in self.time_to_collision_s:
             values[f'time to collision, {name} (s)'] = f'{seconds:.2f}'
         return values
@@ -110,30 +113,30 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Situation:
-    """What the node knows besides its frames.
+    """State of the node apart from its frames.
 
     Parameters
     ----------
     state
         Lifecycle state, for example ``active``.
     image_topic
-        Where images are expected, resolved.
+        Resolved name of the image topic.
     image_timeout_s
-        After this many seconds without an image the state of the camera is a warning.
+        Seconds without an image until a warning.
     model, engine
-        Descriptions for people: empty while nothing is loaded.
+        Descriptions, empty while no model is loaded.
     device
-        What the engine runs on, for example ``CPU``.
+        Device of the engine, for example ``CPU``.
     problem
-        Why the last configure failed, else empty.
+        Why the last transition failed, else empty.
     depth
-        What became of the depth images; None where none are wanted.
-    surroundings
-        What is around the camera; None where nobody wants to know.
+        Counts of depth images; None if the node takes none.
+    proximity
+        Obstacles and collision times; None if there is no recent frame.
     cpu_s
-        Seconds the process has computed so far, all threads and cores together.
+        CPU time of the process so far, seconds.
     resident_bytes
-        Memory the process holds; None where the system does not tell.
+        Resident memory of the process; None where it is unknown.
     """
 
     state: str
@@ -144,13 +147,13 @@ class Situation:
     device: str = ''
     problem: str = ''
     depth: DepthCounts | None = None
-    surroundings: Surroundings | None = None
+    proximity: Proximity | None = None
     cpu_s: float = 0.0
     resident_bytes: int | None = None
 
 
 def resident_bytes() -> int | None:
-    """Return how much memory this process holds now; None where there is no ``/proc``."""
+    """Return the resident memory of this process; None where there is no ``/proc``."""
     try:
         pages = Path('/proc/self/statm').read_text().split()[1]
     except OSError:
@@ -166,7 +169,7 @@ def percentiles_ms(durations_ns: np.ndarray) -> tuple[float, ...]:
 
 
 class FrameLog:
-    """Counts and durations of frames; safe to write from one thread and read from another."""
+    """Counts and times of frames; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -181,24 +184,24 @@ class FrameLog:
         self._begun_ns: int | None = None
 
     def count_received(self, now_ns: int) -> None:
-        """Count an image that arrived; ``now_ns`` is of a steady clock, as everywhere here."""
+        """Count an image that arrived; ``now_ns`` is of a steady clock, as in all methods."""
         with self._lock:
             self._counts.received += 1
             self._arrivals_ns.append(now_ns)
 
     def count_dropped(self) -> None:
-        """Count an image that a newer one overtook."""
+        """Count an image that was replaced by a newer one."""
         with self._lock:
             self._counts.dropped += 1
 
     def count_unwatched(self) -> None:
-        """Count an image that nobody wanted results of."""
+        """Count an image that arrived while no output had a subscriber."""
         with self._lock:
             self._counts.unwatched += 1
             self._is_unwatched = True
 
     def count_begun(self, now_ns: int) -> None:
-        """Note that an image is in work, until one of the three below counts it."""
+        """Note that an image is in work, until it is counted as bad, failed or processed."""
         with self._lock:
             self._begun_ns = now_ns
 
@@ -218,7 +221,7 @@ class FrameLog:
             self._engine_is_failing = True
 
     def note_trouble(self, now_ns: int, why: str) -> None:
-        """Remember what an image had to do without, though its masks went out."""
+        """Remember a problem with an image whose masks were published nevertheless."""
         with self._lock:
             self._last_trouble, self._trouble_ns = why, now_ns
 
@@ -233,7 +236,7 @@ class FrameLog:
             self._engine_is_failing = False
 
     def values(self, now_ns: int) -> dict[str, str]:
-        """Return counts, rates and percentiles as diagnostics show them."""
+        """Return counts, rates and percentiles as key-value pairs."""
         with self._lock:
             counts, times = asdict(self._counts), list(self._times)
             rates = {
@@ -252,7 +255,7 @@ class FrameLog:
         return values
 
     def camera_state(self, now_ns: int, timeout_s: float) -> tuple[bytes, str]:
-        """Return a diagnostics level and what is to be said about the frames."""
+        """Return the level and the message of the diagnostics."""
         with self._lock:
             silent_s = (now_ns - self._arrivals_ns[-1]) / 1e9 if self._arrivals_ns else None
             recent = self._trouble_ns is not None and now_ns - self._trouble_ns < RATE_WINDOW_NS
@@ -268,7 +271,7 @@ class FrameLog:
             if recent:
                 return DiagnosticStatus.WARN, self._last_trouble
             if self._is_unwatched:
-                return DiagnosticStatus.OK, 'nobody subscribes, nothing to do'
+                return DiagnosticStatus.OK, 'no subscribers, nothing to do'
         return DiagnosticStatus.OK, 'segmenting'
 
 
@@ -281,16 +284,16 @@ def _rate(times_ns: deque[int], now_ns: int) -> float:
 def diagnostics_message(
     node_name: str, stamp: Time, now_ns: int, situation: Situation, log: FrameLog
 ) -> DiagnosticArray:
-    """Return what ``/diagnostics`` says about the node, as one status.
+    """Return the message for ``/diagnostics``, with one status.
 
     Parameters
     ----------
     node_name
-        Fully qualified; the status is called ``<node_name>: segmentation``.
+        Fully qualified; the name of the status is ``<node_name>: segmentation``.
     stamp
-        Now, of the node's clock.
+        Current time of the node's clock.
     now_ns
-        Now, of the steady clock the log was written with.
+        Current time of the steady clock used for the log.
     """
     level, text = log.camera_state(now_ns, situation.image_timeout_s)
     if situation.problem:
@@ -309,8 +312,8 @@ def diagnostics_message(
     if situation.depth is not None:
         counts = asdict(situation.depth)
         values |= {f'depth {name}': str(count) for name, count in counts.items()}
-    if situation.surroundings is not None:
-        values |= situation.surroundings.values()
+    if situation.proximity is not None:
+        values |= situation.proximity.values()
     status = DiagnosticStatus(
         level=level,
         name=f'{node_name.removeprefix("/")}: segmentation',
@@ -322,9 +325,9 @@ def diagnostics_message(
 
 
 def timing_message(node_name: str, header: Header, times: FrameTimes) -> DiagnosticArray:
-    """Return what one frame took: a value in milliseconds for every field of the times.
+    """Return the message for ``~/timing``: milliseconds of each stage of one frame.
 
-    ``header`` is the image's; what is not known (None) is left out.
+    ``header`` is that of the image; unknown times (None) are left out.
     """
     values = {
         f'{field.name.removesuffix("_ns")}{TIMING_UNIT}': f'{duration_ns / 1e6:.6f}'
@@ -340,7 +343,7 @@ def timing_message(node_name: str, header: Header, times: FrameTimes) -> Diagnos
 
 
 def stage_times_ms(message: DiagnosticArray) -> dict[str, float]:
-    """Return milliseconds by stage, in order, from what :func:`timing_message` made."""
+    """Return milliseconds by stage, in order, from a message of :func:`timing_message`."""
     return {
         item.key.removesuffix(TIMING_UNIT): float(item.value)
         for status in message.status

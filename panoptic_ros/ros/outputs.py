@@ -1,490 +1,336 @@
-"""The topics a segmented frame goes out on, each built only if somebody subscribed to it."""
+"""The output topics: a table of them, and how each message is built from a frame.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+Every ``build`` is a pure function of a :class:`~panoptic_ros.ros.frame.Frame`; it returns the
+message, the bytes of the serialised message, or None if this frame has none.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.exceptions import ParameterException
-from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
-from rclpy.qos import (
-    DurabilityPolicy,
-    InvalidQoSProfileException,
-    QoSPolicyKind,
-    QoSProfile,
-    ReliabilityPolicy,
-)
-from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import packing, visualize
-from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.panoptic import Panoptic, Segments
-from panoptic_ros.ros import messages
-from panoptic_ros.ros.callbacks import UnhurriedGroup
-from panoptic_ros.ros.diagnostics import FrameTimes, Surroundings, timing_message
-from panoptic_ros.ros.messages import Picture
-from panoptic_ros.ros.messages.cdr import MarkerRow, header_cdr, image_cdr
-from panoptic_ros.ros.messages.markers import MarkerBoard, object_markers, surface_markers
-from panoptic_ros.ros.messages.points import CloudBuilder
-from panoptic_ros.ros.parameters import ParameterError, Structure, Tuning, listed
-from panoptic_ros.ros.surroundings import OccupancyGrid, SurroundingsBuilder
-from panoptic_ros.scene.depth import ObjectDepths, measure_objects
-from panoptic_ros.scene.geometry import CameraModel, GroundPlane, PlacedBy, Placement, place_boxes
+from panoptic_ros.labels import VOID
+from panoptic_ros.ros.frame import Frame, Needs
+from panoptic_ros.ros.messages.calibration import fit_camera_info
+from panoptic_ros.ros.messages.cdr import MarkerRow, occupancy_grid_cdr
+from panoptic_ros.ros.messages.detections import detections_3d_message, detections_message
+from panoptic_ros.ros.messages.markers import object_markers, surface_markers
+from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
+from panoptic_ros.ros.messages.points import point_cloud
+from panoptic_ros.ros.parameters import listed
 from panoptic_ros.scene.occlusion import occlusion_mask, scene_depth, support_planes
-from panoptic_ros.scene.supports import NONE, Supports, find_supports, with_roles
-from panoptic_ros.scene.tracking import Tracker
-from panoptic_ros.segmenter import Segmentation
-
-QOS_OVERRIDES = QoSOverridingOptions(
-    [
-        QoSPolicyKind.HISTORY,
-        QoSPolicyKind.DEPTH,
-        QoSPolicyKind.RELIABILITY,
-        QoSPolicyKind.DURABILITY,
-    ]
-)
-"""What ``qos_overrides.<topic>.<publisher or subscription>`` in a parameter file can set."""
-
-TIMING_DEPTH = 100
-"""Who measures wants the times of all frames, and they are small."""
-
-POSITION_NOISE = 0.02
-"""Standard deviation of the middle of a measured box, as a share of its depth."""
-
-Build = Callable[['Result'], Any]
+from panoptic_ros.scene.supports import NONE, find_supports, with_roles
 
 
-def no_depth() -> None:
-    """Find no depth: for frames that have none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One segmented frame and what its messages are made from.
+@dataclass(frozen=True)
+class Output:
+    """One output topic.
 
     Parameters
     ----------
-    header
-        The image's; all messages have it, bit for bit.
-    picture
-        The image.
-    segmentation
-        What it shows.
-    label_set
-        What its class ids mean.
-    calibration
-        The camera's, as it came; None where there is none that can be used.
-    tuning
-        The parameters this frame is published with.
-    find_depth
-        Returns what :attr:`depth_m` is. It may wait for depth that is on its way, so what does
-        not need depth is published before.
-    find_virtual_depth
-        The same for depth of virtual things.
-    tracker
-        Gave the objects their ids; None if these mean nothing beyond the frame.
+    topic
+        Name, relative to the node.
+    type_name
+        Message type, ``package/Type``.
+    message_type
+        Class of the message; None where its package is not installed.
+    build
+        Returns the message of a frame; for MarkerArray the rows of the markers.
+    description
+        Contents, for ``doc/topics.md``.
+    needs
+        Parts of the scene the message is built from.
+    parameter
+        Boolean parameter that offers the topic; empty for always.
+    is_for_people
+        Published after everything else.
     """
 
-    header: Header
-    picture: Picture
-    segmentation: Segmentation
-    label_set: LabelSet
-    calibration: CameraInfo | None
-    tuning: Tuning
-    find_depth: Callable[[], np.ndarray | None] = no_depth
-    find_virtual_depth: Callable[[], np.ndarray | None] = no_depth
-    tracker: Tracker | None = None
-
-    @cached_property
-    def header_cdr(self) -> bytes:
-        """The header, serialised, as messages that are written directly begin with it."""
-        return header_cdr(self.header)
-
-    @property
-    def panoptic(self) -> Panoptic:
-        """The panoptic map."""
-        return self.segmentation.panoptic
-
-    @cached_property
-    def things(self) -> Segments:
-        """The objects."""
-        return self.panoptic.segments.things
-
-    @cached_property
-    def camera_info(self) -> CameraInfo | None:
-        """The calibration for the pixels of the maps."""
-        if self.calibration is None:
-            return None
-        return messages.fit_camera_info(self.calibration, self.header, self.panoptic.size_wh)
-
-    @cached_property
-    def depth_m(self) -> np.ndarray | None:
-        """Depth of the maps' pixels, float32 [H, W], metres along the optical axis.
-
-        NaN where it is not known; None if this frame has no depth.
-        """
-        return self.find_depth()
-
-    def image(self, array: np.ndarray) -> bytes:
-        """Return a map or a picture as an Image message, serialised; see :func:`image_cdr`."""
-        return image_cdr(self.header_cdr, array)
-
-    @cached_property
-    def camera(self) -> CameraModel | None:
-        """The camera of the maps' pixels; None without calibration."""
-        if self.calibration is None:
-            return None
-        return messages.fit_camera(self.calibration, self.panoptic.size_wh)
-
-    @cached_property
-    def measured(self) -> ObjectDepths | None:
-        """What depth says about the objects; None without depth or calibration."""
-        if self.camera is None or self.depth_m is None:
-            return None
-        ground = self.ground if self.tuning.turn_boxes else None
-        return measure_objects(self.panoptic, self.depth_m, self.camera, ground)
-
-    @cached_property
-    def placement(self) -> Placement | None:
-        """Where the objects are: measured, or else assumed; None without calibration."""
-        if self.camera is None:
-            return None
-        if self.measured is not None and (self.measured.boxes.method == PlacedBy.DEPTH).all():
-            return self.measured.boxes
-        assumed = place_boxes(
-            self.things.box_xyxy,
-            self.camera,
-            self.ground,
-            self.label_set.heights_m[self.things.class_id],
-        )
-        return assumed if self.measured is None else self.measured.boxes.otherwise(assumed)
-
-    @cached_property
-    def supports(self) -> Supports:
-        """What carries each segment."""
-        return find_supports(self.panoptic, self.label_set, self.depth_m)
-
-    @cached_property
-    def velocity_m_s(self) -> np.ndarray:
-        """How the objects move relative to the camera, float32 [n, 3]; NaN where not known."""
-        if self.measured is None or self.tracker is None:
-            return np.full((len(self.things), 3), np.nan, np.float32)
-        noise_m = POSITION_NOISE * self.measured.depth_m
-        self.tracker.locate(self.measured.boxes.position_m, noise_m)
-        return self.tracker.tracks.velocity_m_s
-
-    @cached_property
-    def ground(self) -> GroundPlane:
-        """Flat ground, where the parameters say it is."""
-        return GroundPlane(
-            self.tuning.camera_height_m, self.tuning.camera_pitch_rad, self.tuning.ground_range_m
-        )
+    topic: str
+    type_name: str
+    message_type: type | None
+    build: Callable[[Frame], Any]
+    description: str
+    needs: Needs = Needs.NOTHING
+    parameter: str = ''
+    is_for_people: bool = False
 
 
-class Outputs:
-    """The publishers of a node, all reliable with depth 1 unless overridden.
-
-    Parameters
-    ----------
-    node
-        Its lifecycle switches the publishers on and off.
-    structure
-        Says what is offered, besides what can always be made.
-
-    Attributes
-    ----------
-    events
-        Of the publishers.
-
-    Raises ParameterError if a QoS override or the target frame cannot be used.
-    """
-
-    def __init__(self, node: LifecycleNode, structure: Structure) -> None:
-        self.events = UnhurriedGroup()
-        self._node = node
-        self._structure = structure
-        self._board = MarkerBoard()
-        self._objects_board = MarkerBoard()
-        self._surfaces_board = MarkerBoard()
-        self._surroundings = SurroundingsBuilder(node, structure.target_frame)
-        self._clouds = CloudBuilder()
-        self._label_info: LifecyclePublisher | None = None
-        self._timing: LifecyclePublisher | None = None
-        self._publishers: dict[LifecyclePublisher, Build] = {}
-        self._without_ids: tuple[LifecyclePublisher, ...] = ()
-        try:
-            self._create()
-        except ParameterError:
-            self.destroy()
-            raise
-
-    def _create(self) -> None:
-        # In the order of their haste: planners first, pictures for people last.
-        self._add('~/semantic', Image, _semantic)
-        self._add('~/confidence', Image, _confidence)
-        self._add('~/mask', Image, _mask)
-        self._without_ids = tuple(self._publishers)
-        self._add('~/instance', Image, _instance)
-        self._add('~/panoptic', Image, _panoptic)
-        self._add('~/camera_info', CameraInfo, _camera_info)
-        if messages.vision_msgs is not None:
-            self._add('~/detections', messages.vision_msgs.Detection2DArray, _detections)
-            self._label_info = self._publisher(
-                '~/label_info',
-                messages.vision_msgs.LabelInfo,
-                durability=DurabilityPolicy.TRANSIENT_LOCAL,
-            )
-        # What may wait for depth comes after all that does not.
-        if self._structure.depth:
-            self._add('~/points', PointCloud2, self._build_points)
-            if messages.vision_msgs is not None:
-                message_type = messages.vision_msgs.Detection3DArray
-                self._add('~/detections_3d', message_type, _detections_3d)
-        if OccupancyGrid is not None:
-            self._add('~/free_space', OccupancyGrid, self._surroundings.build)
-        if self._structure.virtual_depth:
-            self._add('~/occlusion', Image, _occlusion)
-        if messages.vision_msgs is not None:
-            message_type = messages.vision_msgs.Detection2DArray
-            self._add('~/object_detections', message_type, _object_detections)
-        self._boards = {
-            self._add(topic, MarkerArray, build): board
-            for topic, build, board in (
-                ('~/markers', self._build_markers, self._board),
-                ('~/objects', self._build_objects, self._objects_board),
-                ('~/support_surfaces', self._build_surfaces, self._surfaces_board),
-            )
-        }
-        self._add('~/overlay', Image, _overlay)
-        # Not one of those that make a frame wanted: a measurement does not change what is done.
-        self._timing = self._publisher('~/timing', DiagnosticArray, depth=TIMING_DEPTH)
-
-    def _add(self, topic: str, message_type: type, build: Build) -> LifecyclePublisher:
-        publisher = self._publisher(topic, message_type)
-        self._publishers[publisher] = build
-        return publisher
-
-    def _publisher(self, topic: str, message_type: type, **policies: Any) -> LifecyclePublisher:
-        policies = {'depth': 1, 'reliability': ReliabilityPolicy.RELIABLE} | policies
-        qos = QoSProfile(**policies)
-        with qos_faults(self._node.resolve_topic_name(topic)):
-            return self._node.create_lifecycle_publisher(
-                message_type,
-                topic,
-                qos,
-                callback_group=self.events,
-                qos_overriding_options=QOS_OVERRIDES,
-            )
-
-    @property
-    def surroundings(self) -> Surroundings | None:
-        """What was around lately; None where nobody subscribes to ``~/free_space``."""
-        return self._surroundings.latest
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody subscribes to anything that is made from frames."""
-        return any(publisher.get_subscription_count() for publisher in self._publishers)
-
-    def publish_label_info(self, label_set: LabelSet, header: Header) -> None:
-        """Say what the class ids mean, once: late subscribers get it too."""
-        if self._label_info is not None:
-            self._label_info.publish(messages.label_info_message(label_set, header))
-
-    def publish_classes(self, result: Result) -> None:
-        """Publish what of a frame has no ids in it, if somebody subscribes to it."""
-        self._publish(result, self._without_ids)
-
-    def publish(self, result: Result) -> None:
-        """Publish the rest of a frame on every topic that somebody subscribes to."""
-        self._publish(result, [p for p in self._publishers if p not in self._without_ids])
-
-    def _publish(self, result: Result, publishers: Sequence[LifecyclePublisher]) -> None:
-        for publisher in publishers:
-            if publisher.get_subscription_count():
-                message = self._publishers[publisher](result)
-                if message is not None:
-                    publisher.publish(message)
-
-    def publish_timing(self, header: Header, times: FrameTimes) -> None:
-        """Say what a frame took, once it is published, if somebody subscribed to that."""
-        if self._timing.get_subscription_count():
-            name = self._node.get_fully_qualified_name()
-            self._timing.publish(timing_message(name, header, times))
-
-    def clear_markers(self, header: Header) -> None:
-        """Delete all markers, because what they showed is over."""
-        for publisher, board in self._boards.items():
-            publisher.publish(board.clear(header))
-
-    def destroy(self) -> None:
-        """Destroy the publishers, and stop listening to transforms."""
-        self._surroundings.destroy()
-        for publisher in [*self._publishers, *filter(None, [self._label_info, self._timing])]:
-            self._node.destroy_lifecycle_publisher(publisher)
-
-    def _build_points(self, result: Result) -> bytes | None:
-        if result.camera is None or result.depth_m is None:
-            return None
-        return self._clouds.build(
-            result.header_cdr, result.camera, result.depth_m, result.panoptic, result.picture
-        )
-
-    def _build_markers(self, result: Result) -> bytes:
-        lifetime_s = result.tuning.marker_lifetime_s
-        return self._board.show(_object_markers(result), result.header_cdr, lifetime_s)
-
-    def _build_objects(self, result: Result) -> bytes:
-        chosen = _chosen_objects(result)
-        markers = []
-        if result.placement is not None:
-            markers = object_markers(
-                result.things.where(chosen),
-                result.placement.where(chosen),
-                result.ground,
-                result.label_set,
-                result.velocity_m_s[chosen],
-                _carried_by(result, chosen),
-            )
-        return self._objects_board.show(
-            markers, result.header_cdr, result.tuning.marker_lifetime_s
-        )
-
-    def _build_surfaces(self, result: Result) -> bytes:
-        markers = []
-        if result.camera is not None:
-            planes = support_planes(
-                result.panoptic, result.label_set, result.camera, result.ground, result.depth_m
-            )
-            segments = result.panoptic.segments.where(planes.row)
-            markers = surface_markers(planes, segments, result.label_set)
-        return self._surfaces_board.show(
-            markers, result.header_cdr, result.tuning.marker_lifetime_s
-        )
+def _semantic(frame: Frame) -> bytes:
+    return frame.image(frame.panoptic.semantic)
 
 
-@contextmanager
-def qos_faults(topic: str) -> Iterator[None]:
-    """Turn what rclpy raises on an unusable QoS override of a topic into a ParameterError."""
-    try:
-        yield
-    except (
-        RuntimeError,  # no policy has that name
-        ParameterException,
-        InvalidQosOverridesError,
-        InvalidQoSProfileException,
-    ) as error:
-        raise ParameterError(
-            f'the parameters qos_overrides.{topic} cannot be used: {error}; expected history '
-            'keep_last or keep_all, depth a whole number, reliability reliable or best_effort, '
-            'durability volatile or transient_local'
-        ) from error
+def _confidence(frame: Frame) -> bytes:
+    # 0 where void, however confident the network was. (cv2.compare would take a map of one pixel
+    # for a scalar.)
+    has_class = cv2.inRange(frame.panoptic.semantic, 0, VOID - 1)
+    return frame.image(cv2.bitwise_and(frame.segmentation.confidence, has_class))
 
 
-def _semantic(result: Result) -> bytes:
-    return result.image(result.panoptic.semantic)
+def _mask(frame: Frame) -> bytes:
+    value_of_class = frame.label_set.with_role(frame.tuning.mask_role) * np.uint8(255)
+    return frame.image(cv2.LUT(frame.panoptic.semantic, value_of_class))
 
 
-def _instance(result: Result) -> bytes:
-    return result.image(result.panoptic.instance)
+def _instance(frame: Frame) -> bytes:
+    return frame.image(frame.panoptic.instance)
 
 
-def _confidence(result: Result) -> bytes:
-    # However sure the network was there, nobody is to prefer a pixel without a class.
-    # (Not cv2.compare, which takes a map of one pixel for a number.)
-    has_class = cv2.inRange(result.panoptic.semantic, 0, VOID - 1)
-    confidence = cv2.bitwise_and(result.segmentation.confidence, has_class)
-    return result.image(confidence)
+def _panoptic(frame: Frame) -> bytes:
+    return frame.image(packing.PANOPTIC_PACKINGS[frame.tuning.panoptic_packing](frame.panoptic))
 
 
-def _panoptic(result: Result) -> bytes:
-    pack = packing.PANOPTIC_PACKINGS[result.tuning.panoptic_packing]
-    return result.image(pack(result.panoptic))
-
-
-def _mask(result: Result) -> bytes:
-    value_of_class = result.label_set.with_role(result.tuning.mask_role) * np.uint8(255)
-    mask = cv2.LUT(result.panoptic.semantic, value_of_class)
-    return result.image(mask)
-
-
-def _camera_info(result: Result) -> CameraInfo | None:
-    return result.camera_info
-
-
-def _detections(result: Result) -> Any:
-    return messages.detections_message(result.things, result.label_set.names, result.header)
-
-
-def _detections_3d(result: Result) -> Any:
-    if result.measured is None:
+def _camera_info(frame: Frame) -> CameraInfo | None:
+    if frame.calibration is None:
         return None
-    return messages.detections_3d_message(
-        result.things, result.measured.boxes, result.label_set.names, result.header
+    return fit_camera_info(frame.calibration, frame.header, frame.panoptic.size_wh)
+
+
+def _detections(frame: Frame) -> Any:
+    return detections_message(frame.things, frame.label_set.names, frame.header)
+
+
+def _detections_3d(frame: Frame) -> Any:
+    if frame.scene.measured is None:
+        return None
+    boxes = frame.scene.measured.boxes
+    return detections_3d_message(frame.things, boxes, frame.label_set.names, frame.header)
+
+
+def _object_detections(frame: Frame) -> Any:
+    rows = _object_rows(frame)
+    things, names = frame.things.where(rows), frame.label_set.names
+    return detections_message(things, names, frame.header, _supports(frame, rows))
+
+
+def _points(frame: Frame) -> bytes | None:
+    if frame.camera is None or frame.scene.depth_m is None:
+        return None
+    return point_cloud(
+        frame.header_cdr, frame.camera, frame.scene.depth_m, frame.panoptic, frame.picture
     )
 
 
-def _chosen_objects(result: Result) -> np.ndarray:
-    """Return which things are wanted on ``~/objects``, intp [n]."""
-    roles = listed(result.tuning.object_roles)
-    return np.flatnonzero(with_roles(result.things, result.label_set, roles))
+def _free_space(frame: Frame) -> bytes | None:
+    ground = frame.scene.ground_grid
+    if ground is None:
+        return None
+    return occupancy_grid_cdr(
+        ground.header,
+        ground.grid.resolution_m,
+        ground.origin_xyz_m,
+        ground.orientation_xyzw,
+        ground.free_space.occupancy,
+    )
 
 
-def _carried_by(result: Result, chosen: np.ndarray) -> list[str]:
-    """Return class and track id of what carries each of some things; '' where nothing does."""
-    segments, names = result.panoptic.segments, result.label_set.names
-    rows = result.supports.row[segments.is_thing][chosen]
+def _occlusion(frame: Frame) -> bytes | None:
+    scene = frame.scene
+    if scene.virtual_depth_m is None or (scene.depth_m is None and scene.placement is None):
+        return None
+    depth_m = scene.depth_m
+    if depth_m is None:
+        object_depth_m = scene.placement.base_m[:, 2]
+        depth_m = scene_depth(
+            frame.panoptic, frame.label_set, frame.camera, frame.ground, object_depth_m
+        )
+    return frame.image(occlusion_mask(scene.virtual_depth_m, depth_m) * np.uint8(255))
+
+
+def _markers(frame: Frame) -> list[MarkerRow]:
+    scene = frame.scene
+    if scene.placement is None:
+        return []
+    return object_markers(
+        frame.things, scene.placement, frame.ground, frame.label_set, scene.velocity_m_s
+    )
+
+
+def _objects(frame: Frame) -> list[MarkerRow]:
+    scene = frame.scene
+    if scene.placement is None:
+        return []
+    rows = _object_rows(frame)
+    velocity_m_s = scene.velocity_m_s
+    return object_markers(
+        frame.things.where(rows),
+        scene.placement.where(rows),
+        frame.ground,
+        frame.label_set,
+        None if velocity_m_s is None else velocity_m_s[rows],
+        _supports(frame, rows),
+    )
+
+
+def _support_surfaces(frame: Frame) -> list[MarkerRow]:
+    if frame.camera is None:
+        return []
+    planes = support_planes(
+        frame.panoptic, frame.label_set, frame.camera, frame.ground, frame.scene.depth_m
+    )
+    return surface_markers(planes, frame.panoptic.segments.where(planes.row), frame.label_set)
+
+
+def _overlay(frame: Frame) -> bytes:
+    opacity = frame.tuning.overlay_opacity
+    image_bgr = frame.picture.bgr()
+    return frame.image(visualize.overlay(image_bgr, frame.panoptic, frame.label_set, opacity))
+
+
+def _object_rows(frame: Frame) -> np.ndarray:
+    """Return the rows of the things that have one of ``object_roles``, intp [n]."""
+    roles = listed(frame.tuning.object_roles)
+    return np.flatnonzero(with_roles(frame.things, frame.label_set, roles))
+
+
+def _supports(frame: Frame, rows: np.ndarray) -> list[str]:
+    """Return class and track id of the support of some things; '' where there is none."""
+    segments, names = frame.panoptic.segments, frame.label_set.names
+    supports = find_supports(frame.panoptic, frame.label_set, frame.scene.depth_m)
     return [
         names[segments.class_id[row]] + f' {segments.track_id[row]}' * bool(segments.is_thing[row])
         if row != NONE
         else ''
-        for row in rows.tolist()
+        for row in supports.row[segments.is_thing][rows].tolist()
     ]
 
 
-def _object_detections(result: Result) -> Any:
-    chosen = _chosen_objects(result)
-    return messages.detections_message(
-        result.things.where(chosen),
-        result.label_set.names,
-        result.header,
-        _carried_by(result, chosen),
-    )
+_Detection2DArray = getattr(vision_msgs, 'Detection2DArray', None)
+_Detection3DArray = getattr(vision_msgs, 'Detection3DArray', None)
 
-
-def _occlusion(result: Result) -> bytes | None:
-    virtual_depth_m = result.find_virtual_depth()
-    if virtual_depth_m is None or (result.depth_m is None and result.placement is None):
-        return None
-    real_depth_m = result.depth_m
-    if real_depth_m is None:
-        real_depth_m = scene_depth(
-            result.panoptic,
-            result.label_set,
-            result.camera,
-            result.ground,
-            result.placement.base_m[:, 2],
-        )
-    return result.image(occlusion_mask(virtual_depth_m, real_depth_m) * np.uint8(255))
-
-
-def _object_markers(result: Result) -> list[MarkerRow]:
-    if result.placement is None:
-        return []
-    return object_markers(
-        result.things, result.placement, result.ground, result.label_set, result.velocity_m_s
-    )
-
-
-def _overlay(result: Result) -> bytes:
-    picture = visualize.overlay(
-        result.picture.bgr(), result.panoptic, result.label_set, result.tuning.overlay_opacity
-    )
-    return result.image(picture)
+OUTPUTS = (
+    Output(
+        '~/semantic',
+        'sensor_msgs/Image',
+        Image,
+        _semantic,
+        '`mono8`: class id of every pixel, 255 where void',
+    ),
+    Output(
+        '~/confidence',
+        'sensor_msgs/Image',
+        Image,
+        _confidence,
+        '`mono8`: confidence of the network, 0 to 255, 0 where void',
+    ),
+    Output(
+        '~/mask',
+        'sensor_msgs/Image',
+        Image,
+        _mask,
+        '`mono8`: 255 where the class has the role `mask_role`, 0 elsewhere',
+    ),
+    Output(
+        '~/instance',
+        'sensor_msgs/Image',
+        Image,
+        _instance,
+        '`16UC1`: track id of every object pixel, 0 elsewhere',
+    ),
+    Output(
+        '~/panoptic',
+        'sensor_msgs/Image',
+        Image,
+        _panoptic,
+        '`32SC1`: class and instance in one value, packed as `panoptic_packing` says',
+    ),
+    Output(
+        '~/camera_info',
+        'sensor_msgs/CameraInfo',
+        CameraInfo,
+        _camera_info,
+        'calibration for the pixels of the maps, without binning and region of interest',
+    ),
+    Output(
+        '~/detections',
+        'vision_msgs/Detection2DArray',
+        _Detection2DArray,
+        _detections,
+        'box, class name, score and track id of every object',
+    ),
+    Output(
+        '~/points',
+        'sensor_msgs/PointCloud2',
+        PointCloud2,
+        _points,
+        'organised cloud `x y z rgb label instance`, one point a pixel, NaN without depth',
+        Needs.DEPTH,
+        parameter='depth',
+    ),
+    Output(
+        '~/detections_3d',
+        'vision_msgs/Detection3DArray',
+        _Detection3DArray,
+        _detections_3d,
+        'box in space of every object that depth measured',
+        Needs.OBJECTS,
+        parameter='depth',
+    ),
+    Output(
+        '~/free_space',
+        'nav_msgs/OccupancyGrid',
+        OccupancyGrid,
+        _free_space,
+        'ground seen from above: 0 free to 100 occupied, -1 unknown, in `target_frame` or in the '
+        "camera's frame",
+        Needs.GRID,
+    ),
+    Output(
+        '~/occlusion',
+        'sensor_msgs/Image',
+        Image,
+        _occlusion,
+        '`mono8`: 255 where a real object hides the virtual one of `virtual_depth`, 0 elsewhere',
+        Needs.OBJECTS | Needs.VIRTUAL_DEPTH,
+        parameter='virtual_depth',
+    ),
+    Output(
+        '~/object_detections',
+        'vision_msgs/Detection2DArray',
+        _Detection2DArray,
+        _object_detections,
+        'as `~/detections`, only objects with one of `object_roles`, and the surface each one '
+        'stands on',
+        Needs.DEPTH,
+    ),
+    Output(
+        '~/markers',
+        'visualization_msgs/MarkerArray',
+        MarkerArray,
+        _markers,
+        'box and text of every object in space: class, track id, distance, how it was placed, '
+        'speed relative to the camera',
+        Needs.OBJECTS,
+    ),
+    Output(
+        '~/objects',
+        'visualization_msgs/MarkerArray',
+        MarkerArray,
+        _objects,
+        'as `~/markers`, only objects with one of `object_roles`, and the surface each one '
+        'stands on',
+        Needs.OBJECTS,
+    ),
+    Output(
+        '~/support_surfaces',
+        'visualization_msgs/MarkerArray',
+        MarkerArray,
+        _support_surfaces,
+        'level surfaces that can carry objects, as slabs',
+        Needs.DEPTH,
+    ),
+    Output(
+        '~/overlay',
+        'sensor_msgs/Image',
+        Image,
+        _overlay,
+        '`bgr8`: the image with class colours and outlines of objects',
+        is_for_people=True,
+    ),
+)
+"""All topics built from frames, in the order they are published."""

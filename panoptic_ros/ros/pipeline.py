@@ -1,189 +1,206 @@
-"""From an image message to published topics: what exists between configure and cleanup."""
+"""From an image message to published topics.
 
+::
+
+    image message -> Picture -> Segmentation -> Frame -> Frame with Scene -> messages
+
+Image callbacks run on the executor's thread and put the newest image into the slot of the worker;
+everything else here runs on the worker's thread.
+"""
+
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from time import monotonic_ns
+from typing import Any, Protocol
 
-from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from panoptic_ros.errors import EngineError, FrameError
-from panoptic_ros.ros import messages
-from panoptic_ros.ros.depth_input import DepthInput
-from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes, Surroundings
-from panoptic_ros.ros.messages import stamp_ns
-from panoptic_ros.ros.outputs import Outputs, Result, no_depth
-from panoptic_ros.ros.parameters import NodeParameters, Tuning
+from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
+from panoptic_ros.ros.frame import Frame, Needs
+from panoptic_ros.ros.inputs.depth import DepthInput
+from panoptic_ros.ros.messages.calibration import check_camera_info
+from panoptic_ros.ros.messages.headers import stamp_ns
+from panoptic_ros.ros.messages.images import Picture, decode_compressed_image, decode_image
+from panoptic_ros.ros.parameters import Tuning
+from panoptic_ros.ros.publishing import FramePublisher
+from panoptic_ros.ros.scene import Proximity, SceneEstimator, proximity
 from panoptic_ros.ros.worker import NewestWorker
 from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
 
 WARN_PERIOD_S = 5.0
-"""A warning about messages is not repeated within so many seconds."""
+"""Warnings about messages are throttled to one in this period."""
+
+PROXIMITY_AGE_NS = 2_000_000_000
+"""Diagnostics report obstacles and collision times of frames not older than this."""
+
+
+class NodeApi(Protocol):
+    """The part of ``rclpy.node.Node`` that is used to log and to read the time."""
+
+    def get_logger(self) -> Any:
+        """Return the logger."""
+
+    def get_clock(self) -> Any:
+        """Return the clock of the stamps."""
 
 
 class Pipeline:
-    """Takes messages on the executor's thread, segments and publishes on the worker's.
+    """Segments and publishes images.
 
     Parameters
     ----------
     node
-        Names the topics, tells the time and logs.
+        Logger and clock.
     segmenter
         Opened on the worker's thread.
     worker
-        Used by nobody else.
-    outputs
-        Where results go.
-    parameters
-        Read anew for every frame.
+        Used by nothing else.
+    tracker, estimator
+        Of this pipeline; the estimator uses the same tracker.
+    publisher
+        Publishes the frames.
+    tuning
+        Returns the current parameters.
+    depth_inputs
+        Inputs that have to know of every image.
+    is_diagnosed
+        Returns whether ``/diagnostics`` has a subscriber.
+    publish_timing
+        Publishes the stage times of a frame.
 
     Attributes
     ----------
     segmenter
         As given.
     log
-        What became of the frames.
-    depth
-        Where depth images go; None where the parameters want none.
-    virtual_depth
-        Where depth images of virtual things go; None where the parameters want none.
+        Counts and times of the frames.
     """
 
     def __init__(
         self,
-        node: LifecycleNode,
+        node: NodeApi,
         segmenter: Segmenter,
         worker: NewestWorker,
-        outputs: Outputs,
-        parameters: NodeParameters,
+        tracker: Tracker,
+        estimator: SceneEstimator,
+        publisher: FramePublisher,
+        tuning: Callable[[], Tuning],
+        *,
+        log: FrameLog,
+        depth_inputs: tuple[DepthInput, ...] = (),
+        is_diagnosed: Callable[[], bool] = lambda: False,
+        publish_timing: Callable[[Header, FrameTimes], None] = lambda header, times: None,
     ) -> None:
         self.segmenter = segmenter
-        self.log = FrameLog()
-        self.depth = DepthInput(node, self.log) if parameters.structure.depth else None
-        self.virtual_depth = None
-        if parameters.structure.virtual_depth:
-            self.virtual_depth = DepthInput(node, self.log, 'virtual_depth', may_be_empty=True)
+        self.log = log
         self._node = node
         self._worker = worker
-        self._outputs = outputs
-        self._parameters = parameters
+        self._tracker = tracker
+        self._estimator = estimator
+        self._publisher = publisher
+        self._tuning = tuning
+        self._depth_inputs = depth_inputs
+        self._is_diagnosed = is_diagnosed
+        self._publish_timing = publish_timing
         self._card_fusion = segmenter.fusion
-        self._tracker = Tracker()
-        self._tuning: Tuning | None = None
+        self._applied: Tuning | None = None
         self._calibration: CameraInfo | None = None
         self._last_header: Header | None = None
-
-    @property
-    def surroundings(self) -> Surroundings | None:
-        """What was around lately; None where nobody wants to know."""
-        return self._outputs.surroundings
+        self._latest: tuple[int, Frame] | None = None
 
     # On the executor's thread.
 
+    @property
+    def proximity(self) -> Proximity | None:
+        """Obstacles and collision times of the latest frame; None if there is no recent one."""
+        latest = self._latest
+        if latest is None or monotonic_ns() - latest[0] > PROXIMITY_AGE_NS:
+            return None
+        return proximity(latest[1])
+
     def take_image(self, topic: str, message: Image | CompressedImage) -> None:
-        """Have an image segmented, unless nobody wants it or a newer one comes first."""
+        """Put an image into the slot, if any output has a subscriber."""
         received_ns = monotonic_ns()
-        self._outputs.events.is_due = False
         self.log.count_received(received_ns)
-        if not self._outputs.is_wanted:
+        if not self._publisher.is_subscribed:
             self.log.count_unwatched()
         elif self._worker.submit(partial(self._process, topic, message, received_ns)):
             self.log.count_dropped()
 
     def take_camera_info(self, topic: str, message: CameraInfo) -> None:
-        """Use a calibration for the images to come; one that makes no sense counts as none."""
+        """Use a calibration for the following images; an unusable one counts as none."""
         try:
-            messages.check_camera_info(message)
+            check_camera_info(message)
         except FrameError as error:
             self._calibration = None
             self._node.get_logger().warning(
-                f'{topic}: {error}; until a good one comes there are no markers and no '
+                f'{topic}: {error}; until a usable one comes there are no markers and no '
                 '~/camera_info',
                 throttle_duration_sec=WARN_PERIOD_S,
             )
         else:
             self._calibration = message
 
-    def look_after_events(self) -> None:
-        """Let the executor see to the publishers' events, until the next image."""
-        self._outputs.events.is_due = True
-
-    def start(self) -> None:
-        """Publish what comes before the first frame."""
-        stamp = self._node.get_clock().now().to_msg()
-        self._outputs.publish_label_info(self.segmenter.model.label_set, Header(stamp=stamp))
-
     def halt(self) -> None:
-        """Let the frame in work finish, forget the one that waits and all tracks and markers."""
+        """Finish the frame in work, drop the waiting one, forget tracks and delete markers."""
         if self._worker.drain():
             self.log.count_dropped()
         self._tracker.reset()
         if self._last_header is not None:
-            self._outputs.clear_markers(self._last_header)
+            self._publisher.clear_markers(self._last_header)
 
     def close(self) -> None:
-        """Close the engine, end the thread, destroy the publishers."""
+        """Close the engine and end the worker's thread."""
         self._worker.stop(last=self.segmenter.engine.close)
-        self._outputs.destroy()
 
     # On the worker's thread.
 
     def _process(self, topic: str, message: Image | CompressedImage, received_ns: int) -> None:
         taken_ns = monotonic_ns()
         self.log.count_begun(taken_ns)
-        logger = self._node.get_logger()
-        for depth_input in filter(None, (self.depth, self.virtual_depth)):
-            depth_input.begin(message.header)
+        header = message.header
+        for depth_input in self._depth_inputs:
+            depth_input.begin(header)
+        tuning = self._apply_tuning()
         try:
-            if isinstance(message, Image):
-                picture = messages.decode_image(message)
-            else:
-                picture = messages.decode_compressed_image(message)
+            picture = _decode(message)
             decoded_ns = monotonic_ns()
-            tuning = self._tune()
             segmentation = self.segmenter.segment(picture.pixels, picture.encoding)
         except FrameError as error:
             self.log.count_bad(monotonic_ns(), f'{topic}: {error}')
-            logger.warning(
+            self._node.get_logger().warning(
                 f'{topic}: {error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S
             )
             return
         except EngineError as error:
             self.log.count_failed(monotonic_ns(), str(error))
-            logger.error(f'{error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S)
+            self._node.get_logger().error(
+                f'{error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S
+            )
             return
-        header = message.header
         segmented_ns = monotonic_ns()
+        if tuning.tracking:
+            panoptic = self._tracker.update(segmentation.panoptic, stamp_ns(header))
+            segmentation = segmentation.with_panoptic(panoptic)
+        tracked_ns = monotonic_ns()
         self._compare_stamps(topic, header)
-        calibration = self._calibration
-        find_depth, find_virtual_depth = (
-            no_depth
-            if depth_input is None
-            else partial(depth_input.find, picture.size_wh, calibration, tuning)
-            for depth_input in (self.depth, self.virtual_depth)
-        )
-        result = Result(
+        frame = Frame(
             header=header,
             picture=picture,
             segmentation=segmentation,
             label_set=self.segmenter.model.label_set,
-            calibration=calibration,
+            calibration=self._calibration,
             tuning=tuning,
-            find_depth=find_depth,
-            find_virtual_depth=find_virtual_depth,
-            tracker=self._tracker if tuning.tracking else None,
         )
-        # Whoever wants to know where the road is need not wait for ids.
-        self._outputs.publish_classes(result)
-        classes_ns = monotonic_ns()
-        if tuning.tracking:
-            panoptic = self._tracker.update(segmentation.panoptic, stamp_ns(header))
-            result = replace(result, segmentation=segmentation.with_panoptic(panoptic))
-        tracked_ns = monotonic_ns()
-        self._outputs.publish(result)
+        self._publisher.publish_maps(frame)
+        frame = replace(frame, scene=self._estimator.estimate(frame, self._needs(tuning)))
+        self._publisher.publish_rest(frame)
         done_ns = monotonic_ns()
+        self._latest = done_ns, frame
         stages = segmentation.stages_ns
         times = FrameTimes(
             wait_ns=taken_ns - received_ns,
@@ -191,19 +208,26 @@ class Pipeline:
             preprocess_ns=stages.preprocess_ns,
             inference_ns=stages.inference_ns,
             fusion_ns=stages.fusion_ns,
-            tracking_ns=tracked_ns - classes_ns,
-            publish_ns=classes_ns - segmented_ns + done_ns - tracked_ns,
+            tracking_ns=tracked_ns - segmented_ns,
+            publish_ns=done_ns - tracked_ns,
             total_ns=done_ns - received_ns,
             age_ns=self._age_ns(header),
         )
         self.log.count_processed(done_ns, times)
-        self._outputs.publish_timing(header, times)
+        self._publish_timing(header, times)
 
-    def _tune(self) -> Tuning:
-        tuning = self._parameters.tuning
-        if tuning is not self._tuning:
-            self._tuning = tuning
-            self.segmenter.fusion = tuning.tune(self._card_fusion)
+    def _needs(self, tuning: Tuning) -> Needs:
+        needs = self._publisher.needs
+        # Collision times are part of the diagnostics.
+        if tuning.tracking and self._is_diagnosed():
+            needs |= Needs.OBJECTS
+        return needs
+
+    def _apply_tuning(self) -> Tuning:
+        tuning = self._tuning()
+        if tuning is not self._applied:
+            self._applied = tuning
+            self.segmenter.fusion = tuning.override(self._card_fusion)
             self._tracker.settings = tuning.tracker_settings
             if not tuning.tracking:
                 self._tracker.reset()
@@ -218,8 +242,14 @@ class Pipeline:
                 'markers are cleared',
                 throttle_duration_sec=WARN_PERIOD_S,
             )
-            self._outputs.clear_markers(header)
+            self._publisher.clear_markers(header)
 
     def _age_ns(self, header: Header) -> int | None:
         age_ns = self._node.get_clock().now().nanoseconds - stamp_ns(header)
         return age_ns if 0 <= age_ns < MAX_AGE_NS else None
+
+
+def _decode(message: Image | CompressedImage) -> Picture:
+    return (
+        decode_image(message) if isinstance(message, Image) else decode_compressed_image(message)
+    )

@@ -10,6 +10,7 @@ from enum import IntEnum
 from math import cos, isfinite, sin
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from panoptic_ros.errors import FrameError
 
@@ -212,6 +213,14 @@ def upright_xyzw(pitch_rad: float, yaw_rad: np.ndarray) -> np.ndarray:
     np.multiply(sin_pitch, sin_yaw, out=xyzw[..., 2])
     np.multiply(cos_pitch, cos_yaw, out=xyzw[..., 3])
     return xyzw
+
+
+def quaternion_xyzw(axes: np.ndarray) -> list[float]:
+    """Return the orientation of a frame as a unit quaternion x y z w.
+
+    ``axes`` is [3, 3]: the rows are the frame's x, y and z axes in the parent frame.
+    """
+    return Rotation.from_matrix(np.asarray(axes).T).as_quat().tolist()
 
 
 def place_boxes(

@@ -30,6 +30,7 @@ _FORGETTING_S = 1.0  # out of sight for so long, a track counts a third of one i
 _UNKNOWN = 1e9  # variance of what was not measured yet
 _ACCELERATION_M_S2 = 3.0
 _START_VELOCITY_M_S = 10.0
+_MAX_JUMP2 = 16.3  # squared Mahalanobis distance, three coordinates: exceeded once in a thousand
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,32 @@ class Tracks:
     velocity_m_s
         float32 [n, 3], metres per second along the axes of the positions that
         :meth:`Tracker.locate` was given; NaN for a thing that was not located twice.
+    velocity_deviation_m_s
+        float32 [n, 3], standard deviations of ``velocity_m_s``.
+    located
+        int32 [n], how many positions the velocity comes from.
     """
 
     track_id: np.ndarray
     age_s: np.ndarray
     velocity_px_s: np.ndarray
     velocity_m_s: np.ndarray
+    velocity_deviation_m_s: np.ndarray
+    located: np.ndarray
+
+    @property
+    def supported_velocity_m_s(self) -> np.ndarray:
+        """``velocity_m_s``, NaN where the positions do not support it, float32 [n, 3].
+
+        They do if there are three or more and the speed is above twice its standard deviation,
+        which is that of the velocity along its own direction.
+        """
+        square = np.square(self.velocity_m_s)
+        speed2 = square.sum(1)
+        # speed > 2 deviations, both sides times the speed and squared; NaN is not above.
+        variance = (square * np.square(self.velocity_deviation_m_s)).sum(1)
+        is_supported = (self.located > 2) & (speed2 * speed2 > 4 * variance)
+        return np.where(is_supported[:, None], self.velocity_m_s, np.float32(np.nan))
 
 
 class Tracker:
@@ -168,7 +189,10 @@ class Tracker:
         return self._renumber(panoptic, segments.id[rows])
 
     def locate(self, position_m: np.ndarray, noise_m: float | np.ndarray = 0.1) -> None:
-        """Say where the things of the last frame are in space, for :attr:`Tracks.velocity_m_s`.
+        """Set where the things of the last frame are in space, for :attr:`Tracks.velocity_m_s`.
+
+        A position that the motion so far makes unlikely (a mask that shows another object, a
+        change of the way positions are found) starts the track's motion in space anew.
 
         Parameters
         ----------
@@ -190,8 +214,13 @@ class Tracker:
         rows = rows[known]
         if np.ndim(noise_m):
             noise_m = np.asarray(noise_m)[known, None]
+        position_m = np.asarray(position_m)[known]
         place = self._table['motion'][rows, :, _EDGES:]
-        _correct(place, np.asarray(position_m)[known], noise_m)
+        off2 = np.square(position_m - place[:, 0]) / (place[:, 2] + np.square(noise_m))
+        jumped = off2.sum(1) > _MAX_JUMP2
+        place[jumped] = _START_PLACE[:, None]
+        self._table['located'][rows[jumped]] = 0
+        _correct(place, position_m, noise_m)
         self._table['motion'][rows, :, _EDGES:] = place
         self._table['located'][rows] += 1
 
@@ -201,12 +230,15 @@ class Tracker:
         table = self._table.take(self._row_of_thing)
         velocity = table['motion'][:, 1]
         velocity_m_s = np.where(table['located'][:, None] > 1, velocity[:, _EDGES:], np.nan)
+        deviation_m_s = np.sqrt(table['motion'][:, 4, _EDGES:])
         left_top, right_bottom = velocity[:, :2], velocity[:, 2:_EDGES]
         return Tracks(
             track_id=table['id'].astype(np.int32),
             age_s=((table['seen_ns'] - table['first_ns']) / 1e9).astype(np.float32),
             velocity_px_s=((left_top + right_bottom) / 2).astype(np.float32),
             velocity_m_s=velocity_m_s.astype(np.float32),
+            velocity_deviation_m_s=deviation_m_s.astype(np.float32),
+            located=table['located'].astype(np.int32),
         )
 
     def _advance(self, stamp_ns: int) -> None:
@@ -488,6 +520,7 @@ def _deviation2(table: np.ndarray, box_xyxy: np.ndarray, settings: TrackerSettin
 
 
 _EDGES, _PLACE = 4, 3
+_START_PLACE = np.array([0.0, 0.0, _UNKNOWN, 0.0, _START_VELOCITY_M_S**2])
 
 _TRACK = np.dtype(
     [
@@ -526,7 +559,7 @@ def _begin(things: '_Things', stamp_ns: int, settings: TrackerSettings) -> np.nd
     motion[:, 0, :_EDGES] = things.box_xyxy
     motion[:, 2] = _UNKNOWN
     motion[:, 4, :_EDGES] = ((settings.start_velocity * table['size_px']) ** 2)[:, None]
-    motion[:, 4, _EDGES:] = _START_VELOCITY_M_S**2
+    motion[:, :, _EDGES:] = _START_PLACE[:, None]
     return table
 
 

@@ -25,7 +25,7 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.messages import Picture, image_message
 from panoptic_ros.ros.messages.cdr import header_cdr
-from panoptic_ros.ros.messages.points import CloudBuilder
+from panoptic_ros.ros.messages.points import point_cloud
 from panoptic_ros.scene.geometry import CameraModel
 
 LABELS = LabelSet.load('cityscapes')
@@ -249,7 +249,7 @@ def test_frame_key_is_the_whole_header():
 def good_points():
     outputs = good_outputs()
     maps = [pixels(outputs[name]) for name in ('semantic', 'instance')]
-    cloud = CloudBuilder().build(
+    cloud = point_cloud(
         header_cdr(HEADER),
         CameraModel.from_k(SENT.k, (3, 2)),
         np.array([[1, 2, np.nan], [3, 4, 5]], np.float32),

@@ -112,9 +112,9 @@ def test_the_node_holds(tmp_path: Path, tiny_model: Path) -> None:
 FAULTY = """
 import os, sys, threading, time
 from panoptic_ros.errors import EngineError, FrameError
-from panoptic_ros.ros import diagnostics, node, outputs, parameters, pipeline
+from panoptic_ros.ros import diagnostics, node, node_parameters, pipeline, publishing
 
-Pipeline, Outputs = pipeline.Pipeline, outputs.Outputs
+Pipeline, Outputs = pipeline.Pipeline, publishing.FramePublisher
 take_image, process, publish = Pipeline.take_image, Pipeline._process, Outputs._publish
 calls, kept = [], []
 {fault}
@@ -152,18 +152,18 @@ def careless(self, topic, message, received_ns):
         return
     process(self, topic, message, received_ns)
 
-def silent(self, result, publishers):
+def silent(self, frame, is_chosen):
     number = len(calls) % 11
     if number != 6:
-        publish(self, result, publishers)
+        publish(self, frame, is_chosen)
     if number == 7:
-        publish(self, result, publishers)
+        publish(self, frame, is_chosen)
 
 Pipeline.take_image, Pipeline._process, Outputs._publish = deaf, careless, silent
 """
 
 REPORTS = """
-parameters.NodeParameters._check = lambda self, changes: parameters.SetParametersResult(
+node_parameters.NodeParameters._check = lambda self, changes: node_parameters.SetParametersResult(
     successful=True)
 camera_state = diagnostics.FrameLog.camera_state
 diagnostics.FrameLog.camera_state = lambda self, now, timeout: camera_state(self, now, 1e9)
@@ -177,7 +177,7 @@ node.SegmentNode.on_deactivate = stubborn
 """
 
 STUBBORN = """
-parameters.NodeParameters._check = lambda self, changes: parameters.SetParametersResult(
+node_parameters.NodeParameters._check = lambda self, changes: node_parameters.SetParametersResult(
     successful=not (self.is_structure_fixed and changes[0].name == 'overlay_opacity'))
 """
 

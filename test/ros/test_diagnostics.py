@@ -172,13 +172,13 @@ def test_nobody_subscribes() -> None:
     log.count_unwatched()
     found = status(log, 0)
     assert found.level == DiagnosticStatus.OK
-    assert 'nobody subscribes' in found.message
+    assert 'no subscribers' in found.message
     log.count_received(0)
     log.count_processed(0, times(1))
     assert status(log, 0).message == 'segmenting'
     log.count_received(0)
     log.count_unwatched()
-    assert 'nobody subscribes' in status(log, 0).message
+    assert 'no subscribers' in status(log, 0).message
 
 
 def test_node_that_is_not_active() -> None:

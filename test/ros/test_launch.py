@@ -24,7 +24,8 @@ from sensor_msgs.msg import Image
 
 from panoptic_ros.resources import resource
 from panoptic_ros.ros import messages
-from panoptic_ros.ros.parameters import NodeParameters, Structure, Tuning
+from panoptic_ros.ros.node_parameters import NodeParameters
+from panoptic_ros.ros.parameters import Structure, Tuning
 
 LAUNCH_FILE = resource('launch', 'segment.launch.py')
 REPLAY_LAUNCH_FILE = resource('launch', 'replay_benchmark.launch.py')

@@ -11,7 +11,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from panoptic_ros.fusion import CentreFusion, QueryFusion
-from panoptic_ros.ros.parameters import NodeParameters, ParameterError, Structure, Tuning
+from panoptic_ros.ros.node_parameters import NodeParameters
+from panoptic_ros.ros.parameters import ParameterError, Structure, Tuning
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -62,7 +63,7 @@ def test_every_parameter_is_described(make_node: callable) -> None:
                 (limits,) = descriptor.integer_range
                 assert limits.from_value <= declared.default <= limits.to_value
     assert node.describe_parameter('camera_height_m').description.endswith('[m]')
-    assert node.describe_parameter('autostart').read_only
+    assert node.describe_parameter('autostart').description.endswith('(fixed at start)')
     assert 'openvino' in node.describe_parameter('engine').additional_constraints
 
 
@@ -152,7 +153,19 @@ def test_structure_is_fixed_while_configured(make_node: callable) -> None:
 def test_autostart_cannot_be_changed_at_all(make_node: callable) -> None:
     node = make_node()
     NodeParameters(node)
-    assert not set_one(node, 'autostart', False).successful
+    assert (
+        set_one(node, 'autostart', False).reason == 'parameter autostart can be set at start only'
+    )
+
+
+def test_the_values_a_node_has_can_be_loaded_again(make_node: callable) -> None:
+    node = make_node(model='mine', centre_threshold=0.25)
+    settings = NodeParameters(node)
+    settings.is_structure_fixed = True
+    dumped = node.get_parameters([f.name for g in (Structure, Tuning) for f in fields(g)])
+    assert all(result.successful for result in node.set_parameters(dumped))
+    assert settings.structure == Structure(model='mine')
+    assert settings.tuning == Tuning(centre_threshold=0.25)
 
 
 def test_unknown_choices_are_refused_while_running(make_node: callable) -> None:
@@ -190,13 +203,13 @@ def test_rounding_at_the_edge_of_a_range(make_node: callable) -> None:
     settings = NodeParameters(node)
     assert set_one(node, 'centre_threshold', 1.0000001).successful  # rclpy's tolerance
     assert settings.tuning.centre_threshold == 1.0
-    assert settings.tuning.tune(CentreFusion()).centre_threshold == 1.0
+    assert settings.tuning.override(CentreFusion()).centre_threshold == 1.0
 
 
 def test_thresholds_of_the_card_stay_unless_set() -> None:
     card = CentreFusion(centre_threshold=0.3, min_stuff_area_fraction=0.2, max_instances=9)
-    assert Tuning().tune(card) == card
-    tuned = Tuning(centre_threshold=0.0, min_thing_area_fraction=0.5).tune(card)
+    assert Tuning().override(card) == card
+    tuned = Tuning(centre_threshold=0.0, min_thing_area_fraction=0.5).override(card)
     assert tuned == CentreFusion(
         centre_threshold=0.0,
         min_stuff_area_fraction=0.2,
@@ -218,6 +231,6 @@ def test_every_threshold_of_the_fusion_can_be_tuned() -> None:
 
 def test_queries_are_tuned_by_thresholds_of_their_own() -> None:
     card = QueryFusion(score_threshold=0.3, logit_grid=384)
-    assert Tuning(centre_threshold=0.9).tune(card) == card
-    tuned = Tuning(score_threshold=0.0, min_kept_fraction=1.0).tune(card)
+    assert Tuning(centre_threshold=0.9).override(card) == card
+    tuned = Tuning(score_threshold=0.0, min_kept_fraction=1.0).override(card)
     assert tuned == QueryFusion(score_threshold=0.0, min_kept_fraction=1.0, logit_grid=384)

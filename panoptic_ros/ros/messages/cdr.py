@@ -19,7 +19,7 @@ from sensor_msgs.msg import PointField
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
-from panoptic_ros.ros.messages import image_layout
+from panoptic_ros.ros.messages.images import image_layout
 
 _FRONT = bytes([0, sys.byteorder == 'little', 0, 0])  # alignment counts from behind these
 _STAMP = struct.Struct('=iI')
@@ -35,7 +35,7 @@ _END = struct.pack('=6I', *(1, 0), *(1, 0), 0, 0)
 _AFTER_LAST = 3  # bytes in it that align what would follow
 
 _ZERO_XYZ = (0.0, 0.0, 0.0)
-NOT_TURNED_XYZW = (0.0, 0.0, 0.0, 1.0)
+IDENTITY_XYZW = (0.0, 0.0, 0.0, 1.0)
 
 
 class MarkerRow(NamedTuple):
@@ -64,7 +64,7 @@ class MarkerRow(NamedTuple):
 
 
 def _gone(namespace: str, number: int) -> MarkerRow:
-    return MarkerRow(namespace, number, 0, _ZERO_XYZ, NOT_TURNED_XYZW, _ZERO_XYZ, (0, 0, 0, 0))
+    return MarkerRow(namespace, number, 0, _ZERO_XYZ, IDENTITY_XYZW, _ZERO_XYZ, (0, 0, 0, 0))
 
 
 def header_cdr(header: Header) -> bytes:

@@ -10,9 +10,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Segments
-from panoptic_ros.ros.messages.cdr import NOT_TURNED_XYZW, MarkerRow, marker_array_cdr
-from panoptic_ros.ros.transforms import quaternion_xyzw
-from panoptic_ros.scene.geometry import GroundPlane, PlacedBy, Placement
+from panoptic_ros.ros.messages.cdr import IDENTITY_XYZW, MarkerRow, marker_array_cdr
+from panoptic_ros.scene.geometry import GroundPlane, PlacedBy, Placement, quaternion_xyzw
 from panoptic_ros.scene.occlusion import Planes
 
 TEXT_NAMESPACE = 'text'
@@ -85,7 +84,7 @@ def object_markers(
                 track_id,
                 Marker.TEXT_VIEW_FACING,
                 above,
-                NOT_TURNED_XYZW,
+                IDENTITY_XYZW,
                 (0.0, 0.0, TEXT_HEIGHT_M),
                 WHITE_RGBA,
                 text,

@@ -13,7 +13,7 @@ from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.messages import Picture
 from panoptic_ros.ros.messages.cdr import header_cdr
-from panoptic_ros.ros.messages.points import POINT, CloudBuilder
+from panoptic_ros.ros.messages.points import POINT, point_cloud
 from panoptic_ros.scene.geometry import CameraModel
 
 LABELS = LabelSet.load('cityscapes')
@@ -42,18 +42,18 @@ def as_message(data: bytes) -> PointCloud2:
     return deserialize_message(data, PointCloud2)
 
 
-def small_cloud(builder: CloudBuilder, encoding: str = 'bgr8') -> PointCloud2:
+def small_cloud(encoding: str = 'bgr8') -> PointCloud2:
     semantic = np.array([[CAR, 0, VOID], [CAR, 0, 0]], np.uint8)
     instance = np.array([[65535, 0, 0], [65535, 0, 0]], np.uint16)
     depth_m = np.array([[2, 4, np.nan], [8, np.nan, 1]], np.float32)
     pixels = np.array([[[1, 2, 200]] * 3, [[255, 254, 253]] * 3], np.uint8)
     picture = Picture(pixels[..., 0] if encoding == 'mono8' else pixels, encoding)
     panoptic = Panoptic.from_maps(semantic, instance, LABELS)
-    return as_message(builder.build(header_cdr(HEADER), CAMERA, depth_m, panoptic, picture))
+    return as_message(point_cloud(header_cdr(HEADER), CAMERA, depth_m, panoptic, picture))
 
 
 def test_a_small_cloud() -> None:
-    cloud = small_cloud(CloudBuilder())
+    cloud = small_cloud()
     assert cloud.header == HEADER
     assert (cloud.width, cloud.height, cloud.is_dense) == (3, 2, False)
     assert [f.name for f in cloud.fields] == ['x', 'y', 'z', 'rgb', 'label', 'instance']
@@ -81,32 +81,30 @@ def test_a_small_cloud() -> None:
     ('encoding', 'expected'), [('rgb8', [0x0102C8, 0xFFFEFD]), ('mono8', [0x010101, 0xFFFFFF])]
 )
 def test_other_pictures(encoding: str, expected: list[int]) -> None:
-    points = read(small_cloud(CloudBuilder(), encoding))
+    points = read(small_cloud(encoding))
     assert points['rgb'].view(np.uint32)[:, 0].tolist() == expected
 
 
 @settings(deadline=None, max_examples=30)
-@given(sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=3))
-def test_every_pixel_has_its_point(sizes: list[tuple[int, int]]) -> None:
-    builder = CloudBuilder()
-    for width, height in sizes:
-        rng = np.random.default_rng(width * 10 + height)
-        camera = CameraModel(3.0, 5.0, width / 2, height / 3, (width, height))
-        instance = rng.integers(0, 3, (height, width)).astype(np.uint16)
-        panoptic = Panoptic.from_maps(
-            np.where(instance > 0, CAR, 1).astype(np.uint8), instance, LABELS
-        )
-        depth_m = rng.uniform(0.1, 50, (height, width)).astype(np.float32)
-        depth_m[rng.random((height, width)) < 0.3] = np.nan
-        picture = Picture(rng.integers(0, 256, (height, width, 3), np.uint8), 'bgr8')
-        header = header_cdr(HEADER)
-        points = read(as_message(builder.build(header, camera, depth_m, panoptic, picture)))
-        known = ~np.isnan(depth_m)
-        xyz = np.stack([points[name] for name in 'xyz'], -1)
-        assert np.array_equal(np.isnan(xyz).any(-1), ~known)
-        y, x = np.nonzero(known)
-        assert camera.project(xyz[known]) == pytest.approx(np.stack([x, y], -1), abs=1e-3)
-        assert np.array_equal(points['instance'], instance)
-        assert np.array_equal(points['label'], panoptic.semantic)
-        red = points['rgb'].view(np.uint32) >> 16
-        assert np.array_equal(red, picture.pixels[..., 2])
+@given(width=st.integers(1, 9), height=st.integers(1, 9))
+def test_every_pixel_has_its_point(width: int, height: int) -> None:
+    rng = np.random.default_rng(width * 10 + height)
+    camera = CameraModel(3.0, 5.0, width / 2, height / 3, (width, height))
+    instance = rng.integers(0, 3, (height, width)).astype(np.uint16)
+    panoptic = Panoptic.from_maps(
+        np.where(instance > 0, CAR, 1).astype(np.uint8), instance, LABELS
+    )
+    depth_m = rng.uniform(0.1, 50, (height, width)).astype(np.float32)
+    depth_m[rng.random((height, width)) < 0.3] = np.nan
+    picture = Picture(rng.integers(0, 256, (height, width, 3), np.uint8), 'bgr8')
+    header = header_cdr(HEADER)
+    points = read(as_message(point_cloud(header, camera, depth_m, panoptic, picture)))
+    known = ~np.isnan(depth_m)
+    xyz = np.stack([points[name] for name in 'xyz'], -1)
+    assert np.array_equal(np.isnan(xyz).any(-1), ~known)
+    y, x = np.nonzero(known)
+    assert camera.project(xyz[known]) == pytest.approx(np.stack([x, y], -1), abs=1e-3)
+    assert np.array_equal(points['instance'], instance)
+    assert np.array_equal(points['label'], panoptic.semantic)
+    red = points['rgb'].view(np.uint32) >> 16
+    assert np.array_equal(red, picture.pixels[..., 2])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_ros.ros.depth_sync import KEPT, SILENCE_NS, DepthCounts, DepthSync, Match
+from panoptic_ros.ros.inputs.sync import KEPT, SILENCE_NS, DepthCounts, DepthSync, Match
 
 NEVER_S = 60.0
 """A wait this long would be noticed: nothing here takes it to its end."""

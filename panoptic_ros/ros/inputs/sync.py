@@ -1,4 +1,4 @@
-"""Which depth image belongs to which picture, by their stamps. Knows nothing of ROS."""
+"""Match depth images to camera images by their stamps; independent of ROS."""
 
 from collections import deque
 from dataclasses import dataclass, replace
@@ -9,19 +9,19 @@ from typing import Generic, TypeVar
 T = TypeVar('T')
 
 KEPT = 8
-"""So many of the latest depth images are kept, for pictures that are still to come."""
+"""Number of latest depth images kept for images still to come."""
 
 SILENCE_NS = 1_000_000_000
-"""Depth that is so much older than a picture has stopped: nobody waits for it."""
+"""If the latest depth is this much older than an image, depth has stopped: do not wait."""
 
 
 @dataclass
 class DepthCounts:
-    """What became of the depth images since the node was configured.
+    """Counts of depth images since the node was configured.
 
-    ``received``: arrived. ``matched``: found for a picture. ``bad``: of those, could not be used.
-    ``missed``: pictures that wanted depth and had none within the tolerance. ``late``: depth
-    images that came after their picture was given up.
+    ``received``: arrived. ``matched``: found for an image. ``bad``: matched, but unusable.
+    ``missed``: images that needed depth and had none within the tolerance. ``late``: depth images
+    that arrived after their image was processed without them.
     """
 
     received: int = 0
@@ -33,10 +33,10 @@ class DepthCounts:
 
 @dataclass(frozen=True)
 class Match(Generic[T]):
-    """The depth of a picture, None if none is within the tolerance.
+    """The depth of an image, None if none is within the tolerance.
 
-    ``offset_ns`` is the stamp of the closest depth there is minus the picture's, None if there
-    is none at all.
+    ``offset_ns`` is the stamp of the closest depth minus that of the image, None if no depth has
+    arrived.
     """
 
     depth: T | None
@@ -50,12 +50,12 @@ class _Stamped(Generic[T]):
 
 
 class DepthSync(Generic[T]):
-    """Finds for one picture at a time the depth image whose stamp is closest.
+    """Finds the depth image with the closest stamp, for one image at a time.
 
-    A picture does not wait for its depth: it is announced (:meth:`begin`), worked on, and only
-    then matched (:meth:`match`), so depth may be as much later as the work takes. Depth images
-    are offered in the order of their stamps; one that is older than the last means that time
-    jumped back, and all before it are forgotten. One thread may offer while another matches.
+    An image is announced (:meth:`begin`), segmented, and only then matched (:meth:`match`), so
+    its depth may arrive meanwhile. Depth images are offered in the order of their stamps; one
+    that is older than the last means that time jumped back, and all before it are dropped. One
+    thread may offer while another matches.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class DepthSync(Generic[T]):
 
     @property
     def counts(self) -> DepthCounts:
-        """A copy of the counts."""
+        """Copy of the counts."""
         with self._changed:
             return replace(self._counts)
 
@@ -78,7 +78,7 @@ class DepthSync(Generic[T]):
             self._counts.bad += 1
 
     def offer(self, stamp_ns: int, depth: T) -> None:
-        """Take a depth image that arrived."""
+        """Add a depth image that arrived."""
         with self._changed:
             self._counts.received += 1
             self._counts.late += stamp_ns in self._missed
@@ -89,22 +89,22 @@ class DepthSync(Generic[T]):
             self._changed.notify_all()
 
     def begin(self, stamp_ns: int) -> None:
-        """Announce the picture that :meth:`match` will ask for; what fits it best is kept."""
+        """Announce the image that :meth:`match` will be called for; the closest depth is kept."""
         with self._changed:
             self._wanted_ns, self._best = stamp_ns, None
             for candidate in self._recent:
                 self._consider(candidate)
 
     def match(self, tolerance_ns: int, wait_s: float) -> Match[T]:
-        """Return the depth that is closest to the announced picture.
+        """Return the depth that is closest to the announced image.
 
         Parameters
         ----------
         tolerance_ns
-            The stamps may differ by so much; 0 for equal stamps only.
+            Largest difference of the stamps; 0 for equal stamps only.
         wait_s
-            How long to wait for depth that may still come: not if depth as new as the picture is
-            there already, and not if none has come for :data:`SILENCE_NS`.
+            Time to wait for depth that may still arrive. There is no wait if depth as new as the
+            image has arrived, or if none has arrived for :data:`SILENCE_NS`.
         """
         end_s = monotonic() + wait_s
         with self._changed:

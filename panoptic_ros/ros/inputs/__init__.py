@@ -1,0 +1,1 @@
+"""Inputs besides the image: depth images and transforms."""

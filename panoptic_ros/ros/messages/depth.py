@@ -1,0 +1,147 @@
+"""Depth images (REP 118): decoding, and fitting them to the camera image."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image
+
+from panoptic_ros.errors import FrameError
+from panoptic_ros.ros.messages.calibration import fit_camera
+
+
+class _DepthLayout(NamedTuple):
+    dtype: type
+    low: float  # what counts as depth, in the encoding's own unit
+    high: float
+
+
+_MILLIMETRES = _DepthLayout(np.uint16, 1, 65535)
+_DEPTH_LAYOUTS = {
+    '32FC1': _DepthLayout(np.float32, 1e-6, float(np.finfo(np.float32).max)),
+    '16UC1': _MILLIMETRES,
+    'mono16': _MILLIMETRES,
+}
+
+DEPTH_ENCODINGS = tuple(_DEPTH_LAYOUTS)
+"""Encodings of ``sensor_msgs/Image`` that :func:`decode_depth` accepts (REP 118).
+
+32FC1 is metres; 16UC1, which some drivers call mono16, is millimetres.
+"""
+
+ALIGNMENT_TOLERANCE = 0.01
+"""Depth counts as aligned if its camera, at the image's size, agrees with the image's this well:
+
+focal lengths relatively, the principal point in fractions of the image's width.
+"""
+
+
+def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
+    """Decode a depth image to metres, float32 [H, W], NaN where there is no depth.
+
+    No depth is 0 in 16UC1, and in 32FC1 whatever is not finite (REP 117: too near, too far,
+    unknown) or not above 0. Rows may be padded (``step``), ``is_bigendian`` is honoured. The
+    result is a view into the message where nothing has to change.
+
+    Raises FrameError for another encoding, no pixels, a ``step`` shorter than a row, data of
+    another length than ``step * height``, and an image without any depth unless
+    ``may_be_empty``.
+    """
+    encoding, width, height = message.encoding, message.width, message.height
+    layout = _DEPTH_LAYOUTS.get(encoding)
+    if layout is None:
+        raise FrameError(
+            f'encoding {encoding!r} is no depth image; accepted are {", ".join(DEPTH_ENCODINGS)}'
+        )
+    what = f'{encoding} depth of {width}x{height}'
+    if not width or not height:
+        raise FrameError(f'{what} has no pixels; accepted is 1x1 and larger')
+    item_bytes = np.dtype(layout.dtype).itemsize
+    if message.step < width * item_bytes:
+        raise FrameError(
+            f'{what} has step {message.step}; accepted is {width * item_bytes} bytes a row, or '
+            'more if rows are padded'
+        )
+    if len(message.data) != message.step * height:
+        raise FrameError(
+            f'{what} has {len(message.data)} bytes of data; expected {message.step * height} '
+            f'(step {message.step} * height {height})'
+        )
+    stored = np.ndarray(
+        (height, width),
+        np.dtype(layout.dtype).newbyteorder('>' if message.is_bigendian else '<'),
+        message.data,
+        strides=(message.step, item_bytes),
+    )
+    depth = np.ascontiguousarray(stored, layout.dtype)
+    # NaN is passed over; where there is nothing else, the comparisons are false.
+    low, high = np.fmin.reduce(depth, None), np.fmax.reduce(depth, None)
+    if layout is not _MILLIMETRES and layout.low <= low and high <= layout.high:
+        return depth  # all that is not known is NaN already
+    has_depth = _has_depth(depth, layout)
+    known = cv2.countNonZero(has_depth)
+    if not known and not may_be_empty:
+        raise FrameError(f'{what} has no pixel with a depth; is the camera covered?')
+    if layout is _MILLIMETRES:
+        depth = np.divide(depth, np.float32(1000), dtype=np.float32)
+    if known < depth.size:
+        depth = cv2.copyTo(depth, has_depth, np.full(depth.shape, np.nan, np.float32))
+    return depth
+
+
+def _has_depth(depth: np.ndarray, layout: _DepthLayout) -> np.ndarray:
+    """uint8 [H, W], above 0 where there is a depth. OpenCV compares with numbers slowly."""
+    # Comparisons with NaN are false: what is not in the range is no depth.
+    has_depth = (depth >= layout.low) & (depth <= layout.high)
+    return has_depth.view(np.uint8)
+
+
+def fit_depth(
+    depth_m: np.ndarray,
+    size_wh: tuple[int, int],
+    depth_info: CameraInfo | None,
+    image_info: CameraInfo | None,
+) -> np.ndarray:
+    """Return depth for the pixels of its image, resized by nearest neighbour if it has to be.
+
+    (Not linearly: that would make up depths between an object and what is behind it.)
+
+    Parameters
+    ----------
+    depth_m
+        float32 [h, w].
+    size_wh
+        Width and height of the image in pixels.
+    depth_info, image_info
+        Calibrations that :func:`check_camera_info` accepts, None where there is none. Two that
+        do not agree mean that depth is not aligned to the image.
+
+    Raises FrameError if depth is not aligned, or has another size than the image and another
+    shape, or no calibrations to prove that both see the same.
+    """
+    height, width = depth_m.shape
+    both = depth_info is not None and image_info is not None
+    sizes = f'depth is {width}x{height}, the image {size_wh[0]}x{size_wh[1]}'
+    if both:
+        cameras = (fit_camera(info, size_wh) for info in (image_info, depth_info))
+        wanted, found = ((c.fx, c.fy, c.cx, c.cy) for c in cameras)
+        scales = *wanted[:2], size_wh[0], size_wh[0]
+        if any(
+            abs(is_ - should) > ALIGNMENT_TOLERANCE * scale
+            for is_, should, scale in zip(found, wanted, scales, strict=True)
+        ):
+            raise FrameError(
+                f'{sizes}, and their camera_info differ: at the size of the image fx fy cx cy are '
+                f'{np.round(found, 1).tolist()} and {np.round(wanted, 1).tolist()}; depth has to '
+                'be aligned to the image (the driver can, or the register node of '
+                'depth_image_proc)'
+            )
+    if (width, height) == size_wh:
+        return depth_m
+    if not both:
+        raise FrameError(
+            f'{sizes}; without camera_info of both only one size for both is accepted'
+        )
+    if abs(width * size_wh[1] - height * size_wh[0]) > max(size_wh):
+        raise FrameError(f'{sizes}; accepted is another size only with the same proportions')
+    return cv2.resize(depth_m, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)

@@ -1,0 +1,13 @@
+"""Message packages that come with ROS but are not on PyPI; None where they are not installed."""
+
+try:
+    import vision_msgs.msg as vision_msgs
+except ModuleNotFoundError:
+    vision_msgs = None
+
+try:
+    from nav_msgs.msg import OccupancyGrid
+except ModuleNotFoundError:
+    OccupancyGrid = None
+
+__all__ = ['OccupancyGrid', 'vision_msgs']
