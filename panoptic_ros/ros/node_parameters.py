@@ -137,8 +137,8 @@ def _declare(node: Node, group: type[Group]) -> Group:
                 f'parameter {name} is {node._parameter_overrides[name].value!r}; expected '
                 f'{declaration(declared).expected(default)}'
             ) from error
-        if error := _choice_error(parameter):
-            raise ParameterError(error)
+        if choice_error := _choice_error(parameter):
+            raise ParameterError(choice_error)
         values.append(parameter)
     return _changed(group(), values)
 

@@ -130,11 +130,12 @@ def _free_space(frame: Frame) -> bytes | None:
 
 
 def _occlusion(frame: Frame) -> bytes | None:
-    scene = frame.scene
-    if scene.virtual_depth_m is None or (scene.depth_m is None and scene.placement is None):
+    scene, depth_m = frame.scene, frame.scene.depth_m
+    if scene.virtual_depth_m is None:
         return None
-    depth_m = scene.depth_m
     if depth_m is None:
+        if frame.camera is None or scene.placement is None:
+            return None
         object_depth_m = scene.placement.base_m[:, 2]
         depth_m = scene_depth(
             frame.panoptic, frame.label_set, frame.camera, frame.ground, object_depth_m

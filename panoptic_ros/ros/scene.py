@@ -96,7 +96,9 @@ class SceneEstimator:
         measured = placement = position_xy_m = velocity_m_s = grid = None
         if Needs.OBJECTS in needs:
             measured, placement = place_objects(frame, frame.camera, depth_m)
-            position_xy_m, velocity_m_s = self._follow(frame, pose, measured, placement)
+            position_xy_m, velocity_m_s = self._follow(
+                frame, frame.camera, pose, measured, placement
+            )
         if Needs.GRID in needs and pose is not None:
             grid = self._free_space(frame, frame.camera, pose, depth_m)
         return Scene(
@@ -116,6 +118,7 @@ class SceneEstimator:
     def _follow(
         self,
         frame: Frame,
+        camera: CameraModel,
         pose: CameraPose | None,
         measured: ObjectDepths | None,
         placement: Placement,
@@ -135,7 +138,7 @@ class SceneEstimator:
         if self._find_depth is None:
             is_used = placement.method == PlacedBy.GROUND
             depth_m = placement.base_m[:, 2]
-            per_pixel = LOWER_EDGE_NOISE_PX / (frame.camera.fy * frame.ground.camera_height_m)
+            per_pixel = LOWER_EDGE_NOISE_PX / (camera.fy * frame.ground.camera_height_m)
             noise_m = DEPTH_NOISE * depth_m + per_pixel * depth_m**2
         elif measured is not None:
             is_used = measured.boxes.method == PlacedBy.DEPTH
@@ -188,7 +191,7 @@ def proximity(frame: Frame) -> Proximity:
     """Return the nearest obstacle and the objects that come closer."""
     scene, grid = frame.scene, frame.scene.ground_grid
     closest_m = None if grid is None else grid.free_space.closest_obstacle_m
-    if scene.velocity_m_s is None:
+    if scene.velocity_m_s is None or scene.position_xy_m is None:
         return Proximity(closest_m, ())
     things, names = frame.things, frame.label_set.names
     rows = np.flatnonzero(frame.label_set.with_role('dynamic_agent')[things.class_id])
@@ -218,7 +221,7 @@ def grid_in_optical_frame(
     Position x y z of the grid's first corner, metres, and orientation, a quaternion x y z w.
     """
     corner_m = np.array([*grid.origin_xy_m, 0.0])
-    return tuple(pose.to_optical(corner_m).tolist()), tuple(quaternion_xyzw(pose.axes))
+    return tuple(pose.to_optical(corner_m).tolist()), tuple(quaternion_xyzw(pose.matrix))
 
 
 def grid_in_target_frame(pose: CameraPose, ahead: Grid) -> Grid:

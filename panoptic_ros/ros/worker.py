@@ -60,7 +60,7 @@ class NewestWorker:
         self._wait_for(self.call(int))
         return dropped
 
-    def stop(self, last: Callable[[], None] = int) -> None:
+    def stop(self, last: Callable[[], object] = int) -> None:
         """Drop the waiting task, run a last function, and end the thread."""
         self.drain()
         closing = self.call(last)
