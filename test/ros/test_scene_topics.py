@@ -211,7 +211,9 @@ def test_objects_are_chosen_by_role(ask, peer) -> None:
     assert peer.set_parameter(OUT, 'object_roles', 'graspable, dynamic_agent') == ''
     assert len(texts(ask(MarkerArray, 'objects'))) == 2
     reason = peer.set_parameter(OUT, 'object_roles', 'graspable, edible')
-    assert "object_roles is 'graspable, edible'; expected nothing or, separated by commas" in reason
+    assert (
+        "object_roles is 'graspable, edible'; expected nothing or, separated by commas" in reason
+    )
     assert peer.set_parameter(OUT, 'object_roles', 'graspable') == ''
     objects = peer.received[OUT + 'objects']
 
