@@ -11,7 +11,7 @@ import numpy as np
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.datasets.street.scene import SyntheticStreet
-from panoptic_ros.datasets.street.world import street_labels
+from panoptic_ros.datasets.street.style import street_labels
 from panoptic_ros.datasets.subset import Subset
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.labels import LabelSet

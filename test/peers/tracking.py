@@ -24,7 +24,7 @@ import numpy as np
 
 from panoptic_ros.cli import run_alone
 from panoptic_ros.cli.evaluate import match_label_sets
-from panoptic_ros.datasets.street.world import street_labels
+from panoptic_ros.datasets.street.style import street_labels
 from panoptic_ros.datasets.videos import STREET_SEED, street_videos
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import DatasetError

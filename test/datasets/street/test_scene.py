@@ -8,14 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from panoptic_ros.datasets.street.scene import (
-    StreetFrame,
-    SyntheticStreet,
-    _paint,
-    _polygons,
-    synthetic_samples,
-)
-from panoptic_ros.datasets.street.world import World, draw_style, generator, street_labels
+from panoptic_ros.datasets.street.painting import paint_faces
+from panoptic_ros.datasets.street.polygons import street_polygons
+from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet, synthetic_samples
+from panoptic_ros.datasets.street.style import draw_style, generator, street_labels
+from panoptic_ros.datasets.street.world import World
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.panoptic import check_maps
 
@@ -187,9 +184,9 @@ def test_nearer_things_hide_farther_ones(seed):
     street = SyntheticStreet(seed, SMALL)
     world, camera, ground = street._world, street._camera, street._ground
     ego_s = world.ego_s(1.7)
-    polygons = _polygons(world, camera, ground, world.seen(1.7), ego_s)
+    polygons = street_polygons(world, camera, ground, world.seen(1.7), ego_s)
     face = ground.faces(ego_s)
-    faces = _paint(face, polygons, camera, ground)
+    faces = paint_faces(face, polygons, camera, ground)
     painted = face.copy()
     depth = faces.depth(face.astype(np.intp), camera)
     # Everything painted, once more each by itself: nothing hidden may be nearer by much.
