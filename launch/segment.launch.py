@@ -7,6 +7,8 @@
 """
 
 import os
+import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
@@ -16,67 +18,57 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the source tree
+from panoptic_ros.ros.parameters import PARAMETERS, declaration
 
-# Parameters of the node that have an argument of the same name; empty leaves them to params_file.
-PARAMETERS = ('model', 'engine', 'image_transport', 'autostart', 'tracking', 'depth')
+SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the source tree
 
 # Topics that config/segment.rviz shows.
 SHOWN = ('overlay', 'semantic', 'instance', 'markers', 'objects', 'support_surfaces', 'free_space')
 
+# Name, default value, description.
 ARGUMENTS = (
     ('image_topic', 'image', 'Camera images, sensor_msgs/Image'),
-    ('camera_info_topic', 'camera_info', 'Their calibration; markers need it'),
+    ('camera_info_topic', 'camera_info', 'Calibration of the images; objects in space need it'),
     ('depth_topic', 'depth', 'Depth aligned to the images, with depth:=true'),
     ('depth_camera_info_topic', 'depth/camera_info', 'Calibration of the depth images'),
+    ('virtual_depth_topic', 'virtual_depth', 'Depth of virtual objects, with virtual_depth:=true'),
     ('namespace', '', 'Namespace of the node; its topics are NAMESPACE/segment/...'),
-    ('model', '', 'Embedded model or folder of a model; empty: as params_file says'),
-    ('engine', '', 'auto, tensorrt, openvino or onnxruntime; empty: as params_file says'),
-    (
-        'image_transport',
-        '',
-        'raw, or compressed for JPEG or PNG on IMAGE_TOPIC/compressed; empty: as params_file says',
-    ),
-    (
-        'autostart',
-        '',
-        'true configures and activates, false leaves that to a lifecycle manager; empty: as '
-        'params_file says',
-    ),
-    (
-        'tracking',
-        '',
-        'false gives objects ids that mean nothing beyond a frame; empty: as params_file says',
-    ),
-    (
-        'depth',
-        '',
-        'true takes depth images and measures objects; empty: as params_file says',
-    ),
     ('params_file', str(SHARE / 'config' / 'segment.yaml'), 'Parameters of the node'),
+    ('use_sim_time', '', 'true takes the time from /clock'),
     (
         'fast_dds_profile',
         str(SHARE / 'config' / 'fastdds.xml'),
-        'Fast DDS profile that lets large images arrive, for the node; none for none. The '
+        'Fast DDS profile for large images, for the process of the node; none for none. The '
         "camera's process needs it as well",
     ),
     ('rviz', 'false', 'true starts rviz with overlay, maps and markers'),
-    ('rviz_config', str(SHARE / 'config' / 'segment.rviz'), 'What rviz shows'),
+    ('rviz_config', str(SHARE / 'config' / 'segment.rviz'), 'Configuration of rviz'),
     (
         'rviz_fixed_frame',
         '',
-        "Frame rviz draws in: the images' frame_id; empty: as rviz_config says",
+        "Fixed frame of rviz: the images' frame_id; empty for the one in rviz_config",
     ),
     ('log_level', 'info', 'debug, info, warn, error or fatal'),
 )
 
+# Every parameter of the node is an argument too, and takes precedence over params_file.
+TYPES = {'use_sim_time': bool} | {name: type(p.default) for name, p in PARAMETERS.items()}
+
 
 def generate_launch_description() -> LaunchDescription:
+    described = {
+        name: f'{declaration(declared).description}; empty for the value in params_file'
+        for name, declared in PARAMETERS.items()
+    }
     return LaunchDescription(
         [
             *(
                 DeclareLaunchArgument(name, default_value=default, description=description)
                 for name, default, description in ARGUMENTS
+            ),
+            *(
+                DeclareLaunchArgument(name, default_value='', description=description)
+                for name, description in described.items()
             ),
             OpaqueFunction(function=start),
         ]
@@ -84,15 +76,28 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start(context: LaunchContext) -> list[Node]:
-    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    names = [*(name for name, _, _ in ARGUMENTS), *PARAMETERS]
+    if any(Path(argument).name == Path(__file__).name for argument in sys.argv):
+        # Not where another launch file includes this one: its arguments are not known here.
+        refuse_unknown(context.argv, names)
+    given = {name: LaunchConfiguration(name).perform(context) for name in names}
+    if not Path(given['params_file']).is_file():
+        raise RuntimeError(f'params_file is {given["params_file"]!r}; expected an existing file')
     # rviz first: where it is not installed, launch stops here and leaves no process behind.
     return [rviz_node(given), segment_node(given)]
 
 
+def refuse_unknown(arguments: list[str], names: list[str]) -> None:
+    """Raise RuntimeError for an argument NAME:=VALUE that is none of the names."""
+    for argument in arguments:
+        name = argument.partition(':=')[0]
+        if name not in names:
+            similar = get_close_matches(name, names, n=1)
+            hint = f', did you mean {similar[0]}?' if similar else ''
+            raise RuntimeError(f'unknown argument {name!r}{hint} --show-args lists all')
+
+
 def segment_node(given: dict[str, str]) -> Node:
-    # As the types they are, whatever YAML would make of a model called 1.0 or yes.
-    types = dict.fromkeys(PARAMETERS, str)
-    types |= dict.fromkeys(('autostart', 'tracking', 'depth'), bool)
     return Node(
         package='panoptic_ros',
         executable='segment',
@@ -101,8 +106,9 @@ def segment_node(given: dict[str, str]) -> Node:
         parameters=[
             given['params_file'],
             {
-                name: ParameterValue(LaunchConfiguration(name), value_type=types[name])
-                for name in PARAMETERS
+                # With its type, whatever YAML would make of a model called 1.0 or yes.
+                name: ParameterValue(LaunchConfiguration(name), value_type=value_type)
+                for name, value_type in TYPES.items()
                 if given[name]
             },
         ],
@@ -111,6 +117,7 @@ def segment_node(given: dict[str, str]) -> Node:
             ('camera_info', given['camera_info_topic']),
             ('depth', given['depth_topic']),
             ('depth/camera_info', given['depth_camera_info_topic']),
+            ('virtual_depth', given['virtual_depth_topic']),
         ],
         additional_env=large_image_environment(given['fast_dds_profile']),
         arguments=['--ros-args', '--log-level', given['log_level']],
@@ -138,12 +145,12 @@ def large_image_environment(profile: str) -> dict[str, str]:
         return {}
     environment = {
         'FASTDDS_DEFAULT_PROFILES_FILE': profile,
-        # Else the memory of every image goes back to the system, to be fetched and zeroed anew.
+        # Keep the memory of images; otherwise the system takes it back and zeroes it every time.
         'MALLOC_MMAP_THRESHOLD_': str(32 << 20),
         'MALLOC_TRIM_THRESHOLD_': str(256 << 20),
-        'MALLOC_ARENA_MAX': '1',  # else every heap keeps some of each engine opened in it
+        'MALLOC_ARENA_MAX': '1',  # one heap: several would keep memory of closed engines
     }
     if os.environ.get('ROS_DISTRO') in ('humble', 'iron', 'jazzy'):
-        # The variable's older name, which Kilted and later warn about.
+        # Older name of the variable; Kilted and later warn about it.
         environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = profile
     return environment

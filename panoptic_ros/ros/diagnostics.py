@@ -35,26 +35,24 @@ TIMING_UNIT = ' (ms)'
 """Suffix of the keys of ``~/timing``, after the name of the stage."""
 
 
+STAGES = {
+    'wait': 'from the arrival of the image until the inference thread takes it',
+    'decode': 'message to pixels',
+    'preprocess': 'pixels to the input of the network',
+    'inference': 'the network',
+    'fusion': 'heads to panoptic map',
+    'tracking': 'assigning track ids',
+    'publish': 'objects in space, building and publishing all messages with subscribers',
+    'total': 'from the arrival of the image to the end of the last publish',
+    'age': 'from the stamp of the image to the end of the last publish; missing where the stamp '
+    'is not of this clock',
+}
+"""Stages of a frame, the fields of :class:`FrameTimes`, in order."""
+
+
 @dataclass(frozen=True)
 class FrameTimes:
-    """Times of the stages of one frame, nanoseconds.
-
-    Parameters
-    ----------
-    wait_ns
-        From the arrival of the image until the inference thread takes it.
-    decode_ns, preprocess_ns, inference_ns, fusion_ns
-        Message to pixels, pixels to network input, network, heads to panoptic map.
-    tracking_ns
-        Assigning track ids.
-    publish_ns
-        Estimating the scene, building and publishing all messages with subscribers.
-    total_ns
-        From the arrival of the image to the end of the last publish.
-    age_ns
-        From the stamp of the image to the end of the last publish; None where the stamp is not
-        of this clock.
-    """
+    """Times of the stages of one frame, nanoseconds; see :data:`STAGES`."""
 
     wait_ns: int
     decode_ns: int

@@ -335,3 +335,23 @@ OUTPUTS = (
     ),
 )
 """All topics built from frames, in the order they are published."""
+
+LABEL_INFO, TIMING, DIAGNOSTICS = '~/label_info', '~/timing', '/diagnostics'
+
+OTHER_OUTPUTS = {
+    LABEL_INFO: (
+        'vision_msgs/LabelInfo',
+        'class names of the values of `~/semantic`, 255 is `void`; latched (transient local)',
+    ),
+    TIMING: (
+        'diagnostic_msgs/DiagnosticArray',
+        'milliseconds of each stage of every frame; a subscriber of this topic alone does not '
+        'start the segmentation',
+    ),
+    DIAGNOSTICS: (
+        'diagnostic_msgs/DiagnosticArray',
+        'once a second: state, engine, counts of images, rates, percentiles of the stages, '
+        'obstacles and collision times',
+    ),
+}
+"""Type and contents of the topics that are not built from a single frame."""

@@ -1,1 +1,56 @@
-"""Inputs besides the image: depth images and transforms."""
+"""Inputs of the node: a table of them, and the modules for depth and transforms."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input topic.
+
+    Parameters
+    ----------
+    topic
+        Name, to be remapped.
+    type_name
+        Message type, ``package/Type``.
+    description
+        Contents, for ``doc/topics.md``.
+    parameter
+        Parameter and value that subscribe to the topic; empty for always.
+    """
+
+    topic: str
+    type_name: str
+    description: str
+    parameter: str = ''
+
+
+INPUTS = (
+    Input('image', 'sensor_msgs/Image', 'camera images', 'image_transport: raw'),
+    Input(
+        'image/compressed',
+        'sensor_msgs/CompressedImage',
+        'camera images as JPEG or PNG',
+        'image_transport: compressed',
+    ),
+    Input('camera_info', 'sensor_msgs/CameraInfo', 'calibration of the camera'),
+    Input(
+        'depth',
+        'sensor_msgs/Image',
+        'depth aligned to the image, `32FC1` metres or `16UC1` millimetres (REP 118)',
+        'depth: true',
+    ),
+    Input(
+        'depth/camera_info',
+        'sensor_msgs/CameraInfo',
+        'calibration of the depth images; needed if they differ in size from the image',
+        'depth: true',
+    ),
+    Input(
+        'virtual_depth',
+        'sensor_msgs/Image',
+        'depth images of virtual objects, with the size and the stamp of the image',
+        'virtual_depth: true',
+    ),
+)
+"""All topics the node can subscribe to."""

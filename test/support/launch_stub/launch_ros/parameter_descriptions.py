@@ -1,0 +1,8 @@
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class ParameterValue:
+    value: Any
+    value_type: type
