@@ -89,8 +89,9 @@ def final_rows(
         semantic, instance = np.empty(shape, np.uint16), np.empty(shape, np.uint32)
         for column, (window, window_map) in enumerate(zip(grid.band(row), maps, strict=True)):
             place = np.s_[:, window.x.core_start : window.x.core_stop]
-            final = stitching.final(window_map, row * across + column)
-            semantic[place], instance[place] = (m[window.core_slices] for m in final)
+            semantic[place], instance[place] = stitching.final(
+                window_map, row * across + column, window.core_slices
+            )
         yield semantic, instance, overview
 
 

@@ -82,7 +82,9 @@ class Sample:
         ``um`` or ``m``.
     ground
         Function of pixel columns [W] and rows [H] that returns the class map of the ground,
-        uint16 [H, W], and its colours, float32 [H, W, 3].
+        uint16 [H, W].
+    paint
+        Function of these and the class map that returns its colours, float32 [H, W, 3].
     cells
         Function of cell columns and rows, int64 [n] each, that returns the objects in them.
     """
@@ -93,7 +95,8 @@ class Sample:
     pitch: int
     pixel_size: float
     unit: str
-    ground: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    ground: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    paint: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     cells: Callable[[np.ndarray, np.ndarray], Cells]
 
     @cached_property
@@ -104,25 +107,38 @@ class Sample:
     def read(self, x0: int, y0: int, x1: int, y1: int) -> Patch:
         """Make the window of columns ``x0`` to before ``x1`` and rows ``y0`` to before ``y1``."""
         x, y = np.arange(x0, x1), np.arange(y0, y1)
-        semantic, color = self.ground(x, y)
+        semantic = self.ground(x, y)
+        color = self.paint(x, y, semantic)
         instance = np.zeros(semantic.shape, np.uint32)
+        cells, ids, (index, py, px) = self._objects((x0, y0, x1, y1))
+        semantic[py, px], instance[py, px] = cells.class_id[index], ids[index]
+        color[py, px] = cells.color_rgb[index]
+        grain = hashed(0, x[None, :], y[:, None])[..., None] * 12 - 6
+        return Patch(np.clip(color + grain, 0, 255).astype(np.uint8), semantic, instance)
+
+    def labels(self, x0: int, y0: int, x1: int, y1: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return class map uint16 and instance map uint32 of a window, without its picture."""
+        semantic = self.ground(np.arange(x0, x1), np.arange(y0, y1))
+        instance = np.zeros(semantic.shape, np.uint32)
+        cells, ids, (index, py, px) = self._objects((x0, y0, x1, y1))
+        semantic[py, px], instance[py, px] = cells.class_id[index], ids[index]
+        return semantic, instance
+
+    def _objects(self, window: tuple[int, int, int, int]) -> tuple[Cells, np.ndarray, tuple]:
+        """Return the cells around a window, the id of each, and the objects' pixels in it."""
         # Objects stay within their cell and a quarter of a cell around it.
         reach = self.pitch // 4 + 1
         columns, rows = (
             np.arange(
-                max(0, (low - reach) // self.pitch),
-                min(high - 1 + reach, last - 1) // self.pitch + 1,
+                max(0, low - reach) // self.pitch,
+                min(high - 1 + reach, length - 1) // self.pitch + 1,
             )
-            for low, high, last in ((x0, x1, self.size_wh[0]), (y0, y1, self.size_wh[1]))
+            for low, high, length in zip(window[:2], window[2:], self.size_wh, strict=True)
         )
         column, row = (a.ravel() for a in np.meshgrid(columns, rows))
         cells = self.cells(column, row)
-        index, py, px = _pixels(cells, np.flatnonzero(cells.class_id >= 0), (x0, y0, x1, y1))
-        semantic[py, px] = cells.class_id[index]
-        instance[py, px] = row[index] * self.cells_across + column[index] + 1
-        color[py, px] = cells.color_rgb[index]
-        grain = hashed(0, x[None, :], y[:, None])[..., None] * 12 - 6
-        return Patch(np.clip(color + grain, 0, 255).astype(np.uint8), semantic, instance)
+        ids = row * self.cells_across + column + 1
+        return cells, ids, _pixels(cells, np.flatnonzero(cells.class_id >= 0), window)
 
 
 def hashed(salt: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -145,10 +161,12 @@ def slide(size_wh: tuple[int, int], seed: int = 0) -> Sample:
     def is_tissue(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.sin(x / 1900) + np.sin(y / 1300) + np.sin((x + y) / 700) > -1.2
 
-    def ground(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def ground(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.zeros((len(y), len(x)), np.uint16)
+
+    def paint(x: np.ndarray, y: np.ndarray, semantic: np.ndarray) -> np.ndarray:
         inside = is_tissue(x[None, :], y[:, None])[..., None]
-        color = np.where(inside, (226, 170, 200), (240, 238, 240)).astype(np.float32)
-        return np.zeros((len(y), len(x)), np.uint16), color
+        return np.where(inside, (226, 170, 200), (240, 238, 240)).astype(np.float32)
 
     def cells(column: np.ndarray, row: np.ndarray) -> Cells:
         u = [hashed(seed * 97 + salt, column, row) for salt in range(1, 8)]
@@ -171,7 +189,7 @@ def slide(size_wh: tuple[int, int], seed: int = 0) -> Sample:
             color_rgb=dark * (1.0, 0.7, 1.5),
         )
 
-    return Sample('slide', size_wh, NUCLEI, pitch, 0.5, 'um', ground, cells)
+    return Sample('slide', size_wh, NUCLEI, pitch, 0.5, 'um', ground, paint, cells)
 
 
 def aerial(size_wh: tuple[int, int], seed: int = 0, after: bool = False) -> Sample:
@@ -187,14 +205,16 @@ def aerial(size_wh: tuple[int, int], seed: int = 0, after: bool = False) -> Samp
         level = 1.35 if after else 1.5
         return np.sin(x / 300 + 1) + np.cos(y / 370) > level
 
-    def ground(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def ground(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         span = pitch * road_every
         on_road = (np.abs(x % span - pitch // 2) < road_half)[None, :] | (
             np.abs(y % span - pitch // 2) < road_half
         )[:, None]
         semantic = np.where(is_water(x[None, :], y[:, None]), _WATER, _GRASS)
-        semantic = np.where(on_road, _ROAD, semantic).astype(np.uint16)
-        return semantic, AERIAL.colors_rgb[semantic].astype(np.float32)
+        return np.where(on_road, _ROAD, semantic).astype(np.uint16)
+
+    def paint(x: np.ndarray, y: np.ndarray, semantic: np.ndarray) -> np.ndarray:
+        return AERIAL.colors_rgb[semantic].astype(np.float32)
 
     def cells(column: np.ndarray, row: np.ndarray) -> Cells:
         u = [hashed(seed * 89 + salt, column, row) for salt in range(1, 9)]
@@ -222,7 +242,7 @@ def aerial(size_wh: tuple[int, int], seed: int = 0, after: bool = False) -> Samp
             color_rgb=AERIAL.colors_rgb[class_id] * shade,
         )
 
-    return Sample('aerial', size_wh, AERIAL, pitch, 0.3, 'm', ground, cells)
+    return Sample('aerial', size_wh, AERIAL, pitch, 0.3, 'm', ground, paint, cells)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ this, because the windows that see one pixel form a rectangle of the grid.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -100,20 +101,26 @@ class Stitching:
     objects: Objects
     stuff_area_px: np.ndarray
 
-    def final(self, window_map: WindowMap, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def final(
+        self, window_map: WindowMap, index: int, place: tuple[slice, slice]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return class map uint16 and instance map uint32 of a window, with final ids.
 
-        ``index`` is the window's place in reading order.
+        ``index`` is the window's place in reading order, ``place`` the part of it to return.
         """
-        count = len(window_map.score)
         first = self.first_piece[index]
-        final_of_local = self.id_of_piece[first : first + count].copy()
+        final_of_local = self.id_of_piece[first : first + len(window_map.score)].copy()
         final_of_local[0] = 0
-        instance = final_of_local[window_map.instance]
-        class_of_id = np.concatenate((np.zeros(1, np.uint16), self.objects.class_id))
         # The pieces of one object may have had several classes.
-        semantic = np.where(instance > 0, class_of_id[instance], window_map.semantic)
+        class_of_local = self._class_of_id[final_of_local]
+        local = window_map.instance[place]
+        instance = final_of_local[local]
+        semantic = np.where(instance > 0, class_of_local[local], window_map.semantic[place])
         return semantic.astype(np.uint16, copy=False), instance
+
+    @cached_property
+    def _class_of_id(self) -> np.ndarray:
+        return np.concatenate((np.zeros(1, np.uint16), self.objects.class_id))
 
 
 @dataclass(eq=False)
@@ -213,8 +220,8 @@ def stitch(grid: Grid, maps: Iterable[WindowMap]) -> tuple[np.ndarray, np.ndarra
             place = np.s_[
                 window.y.core_start : window.y.core_stop, window.x.core_start : window.x.core_stop
             ]
-            final = stitching.final(maps[index], index)
-            semantic[place], instance[place] = (m[window.core_slices] for m in final)
+            final = stitching.final(maps[index], index, window.core_slices)
+            semantic[place], instance[place] = final
     return semantic, instance, stitching.objects
 
 

@@ -22,6 +22,9 @@ def test_windows_agree_with_the_whole(sample: Sample) -> None:
         np.testing.assert_array_equal(patch.image_rgb, whole.image_rgb[place])
         np.testing.assert_array_equal(patch.semantic, whole.semantic[place])
         np.testing.assert_array_equal(patch.instance, whole.instance[place])
+        semantic, instance = sample.labels(x0, y0, x1, y1)
+        np.testing.assert_array_equal(semantic, patch.semantic)
+        np.testing.assert_array_equal(instance, patch.instance)
 
 
 def test_objects_are_connected_things_of_one_class(sample: Sample) -> None:

@@ -262,6 +262,8 @@ def _to_wgs84(geometry: np.ndarray, crs_wkt: str) -> np.ndarray:
 @contextmanager
 def _geopackage(path: Path, georeference: Georeference, unit: str) -> Iterator[Any]:
     crs = georeference.crs_wkt or None
+    # Otherwise the file holds the time of writing, and no two runs give the same bytes.
+    pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': '1970-01-01T00:00:00.000Z'})
 
     def write(outlines: Outlines, columns: dict[str, np.ndarray]) -> None:
         with warnings.catch_warnings():
