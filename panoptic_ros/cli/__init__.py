@@ -38,6 +38,18 @@ COMMANDS = (
         'segment a slide, an aerial picture, a stack or a volume of any size',
         'large',
     ),
+    Command(
+        'change',
+        'panoptic_ros.cli.change',
+        'find what changed between two label rasters or two large pictures',
+        'large',
+    ),
+    Command(
+        'make-sample',
+        'panoptic_ros.cli.make_sample',
+        'make a synthetic slide, aerial picture or volume with its truth',
+        'large',
+    ),
     Command('models', 'panoptic_ros.cli.models', 'list the models, or show and verify one'),
     Command(
         'labels',

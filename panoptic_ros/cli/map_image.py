@@ -8,6 +8,15 @@
     OUT/classes.csv       counts, areas and densities by class and zone
     OUT/objects.csv       one row an object
     OUT/overview.png      a small picture of the whole
+
+NIfTI files and folders of DICOM files are volumes; ``--stack z`` takes the pages of a TIFF as one,
+``--stack time`` as frames.
+
+::
+
+    OUT/class.nii.gz, OUT/instance.nii.gz  of a volume, with its affine
+    OUT/objects.csv, OUT/classes.csv       volumes in mm3
+    OUT/labels.tif, OUT/tracks.csv         of frames: class and instance id that stays
 """
 
 import argparse
@@ -16,13 +25,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import SourceError
-from panoptic_ros.large.jobs import ModelChoice, PlannedMap, plan_map, run_maps
+from panoptic_ros.large.bands import model_segmenter
+from panoptic_ros.large.jobs import ModelChoice, PlannedMap, plan_grid, plan_map, run_maps
 from panoptic_ros.large.mapping import POLYGON_FORMATS, TABLE_FORMATS, Map, Results
 from panoptic_ros.large.reading.pictures import ReadOptions
 from panoptic_ros.large.reading.pyramids import SLIDE_SUFFIXES, TIFF_SUFFIXES
+from panoptic_ros.large.reading.stacks import is_volume, open_stack
+from panoptic_ros.large.volumes import (
+    link_planes,
+    segment_planes,
+    track_planes,
+    write_frames,
+    write_volume,
+)
 from panoptic_ros.model import Model
 
 SUFFIXES = (*SLIDE_SUFFIXES, *TIFF_SUFFIXES, '.png', '.jpg', '.jpeg', '.jp2', '.vrt')
@@ -47,6 +66,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--tables', choices=(*TABLE_FORMATS, 'both'), default='csv')
     parser.add_argument('--zones', type=Path, help='a polygon layer to count by')
+    parser.add_argument(
+        '--stack', choices=('time', 'z'), help='what the pages of a TIFF are (one picture)'
+    )
+    parser.add_argument(
+        '--rate', type=_rate, default=1.0, help='frames a second of --stack time (%(default)s)'
+    )
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
     parser.add_argument('--scheduler', metavar='ADDRESS', help='of a dask cluster to run on')
 
@@ -91,7 +116,9 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Map all pictures of the source."""
     model = Model.load(args.model)
-    out = args.out or Path('out', 'map', args.source.stem)
+    out = args.out or Path('out', 'map', args.source.name.split('.')[0])
+    if args.stack or is_volume(args.source):
+        return _run_stack(args, model, out)
     plans = []
     for source in _sources(args.source):
         plan = plan_from(args, source, model)
@@ -113,13 +140,48 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_stack(args: argparse.Namespace, model: Model, out: Path) -> int:
+    for option in ('resume', 'scheduler', 'zones', 'resolution', 'pixel_size', 'bands'):
+        if getattr(args, option):
+            raise SourceError(
+                f'--{option.replace("_", "-")} is for single pictures and {str(args.source)!r} is '
+                'a stack; leave it out'
+            )
+    stack = open_stack(args.source)
+    value_range = tuple(args.range) if args.range else None
+    grid = plan_grid(stack.size_wh, args.window or model.card.size_wh, args.overlap)
+    total = stack.count * len(grid.rows) * len(grid.columns)
+    with (
+        model_choice(args).open() as segmenter,
+        tqdm(total=total, unit='window', disable=None) as bar,
+    ):
+        segment = model_segmenter(segmenter)
+        planes = segment_planes(stack, segment, grid, value_range, bar.update)
+    if args.stack == 'time':
+        instance, tracks = track_planes(planes, model.label_set, args.rate)
+        write_frames(planes, instance, tracks, out)
+        print(f'{stack.count} frames, {len(tracks["id"])} tracks')
+    else:
+        found = link_planes(planes)
+        write_volume(found, stack, model.label_set, out)
+        print(f'{stack.count} planes, {len(found.class_id)} objects')
+    print(f'results in {out}')
+    return 0
+
+
+def model_choice(args: argparse.Namespace) -> ModelChoice:
+    """Return the model that the arguments choose."""
+    return ModelChoice(args.model, args.engine, args.precision, args.threads)
+
+
 def plan_from(args: argparse.Namespace, source: Path, model: Model) -> PlannedMap:
     """Lay out the windows of a picture as the arguments ask for."""
     reading = ReadOptions(
         args.resolution, args.pixel_size, args.bands, tuple(args.range) if args.range else None
     )
-    choice = ModelChoice(args.model, args.engine, args.precision, args.threads)
-    return plan_map(source, reading, choice, args.window or model.card.size_wh, args.overlap)
+    return plan_map(
+        source, reading, model_choice(args), args.window or model.card.size_wh, args.overlap
+    )
 
 
 def _sources(source: Path) -> list[Path]:
@@ -177,6 +239,16 @@ def _bands(text: str) -> tuple[int, ...]:
             f'{text!r} is not one or three band numbers; expected for example 3,2,1'
         )
     return tuple(int(part) for part in text.split(','))
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float('nan')
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f'{text!r} is no rate; expected frames a second above 0')
+    return value
 
 
 def _window(text: str) -> tuple[int, int]:

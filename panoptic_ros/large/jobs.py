@@ -110,6 +110,22 @@ class PlannedMap:
     scale_xy: tuple[float, float]
 
 
+def plan_grid(
+    size_wh: tuple[int, int], window_wh: tuple[int, int], overlap: int | None = None
+) -> Grid:
+    """Lay out the windows of a picture.
+
+    By default windows share an eighth of their shorter side; a quarter of what they share is
+    trimmed from each side. Raises SourceError if the overlap is out of its range.
+    """
+    if overlap is None:
+        overlap = max(1, min(window_wh) // 8)
+    try:
+        return Grid(size_wh, window_wh, overlap, overlap // 4)
+    except ValueError as error:
+        raise SourceError(f'{error}; change --overlap or --window') from error
+
+
 def plan_map(
     source: Path,
     reading: ReadOptions,
@@ -117,18 +133,12 @@ def plan_map(
     window_wh: tuple[int, int],
     overlap: int | None = None,
 ) -> PlannedMap:
-    """Look at a picture and lay out its windows.
+    """Look at a picture and lay out its windows as :func:`plan_grid` does.
 
-    By default windows share an eighth of their shorter side; a quarter of what they share is
-    trimmed from each side. Raises SourceError if the picture or the overlap is unusable.
+    Raises SourceError if the picture cannot be read as asked for.
     """
-    if overlap is None:
-        overlap = max(1, min(window_wh) // 8)
     with closing(Picture.open(source, reading)) as picture:
-        try:
-            grid = Grid(picture.size_wh, window_wh, overlap, overlap // 4)
-        except ValueError as error:
-            raise SourceError(f'{error}; change --overlap or --window') from error
+        grid = plan_grid(picture.size_wh, window_wh, overlap)
         job = MapJob(source.resolve(), reading, choice, grid)
         return PlannedMap(job, picture.georeference, picture.scale_xy)
 

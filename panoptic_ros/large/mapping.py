@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from panoptic_ros.labels import LabelSet
+from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.large.bands import BandStore, overview_pixels, overview_step
 from panoptic_ros.large.reading.georeference import Georeference
 from panoptic_ros.large.stitching import NODATA, Objects, Stitcher, Stitching
 from panoptic_ros.large.windows import Grid
 from panoptic_ros.large.writing.label_raster import new_label_raster
-from panoptic_ros.large.writing.polygons import Outliner, PolygonFiles
+from panoptic_ros.large.writing.polygons import Outliner, PolygonFiles, describe_objects
 from panoptic_ros.large.writing.tables import (
     ClassAreas,
     Table,
@@ -128,25 +128,28 @@ def write_map(
     objects = stitching.objects
     areas = ClassAreas(georeference, zones)
     overview = _Overview(grid.size_wh, label_set)
-    outliner = Outliner.of_objects(objects, grid.size_wh[0], results.with_stuff)
+    outliner = Outliner.of_objects(objects, grid.size_wh[0])
     with ExitStack() as stack:
         raster = stack.enter_context(
             new_label_raster(results.folder / 'labels.tif', grid.size_wh, georeference, label_set)
         )
         polygons = stack.enter_context(
-            PolygonFiles(
-                results.folder, results.polygons, label_set, georeference, scale_xy, objects
-            )
+            PolygonFiles(results.folder, 'polygons', results.polygons, georeference, scale_xy)
         )
         for semantic, instance, picture in final_rows(store, grid, stitching):
             raster.add(semantic, instance)
             areas.add(semantic)
             overview.add(semantic, instance, picture)
             if results.polygons:
-                for outlines in outliner.add(semantic, instance):
-                    polygons.add(outlines)
+                area = None
+                if results.with_stuff:
+                    is_area = (instance == 0) & (semantic < VOID)
+                    area = np.where(is_area, semantic, -1).astype(np.int32)
+                for outlines in outliner.add(instance, area):
+                    polygons.add(describe_objects(outlines, objects, label_set, georeference))
             on_band()
-        polygons.add(outliner.finish())
+        last = outliner.finish()
+        polygons.add(describe_objects(last, objects, label_set, georeference))
     classes = class_table(areas, objects, label_set)
     for suffix in results.tables:
         write_table(results.folder / f'classes.{suffix}', classes)

@@ -195,7 +195,7 @@ class Stitcher:
         )
 
     def _join(self, a: '_Strip', b: '_Strip') -> None:
-        ids_a, ids_b, shared_px, smaller_px, union_px = _overlaps(a.instance, b.instance)
+        ids_a, ids_b, shared_px, smaller_px, union_px = shared_pieces(a.instance, b.instance)
         same_class = a.class_of_id[ids_a] == b.class_of_id[ids_b]
         is_one = shared_px >= self.min_overlap * np.where(same_class, smaller_px, union_px)
         pairs = np.stack((a.first + ids_a[is_one], b.first + ids_b[is_one]), axis=1)
@@ -307,7 +307,7 @@ def _measure(
     return pieces, stuff_area_px.astype(np.int64)
 
 
-def _overlaps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
+def shared_pieces(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return what the instances of two maps of the same pixels share.
 
     Returns the ids of each pair in ``a`` and in ``b``, the pixels of both, those of the smaller

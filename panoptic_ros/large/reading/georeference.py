@@ -48,6 +48,12 @@ class Georeference:
             transform=(a * scale_x, b * scale_y, c, d * scale_x, e * scale_y, f),
         )
 
+    def shifted(self, x0: int, y0: int) -> 'Georeference':
+        """Return that of the part of the picture that begins at a column and a row."""
+        a, b, _, d, e, _ = self.transform
+        c, f = self.points(x0, y0)
+        return replace(self, transform=(a, b, float(c), d, e, float(f)))
+
     def points(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Transform points from pixels to the coordinate system."""
         a, b, c, d, e, f = self.transform

@@ -8,7 +8,7 @@ without instances have no bound; they are cut along a grid of cells.
 import json
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ import rasterio.warp
 import shapely
 from rasterio.crs import CRS
 
-from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.labels import LabelSet
 from panoptic_ros.large.reading.georeference import Georeference
 from panoptic_ros.large.stitching import CLASSES, Objects
 from panoptic_ros.large.writing.whole_files import whole_file
@@ -64,35 +64,48 @@ class Outliner:
         uint8 [largest id + 1].
     end_of_id
         int [largest id + 1], the first row below each object.
-    with_stuff
-        Also outline what has no instance, except for void and no data.
+    kinds
+        Number of kinds of areas.
     """
 
     width: int
     class_of_id: np.ndarray
     end_of_id: np.ndarray
-    with_stuff: bool = False
+    kinds: int = CLASSES
     _y: int = 0
     _parts: dict[int, list[Any]] = field(default_factory=dict)
 
     @classmethod
-    def of_objects(cls, objects: Objects, width: int, with_stuff: bool) -> 'Outliner':
-        """Return one for a map with these objects."""
+    def of_objects(cls, objects: Objects, width: int) -> 'Outliner':
+        """Return one for a map with these objects, whose kinds of areas are classes."""
         none = np.zeros(1, np.int64)
         return cls(
             width,
             np.concatenate((none, objects.class_id)),
             np.concatenate((none, objects.box_xyxy[:, 3])),
-            with_stuff,
         )
 
-    def add(self, semantic: np.ndarray, instance: np.ndarray) -> Iterator[Outlines]:
-        """Add the next rows and give the outlines that no later row can change."""
-        start = 0
-        while start < len(semantic):
+    def add(self, instance: np.ndarray, area: np.ndarray | None = None) -> Iterator[Outlines]:
+        """Add the next rows and give the outlines that no later row can change.
+
+        Parameters
+        ----------
+        instance
+            uint32 [H, width], ids, 0 for none.
+        area
+            int32 [H, width], the kind of area where there is no instance, -1 for none.
+        """
+        start, height = 0, len(instance)
+        while start < height:
             # Cells end at the same rows, whatever rows come together.
-            stop = min(len(semantic), start + CELL - self._y % CELL)
-            self._find(semantic[start:stop], instance[start:stop])
+            stop = min(height, start + CELL - self._y % CELL)
+            value = instance[start:stop].astype(np.int32)
+            if area is not None:
+                column = np.arange(self.width, dtype=np.int32) // CELL
+                part = area[start:stop]
+                is_area = (value == 0) & (part >= 0)
+                value = np.where(is_area, -(column * np.int32(self.kinds) + part) - 1, value)
+            self._find(value)
             yield self._take(
                 [
                     key
@@ -106,17 +119,13 @@ class Outliner:
         """Give what is left after the last row."""
         return self._take(list(self._parts))
 
-    def _find(self, semantic: np.ndarray, instance: np.ndarray) -> None:
-        value = instance.astype(np.int32)
-        if self.with_stuff:
-            column = np.arange(self.width, dtype=np.int32) // CELL
-            is_area = (instance == 0) & (semantic < VOID)
-            value = np.where(is_area, -(column * CLASSES + semantic) - 1, value)
+    def _find(self, value: np.ndarray) -> None:
+        """Outline the parts of a strip: ids above 0, areas below."""
         shift = rasterio.Affine.translation(0, self._y)
         for shape, number in rasterio.features.shapes(value, value != 0, 4, shift):
             rings = shape['coordinates']
             self._parts.setdefault(int(number), []).append(shapely.Polygon(rings[0], rings[1:]))
-        self._y += len(semantic)
+        self._y += len(value)
 
     def _take(self, keys: Sequence[int]) -> Outlines:
         keys = sorted(keys)
@@ -129,117 +138,128 @@ class Outliner:
         geometry[invalid] = shapely.make_valid(geometry[invalid])
         key = np.array(keys, np.int64)
         ids = np.maximum(key, 0)
-        return Outlines(
-            ids, np.where(key > 0, self.class_of_id[ids], (-key - 1) % CLASSES), geometry
-        )
+        kind = np.where(key > 0, self.class_of_id[ids], (-key - 1) % self.kinds)
+        return Outlines(ids, kind, geometry)
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """Outlines with their columns by name, one value an outline.
+
+    ``label`` is what QuPath calls each, ``color_rgb`` how it draws it, ``measurements`` the names
+    of the columns it shows as such.
+    """
+
+    outlines: Outlines
+    columns: dict[str, np.ndarray]
+    label: Sequence[str] = ()
+    color_rgb: Sequence[tuple[int, int, int]] = ()
+    measurements: Sequence[str] = ()
+
+
+def describe_objects(
+    outlines: Outlines, objects: Objects, label_set: LabelSet, georeference: Georeference
+) -> Described:
+    """Describe the objects and areas of a map."""
+    row = outlines.id - 1
+    score = np.ones(len(row))
+    score[row >= 0] = objects.score[row[row >= 0]]
+    names = np.array([*label_set.names], object)[outlines.class_id]
+    geometry = geometry_columns(outlines, georeference)
+    return Described(
+        outlines,
+        {'id': outlines.id, 'class': names, 'score': np.round(score, 4), **geometry},
+        names,
+        [label_set.classes[class_id].color_rgb for class_id in outlines.class_id],
+        ('score', f'area_{georeference.unit}2'),
+    )
+
+
+def geometry_columns(outlines: Outlines, georeference: Georeference) -> dict[str, np.ndarray]:
+    """Return area and centroid of each outline."""
+    centroid = shapely.get_coordinates(shapely.centroid(outlines.geometry))
+    area = shapely.area(outlines.geometry) * georeference.pixel_area(centroid[:, 1])
+    x, y = georeference.points(*centroid.T)
+    return {f'area_{georeference.unit}2': area, 'centroid_x': x, 'centroid_y': y}
 
 
 class PolygonFiles:
-    """Writes outlines to the files asked for.
+    """Writes outlines to the files asked for, which get their names when all is written.
 
-    Use as a context manager: the files get their names when it ends well.
+    Use as a context manager.
 
     Parameters
     ----------
-    folder, formats
-        ``gpkg`` writes polygons.gpkg in the picture's coordinate system, ``geojson``
-        polygons.geojson in degrees (RFC 7946), ``qupath`` qupath.geojson in pixels of the file's
-        finest level. Without a coordinate system all of them are in such pixels.
+    folder, stem, formats
+        ``gpkg`` writes STEM.gpkg in the picture's coordinate system, ``geojson`` STEM.geojson in
+        degrees (RFC 7946), ``qupath`` qupath.geojson in pixels of the file's finest level.
+        Without a coordinate system all of them are in such pixels.
+    georeference, scale_xy
+        Where the pixels lie, and their size in pixels of the finest level.
     """
 
     def __init__(
         self,
         folder: Path,
+        stem: str,
         formats: Sequence[str],
-        label_set: LabelSet,
         georeference: Georeference,
         scale_xy: tuple[float, float],
-        objects: Objects,
     ) -> None:
-        self._folder, self._formats = folder, formats
-        self._label_set, self._georeference = label_set, georeference
-        self._scale_xy, self._objects = scale_xy, objects
+        self._folder, self._stem, self._formats = folder, stem, formats
+        self._georeference, self._scale_xy = georeference, scale_xy
+        self._writers: list[Callable[[Described], None]] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> 'PolygonFiles':
-        self._writers = []
-        unit = self._georeference.unit
         with ExitStack() as stack:
             for kind in self._formats:
+                suffix = 'gpkg' if kind == 'gpkg' else 'geojson'
+                stem = 'qupath' if kind == 'qupath' else self._stem
+                path = stack.enter_context(whole_file(self._folder / f'{stem}.{suffix}'))
                 if kind == 'gpkg':
-                    path = stack.enter_context(whole_file(self._folder / 'polygons.gpkg'))
-                    writer = stack.enter_context(_geopackage(path, self._georeference, unit))
-                elif kind == 'geojson':
-                    path = stack.enter_context(whole_file(self._folder / 'polygons.geojson'))
-                    writer = stack.enter_context(_geojson(path, self._geojson_features))
+                    writer = _geopackage(path, self._georeference)
                 else:
-                    path = stack.enter_context(whole_file(self._folder / 'qupath.geojson'))
-                    writer = stack.enter_context(_geojson(path, self._qupath_features))
-                self._writers.append(writer)
+                    is_qupath = kind == 'qupath'
+                    features = self._qupath_features if is_qupath else self._geojson_features
+                    writer = _geojson(path, features)
+                self._writers.append(stack.enter_context(writer))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> bool | None:
         return self._stack.__exit__(*exception)
 
-    def add(self, outlines: Outlines) -> None:
-        """Write some outlines."""
-        if len(outlines.id):
-            columns = self._columns(outlines)
-            for writer in self._writers:
-                writer(outlines, columns)
+    def add(self, described: Described) -> None:
+        """Write some outlines; also without any, which names the columns."""
+        for writer in self._writers:
+            writer(described)
 
-    def _columns(self, outlines: Outlines) -> dict[str, np.ndarray]:
-        """Return what is written beside each outline."""
-        is_object = outlines.id > 0
-        row = outlines.id - 1
-        centroid = shapely.get_coordinates(shapely.centroid(outlines.geometry))
-        area_px = shapely.area(outlines.geometry)
-        score = np.ones(len(row), np.float64)
-        score[is_object] = self._objects.score[row[is_object]]
-        names = np.array([*self._label_set.names], object)
-        x, y = self._georeference.points(*centroid.T)
-        return {
-            'id': outlines.id,
-            'class': names[outlines.class_id],
-            'score': np.round(score, 4),
-            f'area_{self._georeference.unit}2': area_px
-            * self._georeference.pixel_area(centroid[:, 1]),
-            'centroid_x': x,
-            'centroid_y': y,
-        }
-
-    def _geojson_features(
-        self, outlines: Outlines, columns: dict[str, np.ndarray]
-    ) -> Iterator[dict[str, Any]]:
-        geometry = _moved(outlines.geometry, self._georeference)
+    def _geojson_features(self, described: Described) -> Iterator[dict[str, Any]]:
+        geometry = _moved(described.outlines.geometry, self._georeference)
         if self._georeference.crs_wkt:
             geometry = _to_wgs84(geometry, self._georeference.crs_wkt)
         for row, shape in enumerate(shapely.to_geojson(geometry)):
-            properties = {name: _plain(column[row]) for name, column in columns.items()}
+            properties = {name: _plain(c[row]) for name, c in described.columns.items()}
             yield {'type': 'Feature', 'properties': properties, 'geometry': json.loads(shape)}
 
-    def _qupath_features(
-        self, outlines: Outlines, columns: dict[str, np.ndarray]
-    ) -> Iterator[dict[str, Any]]:
+    def _qupath_features(self, described: Described) -> Iterator[dict[str, Any]]:
+        outlines = described.outlines
         geometry = shapely.transform(outlines.geometry, lambda points: points * self._scale_xy)
-        unit = self._georeference.unit
-        area_name = 'Area µm^2' if unit == 'um' else f'Area {unit}^2'
-        area = columns[f'area_{unit}2']
         for row, shape in enumerate(shapely.to_geojson(geometry)):
-            number, class_id = int(outlines.id[row]), int(outlines.class_id[row])
-            label = self._label_set.classes[class_id]
-            name = f'{number}' if number else f'{class_id} {shape}'
+            number, kind = int(outlines.id[row]), int(outlines.class_id[row])
+            name = f'{number}' if number else f'{kind} {shape}'
+            label, color = described.label[row], described.color_rgb[row]
             yield {
                 'type': 'Feature',
                 'id': str(uuid.uuid5(_QUPATH_NAMES, name)),
                 'geometry': json.loads(shape),
                 'properties': {
                     'objectType': 'detection' if number else 'annotation',
-                    'classification': {'name': label.name, 'color': list(label.color_rgb)},
+                    'classification': {'name': label, 'color': list(color)},
                     'measurements': {
-                        'Score': float(columns['score'][row]),
-                        area_name: round(float(area[row]), 4),
+                        name: round(float(described.columns[name][row]), 4)
+                        for name in described.measurements
                     },
                 },
             }
@@ -260,48 +280,43 @@ def _to_wgs84(geometry: np.ndarray, crs_wkt: str) -> np.ndarray:
 
 
 @contextmanager
-def _geopackage(path: Path, georeference: Georeference, unit: str) -> Iterator[Any]:
-    crs = georeference.crs_wkt or None
+def _geopackage(path: Path, georeference: Georeference) -> Iterator[Callable[[Described], None]]:
     # Otherwise the file holds the time of writing, and no two runs give the same bytes.
     pyogrio.set_gdal_config_options({'OGR_CURRENT_DATE': '1970-01-01T00:00:00.000Z'})
 
-    def write(outlines: Outlines, columns: dict[str, np.ndarray]) -> None:
+    def write(described: Described) -> None:
+        if path.exists() and not len(described.outlines.id):
+            return
         with warnings.catch_warnings():
             # A picture may have no coordinate system.
             warnings.filterwarnings('ignore', "'crs' was not provided")
             pyogrio.raw.write(
                 path,
-                geometry=shapely.to_wkb(_moved(outlines.geometry, georeference)),
-                field_data=list(columns.values()),
-                fields=list(columns),
+                geometry=shapely.to_wkb(_moved(described.outlines.geometry, georeference)),
+                field_data=list(described.columns.values()),
+                fields=list(described.columns),
                 layer='polygons',
                 driver='GPKG',
                 geometry_type='Unknown',
-                crs=crs,
+                crs=georeference.crs_wkt or None,
                 append=path.exists(),
             )
 
     yield write
-    if not path.exists():
-        none = np.zeros(0)
-        names = 'id', 'class', 'score', f'area_{unit}2', 'centroid_x', 'centroid_y'
-        dtypes = np.int64, object, *[np.float64] * 4
-        write(
-            Outlines(none, none, np.zeros(0, object)),
-            {name: np.zeros(0, dtype) for name, dtype in zip(names, dtypes, strict=True)},
-        )
 
 
 @contextmanager
-def _geojson(path: Path, features: Any) -> Iterator[Any]:
+def _geojson(
+    path: Path, features: Callable[[Described], Iterator[dict[str, Any]]]
+) -> Iterator[Callable[[Described], None]]:
     """Write a feature collection, one feature a line."""
     with path.open('w', encoding='utf-8') as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = '\n'
 
-        def write(outlines: Outlines, columns: dict[str, np.ndarray]) -> None:
+        def write(described: Described) -> None:
             nonlocal separator
-            for feature in features(outlines, columns):
+            for feature in features(described):
                 file.write(separator + json.dumps(feature))
                 separator = ',\n'
 
