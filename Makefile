@@ -76,7 +76,7 @@ bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
 	$(BIN)/python -m panoptic_ros.benchmark.depth_speed --json out/bench/depth.json
 	rm -rf out/bench/street
 	$(BIN)/python -m panoptic_ros make-bag street --seconds 4 --rate 15 --out out/bench/street
-	$(BIN)/python -m panoptic_ros.benchmark.replay.command out/bench/street --seconds 3 --out out/bench/replay
+	$(BIN)/python -m panoptic_ros.cli.replay_benchmark out/bench/street --seconds 3 --out out/bench/replay
 	$(PEERS_BIN)/python test/peers/tracking.py street-lite --limit 30 --json out/bench/tracking.json
 	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --json out/bench/scoring.json
 	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --scale 3 --images 20 --json out/bench/scoring_large.json

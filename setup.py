@@ -147,7 +147,7 @@ setup(
         'console_scripts': [
             'segment = panoptic_ros.ros.executables:segment',
             'camera = panoptic_ros.ros.executables:camera',
-            'replay_benchmark = panoptic_ros.benchmark.replay.command:main',
+            'replay_benchmark = panoptic_ros.cli.replay_benchmark:main',
             'panoptic = panoptic_ros.cli:main',
         ],
     },

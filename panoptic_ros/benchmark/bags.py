@@ -26,6 +26,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_typestore
 
+from panoptic_ros.benchmark.cdr import header_stamp_ns, image_encoding
 from panoptic_ros.errors import BagError
 from panoptic_ros.untrusted import file_sha256
 
@@ -257,53 +258,6 @@ def camera_info_topic(topics: Iterable[Topic], image: str) -> Topic | None:
 def camera_info_name(image: str) -> str:
     """Return where image_transport expects the calibration of a topic of images."""
     return f'{image.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
-
-
-def header_stamp_ns(data: bytes) -> int:
-    """Return the stamp of a message that begins with a std_msgs/Header, nanoseconds.
-
-    Raises BagError for less data than that.
-    """
-    seconds, nanoseconds = _unpack('iI', data, 4)
-    return seconds * 1_000_000_000 + nanoseconds
-
-
-def with_header_stamp(data: bytes, stamp_ns: int) -> bytes:
-    """Return a message that begins with a std_msgs/Header with another stamp in it.
-
-    Raises BagError for a stamp that the header does not hold.
-    """
-    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
-    if not -(2**31) <= seconds < 2**31:
-        raise BagError(f'stamp {seconds} s does not fit into a header; expected less than 2**31 s')
-    return b''.join(
-        (data[:4], struct.pack(_byte_order(data) + 'iI', seconds, nanoseconds), data[12:])
-    )
-
-
-def image_encoding(data: bytes) -> str:
-    """Return the encoding of a serialised sensor_msgs/Image.
-
-    Raises BagError for less data than that.
-    """
-    (frame_id_size,) = _unpack('I', data, 12)
-    # Numbers of four bytes lie at multiples of four, counted after the encapsulation.
-    at = 16 + frame_id_size + -frame_id_size % 4 + 8
-    (size,) = _unpack('I', data, at)
-    return data[at + 4 : at + 4 + size].rstrip(b'\0').decode('ascii', 'replace')
-
-
-def _byte_order(data: bytes) -> str:
-    return '<' if data[1] & 1 else '>'
-
-
-def _unpack(layout: str, data: bytes, at: int) -> tuple[int, ...]:
-    try:
-        return struct.unpack_from(_byte_order(data) + layout, data, at)
-    except (struct.error, IndexError) as error:
-        raise BagError(
-            f'a message of {len(data)} bytes is cut off; expected a header at its beginning'
-        ) from error
 
 
 @dataclass(frozen=True, eq=False)

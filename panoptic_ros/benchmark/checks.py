@@ -1,23 +1,24 @@
-"""What the node's topics promise, checked on the messages of one frame after the other.
+"""Checks of the node's topic contract on the messages of one image after the other.
 
-Nothing here talks to ROS: messages go in, faults come out. The demo uses it on what arrives over
-DDS.
+The checks take messages and return faults; they do not communicate.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from panoptic_ros.benchmark.cdr import frame_key
+from panoptic_ros.benchmark.client import Status
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.ros.diagnostics import Counts
 from panoptic_ros.ros.messages.markers import TEXT_NAMESPACE
 from panoptic_ros.ros.messages.points import FIELDS, POINT
 from panoptic_ros.scene.geometry import CameraModel
@@ -33,19 +34,14 @@ IMAGE_ENCODINGS = {
     'panoptic': '32SC1',
     'mask': 'mono8',
 }
-"""Image topics of the node and how they are encoded."""
+"""Image topics of the node and their encodings."""
+
+OUTCOMES = tuple(field.name for field in fields(Counts) if field.name != 'received')
+"""What can become of an image that the node received, as its diagnostics count it."""
 
 BYTES_PER_PIXEL = {'mono8': 1, '16UC1': 2, 'bgr8': 3, '32SC1': 4, '32FC1': 4}
 
 _DTYPES = {'mono8': np.uint8, '16UC1': np.uint16, '32SC1': np.int32, '32FC1': np.float32}
-
-FrameKey = tuple[int, int, str]
-"""What makes two headers equal: seconds, nanoseconds, frame_id."""
-
-
-def frame_key(header: Header) -> FrameKey:
-    """Return the whole content of a header."""
-    return header.stamp.sec, header.stamp.nanosec, header.frame_id
 
 
 def pixels(message: Image) -> np.ndarray:
@@ -58,20 +54,20 @@ def pixels(message: Image) -> np.ndarray:
 
 @dataclass
 class Check:
-    """One promise: how often it was looked at, how often it was broken, and the first times.
+    """One promise of the node, and how often it was kept.
 
     Parameters
     ----------
     name
         The promise in a few words.
     looked
-        How many times it could have been broken.
+        How many times it was checked.
     broken
-        How many times it was.
+        How many times it did not hold.
     examples
-        Sentences about the first three of them.
+        Descriptions of the first three faults.
     skipped
-        Why it cannot be looked at here; empty where it can.
+        Why it cannot be checked here; empty if it can.
     """
 
     name: str
@@ -82,16 +78,20 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether it was looked at and held every time, or cannot be looked at."""
+        """Whether it was checked and held every time, or cannot be checked here."""
         return bool(self.skipped) or (self.looked > 0 and not self.broken)
 
     def add(self, fault: str = '') -> None:
-        """Count one look; an empty text is no fault."""
+        """Count one check; an empty text is no fault."""
         self.looked += 1
         if fault:
             self.broken += 1
             if len(self.examples) < 3:
                 self.examples.append(fault)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {'name': self.name, 'passed': self.passed} | asdict(self)
 
 
 class Checks:
@@ -111,16 +111,35 @@ class Checks:
         """Whether there are any, and all passed."""
         return bool(self._by_name) and all(check.passed for check in self)
 
+    @classmethod
+    def from_json(cls, content: Iterable[Mapping[str, Any]]) -> 'Checks':
+        """Return the checks whose :meth:`Check.as_json` is given."""
+        checks = cls()
+        for entry in content:
+            values = {name: value for name, value in entry.items() if name != 'passed'}
+            checks._by_name[entry['name']] = Check(**values)
+        return checks
+
+    def lines(self) -> list[str]:
+        """Return one line for each check, and one for each example of a fault."""
+        lines = []
+        for check in self:
+            mark = 'skip' if check.skipped else 'ok' if check.passed else 'FAIL'
+            detail = f': {check.skipped}' if check.skipped else ''
+            lines.append(f'{mark:<5}{check.looked:>6}  {check.name}{detail}')
+            lines += [f'{"":13}{check.broken} times: {example}' for example in check.examples]
+        return lines
+
 
 class FrameAudit:
-    """Checks everything the node said about a frame against what the camera sent.
+    """Checks all outputs for one image against the image that the camera sent.
 
     Parameters
     ----------
     label_set
-        The node's.
+        Label set of the node's model.
     checks
-        Where the results go.
+        Where the results are counted.
     """
 
     def __init__(self, label_set: LabelSet, checks: Checks) -> None:
@@ -129,18 +148,18 @@ class FrameAudit:
         self._shown_markers: set[tuple[str, int]] | None = None
 
     def audit(self, sent: CameraInfo | None, outputs: Mapping[str, Any]) -> Panoptic | None:
-        """Check one frame; call it in the order of the stamps.
+        """Check the outputs for one image; call this in the order of the stamps.
 
         Parameters
         ----------
         sent
-            The camera's message with this very header; None if it sent none.
+            The camera's calibration with the same header; None if the camera sent none.
         outputs
-            Messages by topic of the node, all with one header (``semantic``, ``markers`` ...).
+            Messages by topic of the node (``semantic``, ``markers`` ...), all with one header.
 
         Returns
         -------
-        The panoptic map, or None where there is none that keeps its promises.
+        The panoptic map; None if it is missing or invalid.
         """
         for topic, message in outputs.items():
             self._checks[f'{topic}: header is that of a frame sent'].add(
@@ -189,7 +208,7 @@ class FrameAudit:
 
     def _audit_markers(self, message: MarkerArray | None, panoptic: Panoptic | None) -> None:
         if message is None:
-            self._shown_markers = None  # whatever it said is not known
+            self._shown_markers = None  # the message was lost
             return
         if any(m.action == Marker.DELETEALL for m in message.markers):
             self._shown_markers = set()
@@ -219,18 +238,16 @@ class FrameAudit:
         self._shown_markers = named
 
 
-def diagnostics_fault(status: DiagnosticStatus) -> str:
-    """Return what is wrong with the node's status: not OK, or frames that are not accounted for.
+def diagnostics_fault(status: Status) -> str:
+    """Return the fault of a report: its level is not OK, or images are not accounted for.
 
-    Two frames may be on their way, as :class:`panoptic_ros.ros.diagnostics.Counts` says.
+    Two images may be in work, see :class:`panoptic_ros.ros.diagnostics.Counts`.
     """
     if status.level != DiagnosticStatus.OK:
         return f'level {status.level[0]}: {status.message}'
-    values = {item.key: item.value for item in status.values}
-    ends = ('processed', 'dropped', 'unwatched', 'bad', 'failed')
     try:
-        received = int(values['frames received'])
-        ended = {end: int(values[f'frames {end}']) for end in ends}
+        received = int(status.values['frames received'])
+        ended = {outcome: int(status.values[f'frames {outcome}']) for outcome in OUTCOMES}
     except KeyError as error:
         return f'there is no value {error}'
     if not 0 <= received - sum(ended.values()) <= 2:
@@ -241,7 +258,7 @@ def diagnostics_fault(status: DiagnosticStatus) -> str:
 
 
 def label_info_fault(message: Any, label_set: LabelSet) -> str:
-    """Return what is wrong with a vision_msgs/LabelInfo."""
+    """Return the fault of a vision_msgs/LabelInfo; empty if it has none."""
     said = {c.class_id: c.class_name for c in message.class_map}
     expected = dict(enumerate(label_set.names))
     wrong = {i: said.get(i) for i, name in expected.items() if said.get(i) != name}
@@ -253,8 +270,8 @@ def label_info_fault(message: Any, label_set: LabelSet) -> str:
 def _header_of(message: Any) -> str:
     if isinstance(message, MarkerArray):
         message = message.markers[0]
-    stamp = message.header.stamp
-    return f'stamp {stamp.sec}.{stamp.nanosec:09d} in {message.header.frame_id!r}'
+    key = frame_key(message.header)
+    return f'stamp {key.sec}.{key.nanosec:09d} in {key.frame_id!r}'
 
 
 def _image_fault(message: Image, encoding: str, size_wh: tuple[int, int]) -> str:

@@ -76,8 +76,8 @@ COMMANDS = (
     ),
     Command(
         'soak',
-        'panoptic_ros.benchmark.soak',
-        'run the node for long with all kinds of input and prove that it stays as it is',
+        'panoptic_ros.cli.soak',
+        'run the node for long on all kinds of input and check that nothing is lost or leaks',
         'ros',
     ),
     Command('evaluate', 'panoptic_ros.cli.evaluate', 'measure a model on a data set'),

@@ -1,1 +1,1 @@
-"""TODO."""
+"""``replay_benchmark``: how fast the node processes a recording."""

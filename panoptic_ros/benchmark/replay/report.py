@@ -1,6 +1,5 @@
-"""What came of a replay: tables, plots, ``replay.json``."""
+"""The results of a replay benchmark: tables, plots, ``replay.json``."""
 
-import argparse
 import importlib.util
 import os
 import platform
@@ -14,17 +13,20 @@ from rclpy.serialization import deserialize_message
 
 from panoptic_ros import __version__
 from panoptic_ros.benchmark.bags import IMAGE
-from panoptic_ros.benchmark.latency import (
+from panoptic_ros.benchmark.cdr import message_class
+from panoptic_ros.benchmark.client import Client
+from panoptic_ros.benchmark.figures import finite
+from panoptic_ros.benchmark.replay.node import NodeUnderTest
+from panoptic_ros.benchmark.replay.options import Options
+from panoptic_ros.benchmark.replay.recording import Recording
+from panoptic_ros.benchmark.replay.session import Session
+from panoptic_ros.benchmark.replay.trial import (
     MAX_DROPPED,
     Trial,
-    finite,
     output_table,
     rate_table,
     stage_table,
 )
-from panoptic_ros.benchmark.replay.ends import Recording, Segment
-from panoptic_ros.benchmark.replay.playback import Records, message_class
-from panoptic_ros.benchmark.replay.session import Session
 from panoptic_ros.errors import ModelError
 from panoptic_ros.model import Model
 from panoptic_ros.ros.messages import decode_compressed_image
@@ -33,46 +35,46 @@ _PACKAGES = ('numpy', 'opencv-python-headless', 'onnxruntime', 'openvino', 'rosb
 
 
 class Report:
-    """What came of a run: the tables, the plots, the JSON."""
+    """The results of a run as text, as JSON and as plots."""
 
     def __init__(
         self,
-        args: argparse.Namespace,
+        options: Options,
         recording: Recording,
-        segment: Segment,
+        node: NodeUnderTest,
         session: Session,
-        records: Records,
+        client: Client,
     ) -> None:
-        self._args = args
+        self._options = options
         self._recording = recording
-        self._segment = segment
+        self._node = node
         self._session = session
-        self._records = records
+        self._outputs = client.frames.outputs
+        self._values = client.status.values
         self._bag_sha256 = recording.bag.sha256()
         self._bag_notes = recording.bag.notes
         first = recording.bag.first(recording.image.name).data
         self._encoding, self._size_wh = _describe(first, recording.image.type)
-        self._model_sha256, self._model_reason = _model_sha256(segment)
+        self._model_sha256, self._model_reason = _model_sha256(node)
 
     @property
     def _title(self) -> str:
         width, height = self._size_wh
         return (
-            f'{Path(self._args.bag).name}, {width}x{height} {self._encoding}; '
-            f'{self._records.value("model")} on '
-            f'{self._records.value("engine").partition(" (")[0]}'
+            f'{Path(self._options.bag).name}, {width}x{height} {self._encoding}; '
+            f'{self._values.get("model", "")} on '
+            f'{self._values.get("engine", "").partition(" (")[0]}'
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        args, session, recording = self._args, self._session, self._recording
-        usage = self._records.value
+        session, recording, values = self._session, self._recording, self._values
         return {
             'version': __version__,
             'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
             'arguments': {
                 name: str(value) if isinstance(value, Path) else value
-                for name, value in vars(args).items()
+                for name, value in vars(self._options).items()
             },
             'interrupted': session.is_interrupted,
             'platform': {
@@ -83,7 +85,7 @@ class Report:
             },
             'versions': _versions(),
             'bag': {
-                'name': Path(args.bag).name,
+                'name': Path(self._options.bag).name,
                 'sha256': self._bag_sha256,
                 'notes': dict(self._bag_notes),
                 'image_topic': recording.image.name,
@@ -93,19 +95,19 @@ class Report:
                 'seconds': (recording.stop_ns - recording.start_ns) / 1e9,
             },
             'node': {
-                'name': self._segment.name,
-                'started_here': self._segment.process is not None,
-                'engine': usage('engine'),
-                'device': usage('device'),
-                'parameters': dict(self._segment.parameters),
+                'name': self._node.name,
+                'started_here': self._node.process is not None,
+                'engine': values.get('engine', ''),
+                'device': values.get('device', ''),
+                'parameters': dict(self._node.parameters),
             },
             'model': {
-                'name': usage('model'),
+                'name': values.get('model', ''),
                 'sha256': self._model_sha256,
                 'sha256_reason': self._model_reason,
             },
             'published': {name: target for name, (target, _) in session.targets.items()},
-            'outputs': list(self._records.topics),
+            'outputs': list(self._outputs),
             'peak_rate_hz': session.peak_hz,
             'peak_max_dropped_percent': 100 * MAX_DROPPED,
             'peak_search': [
@@ -125,8 +127,8 @@ class Report:
         if session.trials:
             lines += ['', rate_table(session.trials)]
             lines.append(
-                f'latency of ~/{self._records.topics[0]}, publication to receipt; dropped: none '
-                'came; CPU: the node, 100 is one core'
+                f'latency of ~/{self._outputs[0]}, publication to receipt; dropped: not '
+                'answered; CPU: the node, 100 is one core'
             )
         if shown is not None:
             lines += ['', f'{shown.name}:', output_table(shown), '', stage_table(shown)]
@@ -142,7 +144,7 @@ class Report:
 
     @property
     def _detailed(self) -> Trial | None:
-        """The trial whose outputs and stages are shown: 30 Hz, or else the last."""
+        """The trial whose outputs and stages are shown: 30 Hz, otherwise the last."""
         trials = [trial for trial in self._session.trials if trial.answered]
         at_30 = [trial for trial in trials if trial.asked_hz == 30.0 and 'peak' not in trial.name]
         return (at_30 or trials or [None])[-1]
@@ -154,9 +156,9 @@ class Report:
         if importlib.util.find_spec('matplotlib') is None:
             print('no plots: matplotlib is not installed (pip install matplotlib)')
             return []
-        from panoptic_ros.benchmark.latency_plots import write_plots
+        from panoptic_ros.benchmark.replay.plots import write_plots
 
-        return write_plots(self._args.out, self._session.trials, self._title)
+        return write_plots(self._options.out, self._session.trials, self._title)
 
 
 def _describe(data: bytes, message_type: str) -> tuple[str, tuple[int, int]]:
@@ -166,9 +168,9 @@ def _describe(data: bytes, message_type: str) -> tuple[str, tuple[int, int]]:
     return message.format, decode_compressed_image(message).size_wh
 
 
-def _model_sha256(segment: Segment) -> tuple[dict[str, str], str]:
+def _model_sha256(node: NodeUnderTest) -> tuple[dict[str, str], str]:
     try:
-        card = Model.load(str(segment.parameters.get('model', ''))).card
+        card = Model.load(str(node.parameters.get('model', ''))).card
     except ModelError as error:
         return {}, str(error)
     return {entry.path: entry.sha256 for entry in card.files.values()}, ''

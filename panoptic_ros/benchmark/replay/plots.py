@@ -1,4 +1,4 @@
-"""Pictures of what :mod:`.latency` measured; needs matplotlib (extra ``bench``)."""
+"""Plots of trials; needs matplotlib (extra ``bench``)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from panoptic_ros.benchmark.latency import SUMS, Trial
+from panoptic_ros.benchmark.replay.trial import SUMS, Trial
 
 _DPI = 110
 _COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#999999', '#000000')

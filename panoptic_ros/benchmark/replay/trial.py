@@ -13,16 +13,25 @@ from typing import Any
 
 import numpy as np
 
+from panoptic_ros.benchmark.figures import (
+    P_COLUMNS,
+    distribution,
+    finite,
+    mean_rate_hz,
+    number,
+    percentile_table,
+)
+
 MISSING = 0
 """Stands in ``received_ns`` where nothing came."""
 
 MAX_DROPPED = 0.05
 """The peak is the highest rate at which less than this share is dropped."""
 
-PERCENTILES = (50, 95, 99)
-
 SUMS = ('total', 'age')
-"""Entries of the node's times that contain the others."""
+"""Entries of the node's times that include other stages."""
+
+_COLUMNS = ('count', *P_COLUMNS, 'max')
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +102,12 @@ class Trial:
     @property
     def publish_rate_hz(self) -> float:
         """How fast the images really were published; NaN for less than two."""
-        return _rate_hz(self.published_ns)
+        return mean_rate_hz(self.published_ns)
 
     @property
     def frame_rate_hz(self) -> float:
         """How fast the answers came; NaN for less than two."""
-        return _rate_hz(np.sort(self.received_ns[self.is_answered, 0]))
+        return mean_rate_hz(np.sort(self.received_ns[self.is_answered, 0]))
 
     @property
     def reached_rate(self) -> bool:
@@ -136,49 +145,15 @@ class Trial:
             'frames_dropped': self.published - self.answered,
             'dropped_percent': finite(100 * self.dropped_fraction),
             'latency_ms': {
-                topic: spread(self.latency_ms(at)) for at, topic in enumerate(self.topics)
+                topic: distribution(self.latency_ms(at)) for at, topic in enumerate(self.topics)
             },
-            'stages_ms': {name: spread(self.stage(name)) for name in self.stages},
+            'stages_ms': {name: distribution(self.stage(name)) for name in self.stages},
             'cpu_percent': finite(self.cpu_percent),
             'resident_mb': {
                 'start': finite(memory_mb[0]) if len(memory_mb) else None,
                 'end': finite(memory_mb[-1]) if len(memory_mb) else None,
             },
         }
-
-
-def spread(values_ms: np.ndarray) -> dict[str, float | int | None]:
-    """Return how durations are spread, milliseconds; null where there are none.
-
-    Parameters
-    ----------
-    values_ms
-        float64 [n] in the order of the frames; NaN values do not count.
-    """
-    known = values_ms[~np.isnan(values_ms)]
-    figures: dict[str, float | int | None] = {'count': len(known)}
-    if not len(known):
-        names = ('mean', 'min', *(f'p{p}' for p in PERCENTILES), 'max', 'jitter')
-        return figures | dict.fromkeys(names)
-    percentiles = np.percentile(known, PERCENTILES)
-    return figures | {
-        'mean': float(known.mean()),
-        'min': float(known.min()),
-        **{f'p{p}': float(value) for p, value in zip(PERCENTILES, percentiles, strict=True)},
-        'max': float(known.max()),
-        'jitter': float(np.abs(np.diff(known)).mean()) if len(known) > 1 else None,
-    }
-
-
-def finite(value: float) -> float | None:
-    """Return a number for JSON: null if it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _rate_hz(times_ns: np.ndarray) -> float:
-    if len(times_ns) < 2 or times_ns[-1] <= times_ns[0]:
-        return math.nan
-    return float((len(times_ns) - 1) * 1e9 / (times_ns[-1] - times_ns[0]))
 
 
 def find_peak(
@@ -228,51 +203,35 @@ def find_peak(
 
 
 def rate_table(trials: Sequence[Trial]) -> str:
-    """Return a line a trial: rates, drops, latency of the first output, CPU."""
+    """Return one line for each trial: rates, drops, latency of the first output, CPU."""
     width = max((len(t.name) for t in trials), default=0) + 1
+    names = (*P_COLUMNS, 'max', 'jitter')
     lines = [
         f'{"":{width}}{"sent":>8}{"answered":>10}{"dropped":>9}'
-        + ''.join(f'{f"p{p}":>8}' for p in PERCENTILES)
-        + f'{"max":>8}{"jitter":>8}{"CPU":>7}',
-        f'{"":{width}}{"Hz":>8}{"Hz":>10}{"%":>9}{"ms":>8}{"ms":>8}{"ms":>8}{"ms":>8}{"ms":>8}'
-        f'{"%":>7}',
+        + ''.join(f'{name:>8}' for name in names)
+        + f'{"CPU":>7}',
+        f'{"":{width}}{"Hz":>8}{"Hz":>10}{"%":>9}' + f'{"ms":>8}' * len(names) + f'{"%":>7}',
     ]
     for trial in trials:
-        latency = spread(trial.latency_ms())
-        names = (*(f'p{p}' for p in PERCENTILES), 'max', 'jitter')
+        latency = distribution(trial.latency_ms())
         lines.append(
             f'{trial.name:{width}}'
-            + _number(trial.publish_rate_hz, 8)
-            + _number(trial.frame_rate_hz, 10)
-            + _number(100 * trial.dropped_fraction, 9)
-            + ''.join(_number(latency[name], 8) for name in names)
-            + _number(trial.cpu_percent, 7, 0)
+            + number(trial.publish_rate_hz, 8)
+            + number(trial.frame_rate_hz, 10)
+            + number(100 * trial.dropped_fraction, 9)
+            + ''.join(number(latency[name], 8) for name in names)
+            + number(trial.cpu_percent, 7, 0)
         )
     return '\n'.join(lines)
 
 
 def output_table(trial: Trial) -> str:
-    """Return a line an output of a trial: how many came, and the latency."""
-    rows = {topic: trial.latency_ms(at) for at, topic in enumerate(trial.topics)}
-    return _spread_table('output', rows)
+    """Return one line for each output of a trial: how often it came, and its latency."""
+    rows = {t: distribution(trial.latency_ms(at)) for at, t in enumerate(trial.topics)}
+    return percentile_table('output, ms', rows, _COLUMNS)
 
 
 def stage_table(trial: Trial) -> str:
-    """Return a line a stage of the node."""
-    return _spread_table('stage', {name: trial.stage(name) for name in trial.stages})
-
-
-def _spread_table(title: str, rows_ms: dict[str, np.ndarray]) -> str:
-    names = (*(f'p{p}' for p in PERCENTILES), 'max')
-    lines = [f'{f"{title}, ms":<16}{"frames":>8}' + ''.join(f'{name:>9}' for name in names)]
-    for name, values_ms in rows_ms.items():
-        figures = spread(values_ms)
-        cells = ''.join(_number(figures[column], 9, 2) for column in names)
-        lines.append(f'{name:<16}{figures["count"]:>8}{cells}')
-    return '\n'.join(lines)
-
-
-def _number(value: float | None, width: int, digits: int = 1) -> str:
-    if value is None or not math.isfinite(value):
-        return f'{"-":>{width}}'
-    return f'{value:>{width}.{digits}f}'
+    """Return one line for each stage of the node."""
+    rows = {stage: distribution(trial.stage(stage)) for stage in trial.stages}
+    return percentile_table('stage, ms', rows, _COLUMNS)

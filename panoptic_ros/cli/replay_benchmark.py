@@ -14,6 +14,15 @@ from pathlib import Path
 import cv2
 import yaml
 
+from panoptic_ros.benchmark.replay.options import (
+    AS_FAST,
+    OUTPUTS,
+    QUALITY_FRAMES,
+    RATES_HZ,
+    RECORDED,
+    TRIAL_SECONDS,
+    Options,
+)
 from panoptic_ros.engines import ENGINES
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.ros.arguments import positive_number
@@ -22,13 +31,6 @@ from panoptic_ros.untrusted import plain_yaml
 
 OK, FAILED, USER_ERROR = 0, 1, 2
 """Exit codes: measured or interrupted, the node gave no answer, what was asked for cannot be."""
-
-OUTPUTS = ('semantic', 'instance', 'markers', 'overlay')
-RATES_HZ = (10.0, 30.0, 60.0)
-TRIAL_SECONDS = 5.0
-QUALITY_FRAMES = 300
-
-RECORDED, AS_FAST = 'recorded', 'max'
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -129,6 +131,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: Sequence[str]) -> Options:
+    """Return the options of a command line."""
+    given = vars(make_parser().parse_args(arguments))
+    return Options(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+
+
 def _rate(text: str) -> float | str:
     return text if text in (RECORDED, AS_FAST) else positive_number(text)
 
@@ -175,10 +183,10 @@ def own_arguments(arguments: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Measure, until done, SIGINT or SIGTERM; returns the process's exit code."""
-    given = make_parser().parse_args(own_arguments(sys.argv[1:] if args is None else args))
+    options = parse(own_arguments(sys.argv[1:] if args is None else args))
     cv2.setNumThreads(1)  # leaves the cores to the node
     try:
-        from panoptic_ros.benchmark.replay.ends import NoAnswerError
+        from panoptic_ros.benchmark.processes import NodeLostError
         from panoptic_ros.benchmark.replay.run import run
     except ModuleNotFoundError as error:
         missing = str(error.name).partition('.')[0]
@@ -191,8 +199,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return USER_ERROR
     with StopSignal() as stop:
         try:
-            return run(given, stop.came)
-        except NoAnswerError as error:
+            return run(options, stop.came)
+        except NodeLostError as error:
             print(f'replay_benchmark: {error}', file=sys.stderr)
             return FAILED
         except PanopticRosError as error:

@@ -1,0 +1,1 @@
+"""``panoptic soak``: run the node for long on all kinds of input and check that nothing leaks."""
