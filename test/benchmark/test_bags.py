@@ -1,5 +1,4 @@
 import hashlib
-import struct
 
 import numpy as np
 import pytest
@@ -7,8 +6,6 @@ import pytest
 pytest.importorskip('rosbags', reason='rosbags reads and writes the recordings of these tests')
 
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from rosbags.rosbag2 import (
     CompressionFormat,
     CompressionMode,
@@ -29,10 +26,7 @@ from panoptic_ros.benchmark.bags import (
     camera_info_name,
     camera_info_topic,
     frames,
-    header_stamp_ns,
-    image_encoding,
     image_topic,
-    with_header_stamp,
 )
 from panoptic_ros.errors import BagError
 
@@ -318,39 +312,6 @@ def test_calibration_elsewhere_counts_if_it_is_the_only_one():
     assert camera_info_topic(topics[1:], '/eye/image').name == '/b'
     assert camera_info_topic(topics, '/eye/image') is None
     assert camera_info_topic([], '/eye/image') is None
-
-
-# In place.
-
-
-@given(
-    st.integers(-(2**31) * 10**9, 2**31 * 10**9 - 1), st.integers(0, 2**31 * 10**9 - 1), st.text()
-)
-def test_stamps_in_place(first_ns, second_ns, frame_id):
-    frame_id = frame_id.replace('\0', '').encode('utf-8', 'replace').decode()
-    data = image(first_ns, frame_id=frame_id)
-    assert header_stamp_ns(data) == first_ns
-    assert image_encoding(data) == 'bgr8'
-    assert with_header_stamp(data, second_ns) == image(second_ns, frame_id=frame_id)
-
-
-def test_stamps_of_big_endian_messages():
-    data = b'\0\0\0\0' + struct.pack('>iII', -5, 7, 1) + b'\0'
-    assert header_stamp_ns(data) == -5 * 10**9 + 7
-    assert with_header_stamp(data, 3_000_000_002) == (
-        data[:4] + struct.pack('>iII', 3, 2, 1) + b'\0'
-    )
-
-
-@pytest.mark.parametrize('size', [0, 3, 8, 11])
-def test_messages_without_a_whole_header(size):
-    with pytest.raises(BagError, match=f'{size} bytes is cut off'):
-        header_stamp_ns(image(0)[:size])
-
-
-def test_stamp_that_no_header_holds():
-    with pytest.raises(BagError, match='does not fit'):
-        with_header_stamp(image(0), 2**31 * 10**9)
 
 
 # Frames.

@@ -1,3 +1,4 @@
+import json
 from array import array
 from types import SimpleNamespace
 
@@ -6,7 +7,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from std_msgs.msg import Header
@@ -17,10 +18,10 @@ from panoptic_ros.benchmark.checks import (
     Checks,
     FrameAudit,
     diagnostics_fault,
-    frame_key,
     label_info_fault,
     pixels,
 )
+from panoptic_ros.benchmark.client import Status
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.messages import Picture, image_message
@@ -204,8 +205,7 @@ def test_label_info():
 
 def status(level=DiagnosticStatus.OK, **counts):
     frames = {'received': 5, 'processed': 3, 'dropped': 1, 'unwatched': 0, 'bad': 0, 'failed': 0}
-    values = [KeyValue(key=f'frames {n}', value=str(c)) for n, c in (frames | counts).items()]
-    return DiagnosticStatus(level=level, message='text', values=values)
+    return Status(level, 'text', {f'frames {n}': str(c) for n, c in (frames | counts).items()})
 
 
 @pytest.mark.parametrize(
@@ -216,13 +216,29 @@ def status(level=DiagnosticStatus.OK, **counts):
         (status(received=9), '9 frames received'),
         (status(received=3), '3 frames received'),
         (status(bad=1), '1 frames could not be decoded'),
-        (DiagnosticStatus(level=DiagnosticStatus.OK), "no value 'frames received'"),
+        (Status(DiagnosticStatus.OK), "no value 'frames received'"),
     ],
 )
 def test_diagnostics(given, fault):
-    said = diagnostics_fault(given)
-    assert fault in said
-    assert bool(said) == bool(fault)
+    found = diagnostics_fault(given)
+    assert fault in found
+    assert bool(found) == bool(fault)
+
+
+def test_checks_survive_json():
+    checks = Checks()
+    checks['one'].add()
+    checks['two'].add('broken')
+    checks['three'].skipped = 'not here'
+    content = json.loads(json.dumps([check.as_json() for check in checks]))
+    assert [entry['passed'] for entry in content] == [True, False, True]
+    assert Checks.from_json(content).lines() == checks.lines()
+    assert checks.lines() == [
+        'ok        1  one',
+        'FAIL      1  two',
+        '             1 times: broken',
+        'skip      0  three: not here',
+    ]
 
 
 def test_a_check_that_was_never_looked_at_has_not_passed():
@@ -238,12 +254,6 @@ def test_a_check_keeps_the_first_three_faults():
     check.add()
     assert (check.looked, check.broken) == (6, 5)
     assert check.examples == ['fault 0', 'fault 1', 'fault 2']
-
-
-def test_frame_key_is_the_whole_header():
-    header = Header(frame_id='a')
-    header.stamp.sec, header.stamp.nanosec = 1, 2
-    assert frame_key(header) == (1, 2, 'a')
 
 
 def good_points():

@@ -17,9 +17,10 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from panoptic_ros import cli
-from panoptic_ros.benchmark.bags import BagReader, header_stamp_ns
-from panoptic_ros.benchmark.checks import frame_key, pixels
-from panoptic_ros.cli import make_bag as recording
+from panoptic_ros.benchmark import recording
+from panoptic_ros.benchmark.bags import BagReader
+from panoptic_ros.benchmark.cdr import frame_key, header_stamp_ns
+from panoptic_ros.benchmark.checks import pixels
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.labels import VOID, LabelSet

@@ -12,7 +12,8 @@ from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from panoptic_ros.benchmark.checks import frame_key, pixels
+from panoptic_ros.benchmark.cdr import frame_key
+from panoptic_ros.benchmark.checks import pixels
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.errors import SourceError
 from panoptic_ros.ros.camera import (

@@ -23,6 +23,7 @@ from panoptic_ros.ros.messages import image_message
 RATE_HZ = 10.0
 SIZE_WH = (320, 160)
 BURST = 30
+RESEND_S = 0.2
 FIRST_LIFE = 0.75
 """Share of the time after which the node is killed and started anew."""
 
@@ -218,7 +219,8 @@ class Soak:
         self._set_parameters(image_timeout_s=0.5)
         self._send_good()
         warns = self._wait_until(lambda: self._robot.status.message.startswith('no image for'))
-        self._checks['a pause is reported'].add('' if warns else self._robot.status.message)
+        said = f'the node reports {self._robot.status.message!r}'
+        self._checks['a pause is reported'].add('' if warns else said)
         self._set_parameters(image_timeout_s=2.0)
         self._send_good()
 
@@ -307,12 +309,13 @@ class Soak:
     def _require_answers(self, what: str, send: Callable[[], None] | None = None) -> None:
         """Wait for two further answers, sending images if no camera does."""
         target = self._robot.answered() + 2
-        end_s = time.monotonic() + self._limits.timeout_s
         answered = False
-        while not answered and time.monotonic() < end_s:
+        for _ in range(max(1, round(self._limits.timeout_s / RESEND_S))):
             if send is not None:
                 send()
-            answered = self._wait_until(lambda: self._robot.answered() >= target, 0.2)
+            answered = self._wait_until(lambda: self._robot.answered() >= target, RESEND_S)
+            if answered:
+                break
         self._checks[f'frames are answered after {what}'].add('' if answered else 'they are not')
 
     def _settle(self, name: str, row: Row) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,11 +19,11 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 pytest.importorskip('rosbags', reason='rosbags reads the recordings')
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from sensor_msgs.msg import Image
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import cli
+from panoptic_ros.benchmark import recording
 from panoptic_ros.benchmark.bags import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -31,28 +32,23 @@ from panoptic_ros.benchmark.bags import (
     BagWriter,
     Message,
     Topic,
-    header_stamp_ns,
 )
-from panoptic_ros.benchmark.replay import ends as replay_ends
-from panoptic_ros.benchmark.replay.command import make_parser, own_arguments
-from panoptic_ros.benchmark.replay.ends import (
-    NoAnswerError,
-    Recording,
-    Segment,
-    find_outputs,
-    find_targets,
-)
-from panoptic_ros.benchmark.replay.playback import Records, SteadyClock
+from panoptic_ros.benchmark.cdr import header_stamp_ns
+from panoptic_ros.benchmark.client import Status
+from panoptic_ros.benchmark.processes import NodeLostError
+from panoptic_ros.benchmark.replay import recording as replayed
+from panoptic_ros.benchmark.replay.node import NodeUnderTest, find_node, find_outputs, find_targets
+from panoptic_ros.benchmark.replay.recording import Recording
 from panoptic_ros.benchmark.replay.run import run
-from panoptic_ros.cli import make_bag as recording
+from panoptic_ros.cli.replay_benchmark import own_arguments, parse
 from panoptic_ros.datasets import Sample
 from panoptic_ros.errors import BagError, PanopticRosError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.resources import resource
 
-ROOT = Path(__file__).parents[2]
-REPLAY = (sys.executable, '-m', 'panoptic_ros.benchmark.replay.command')
+ROOT = Path(__file__).parents[3]
+REPLAY = (sys.executable, '-m', 'panoptic_ros.cli.replay_benchmark')
 LABELS = LabelSet.load('cityscapes')
 STREET = ('street', '--size', '128x64', '--rate', '20')
 
@@ -66,7 +62,7 @@ def street(tmp_path_factory):
 
 
 def arguments(bag, *more):
-    return make_parser().parse_args([str(bag), *map(str, more)])
+    return parse([str(bag), *map(str, more)])
 
 
 def refused(bag, *more):
@@ -141,11 +137,11 @@ def test_arguments_for_ros_are_left_out_and_no_others():
 
 @pytest.mark.parametrize('held_bytes', [1 << 30, 0])
 def test_part_of_a_recording(street, monkeypatch, held_bytes):
-    monkeypatch.setattr(replay_ends, 'HELD_BYTES', held_bytes)
+    monkeypatch.setattr(replayed, 'HELD_BYTES', held_bytes)
     with BagReader(street) as bag:
         given = arguments(street, '--start-offset', '0.25', '--duration', '0.5')
-        recording = Recording.of(bag, given)
-        read = recording.reader(['/camera_info', '/depth'])
+        part = Recording.open(bag, given)
+        read = part.reader(['/camera_info', '/depth'])
         for _ in range(2):  # again and again
             frames = list(read())
             assert len(frames) == 10
@@ -155,27 +151,27 @@ def test_part_of_a_recording(street, monkeypatch, held_bytes):
             for frame in frames:
                 assert {m.topic for m in frame.companions} == {'/camera_info', '/depth'}
                 assert {header_stamp_ns(m.data) for m in frame.companions} == {frame.stamp_ns}
-        assert recording.has_truth
-        assert recording.mounting() == {'camera_height_m': 1.3, 'camera_pitch_rad': 0.035}
+        assert part.has_truth
+        assert part.mounting() == {'camera_height_m': 1.3, 'camera_pitch_rad': 0.035}
 
 
 # Where it goes.
 
 
-def segment(*inputs, image_input='/image', outputs=(), parameters=None):
+def node_with(*inputs, image_input='/image', outputs=(), parameters=None):
     topics = tuple(Topic(name, kind, 0) for name, kind in inputs)
     published = tuple(Topic(name, kind, 0) for name, kind in outputs)
-    return Segment('/segment', image_input, topics, published, None, parameters or {})
+    return NodeUnderTest('/segment', image_input, topics, published, None, parameters or {})
 
 
 def targets(bag_topics, node, *more):
     topics = tuple(Topic(name, kind, 1) for name, kind in bag_topics)
-    recording = SimpleNamespace(
+    part = SimpleNamespace(
         bag=SimpleNamespace(topics=topics),
         image=topics[0],
         type_of=lambda name: next(t.type for t in topics if t.name == name),
     )
-    return find_targets(recording, node, arguments('bag', *more))
+    return find_targets(part, node, arguments('bag', *more))
 
 
 CAMERA = (('/eye/image_raw', IMAGE), ('/eye/camera_info', CAMERA_INFO))
@@ -183,7 +179,7 @@ NODE = (('/image', IMAGE), ('/camera_info', CAMERA_INFO))
 
 
 def test_images_and_calibration_go_to_the_node_s_inputs():
-    assert targets(CAMERA, segment(*NODE)) == {
+    assert targets(CAMERA, node_with(*NODE)) == {
         '/eye/image_raw': ('/image', IMAGE),
         '/eye/camera_info': ('/camera_info', CAMERA_INFO),
     }
@@ -193,16 +189,16 @@ def test_depth_goes_where_the_node_takes_it():
     depth = (('/depth', IMAGE), ('/depth/camera_info', CAMERA_INFO))
     street = (('/image', IMAGE), ('/camera_info', CAMERA_INFO), *depth)
     truth = ('/ground_truth/semantic', IMAGE)
-    found = targets((*street, truth), segment(*NODE, *depth))
+    found = targets((*street, truth), node_with(*NODE, *depth))
     assert found == {name: (name, kind) for name, kind in street}
-    assert targets((*street, truth), segment(*NODE)).keys() == {'/image', '/camera_info'}
+    assert targets((*street, truth), node_with(*NODE)).keys() == {'/image', '/camera_info'}
 
 
 def test_remapped_topics():
     twice = (*CAMERA, ('/chatter', 'std_msgs/msg/String'))
     found = targets(
         twice,
-        segment(*NODE),
+        node_with(*NODE),
         *('--topic', '/eye/image_raw:=/left', '--remap', '/chatter:=/said'),
         *('--remap', '/eye/camera_info:=/left_info'),
     )
@@ -214,7 +210,7 @@ def test_remapped_topics():
 
 
 def test_raw_images_for_a_node_that_takes_compressed_ones_and_the_reverse():
-    raw, compressed = segment(*NODE), segment(('/image', COMPRESSED_IMAGE))
+    raw, compressed = node_with(*NODE), node_with(('/image', COMPRESSED_IMAGE))
     with pytest.raises(
         BagError, match=r'takes .*CompressedImage on /image; .*image_transport:=raw'
     ):
@@ -230,7 +226,7 @@ def test_outputs():
         ('/segment/said', 'std_msgs/msg/String'),
         ('/diagnostics', 'diagnostic_msgs/msg/DiagnosticArray'),
     )
-    node = segment(*NODE, outputs=published)
+    node = node_with(*NODE, outputs=published)
     assert find_outputs(node, ['semantic', 'markers']) == {
         'semantic': Image,
         'markers': MarkerArray,
@@ -241,18 +237,16 @@ def test_outputs():
         find_outputs(node, ['said'])
 
 
-def test_two_nodes_of_one_name():
-    node = SimpleNamespace(
-        get_node_names_and_namespaces=lambda: [('segment', '/'), ('segment', '/')]
+def test_two_nodes_with_one_name():
+    client = SimpleNamespace(
+        target='/segment',
+        node=SimpleNamespace(get_node_names_and_namespaces=lambda: [('segment', '/')] * 2),
+        status=Status(values={'state': 'active', 'image topic': '/image'}),
+        stopped=threading.Event(),
+        wait_until=lambda condition, timeout_s: condition(),
     )
-    records = Records(['semantic'])
-    values = {'state': 'active', 'image topic': '/image'}
-    records.reported(
-        DiagnosticStatus(values=[KeyValue(key=k, value=v) for k, v in values.items()]), 0
-    )
-    given = arguments('bag', '--timeout', '0.1')
-    with pytest.raises(NoAnswerError, match=r'/segment to be active: 2 nodes in .* are called so'):
-        Segment.find(node, '/segment', records, SteadyClock(), None, given)
+    with pytest.raises(NodeLostError, match=r'/segment did not .* 2 nodes in .* have this name'):
+        find_node(client, None, 0.1)
 
 
 # The files a user starts from.
@@ -280,10 +274,10 @@ def test_folder_that_cannot_be_made(tmp_path, street):
 
 
 @pytest.mark.process
-def test_without_rosbags_the_way_out_is_said():
+def test_without_rosbags():
     code = (
         'import sys; sys.modules["rosbags"] = None\n'
-        'from panoptic_ros.benchmark.replay.command import main; sys.exit(main(["bag"]))'
+        'from panoptic_ros.cli.replay_benchmark import main; sys.exit(main(["bag"]))'
     )
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -310,11 +304,11 @@ def run_replay(*more, **options):
 
 
 @pytest.mark.process
-def test_nobody_there_is_said_with_what_to_check(tmp_path, street):
+def test_a_missing_node_is_reported_with_what_to_check(tmp_path, street):
     run = run_replay(street, '--node', '/nobody', '--timeout', '1', '--out', tmp_path)
     assert run.returncode == 1
     (line,) = run.stderr.splitlines()
-    assert 'waited 1 s in vain for the node /nobody' in line
+    assert 'the node /nobody did not become active within 1 s' in line
     assert f'ROS_DOMAIN_ID {os.environ["ROS_DOMAIN_ID"]}' in line
 
 
@@ -362,8 +356,8 @@ def test_node_that_cannot_start_says_why(tmp_path, street, own_tiny_model):
     (own_tiny_model / 'model.onnx').write_bytes(b'')
     run = run_replay(street, '--model', own_tiny_model, '--out', tmp_path)
     assert run.returncode == 1
-    assert 'the node ended with exit code 2' in run.stderr
-    assert 'SHA-256' in run.stderr  # its own words
+    assert 'node ended with exit code 2' in run.stderr
+    assert 'SHA-256' in run.stderr  # from the node's log
     assert 'Traceback' not in run.stderr
 
 
@@ -525,11 +519,11 @@ def test_node_that_ends_meanwhile_leaves_the_results_so_far(
     finally:
         process.kill()
     assert process.returncode == 1, output
-    assert '/segment answers no more' in output
+    assert '/segment stopped answering' in output
     content = json.loads((tmp_path / 'out' / 'replay.json').read_text())
     assert content['trials'][0]['frames_answered'] > 0
     assert content['trials'][0]['frames_dropped'] > 0
-    assert '/segment answers no more' in content['notes'][0]
+    assert '/segment stopped answering' in content['notes'][0]
 
 
 @pytest.mark.slow

@@ -11,10 +11,18 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
-from panoptic_ros.benchmark.demo import make_parser, make_plan, process_environment
+from panoptic_ros.benchmark.cdr import FrameKey
+from panoptic_ros.benchmark.client import Status
+from panoptic_ros.benchmark.demo.__main__ import make_parser
+from panoptic_ros.benchmark.demo.observer import Observer
+from panoptic_ros.benchmark.demo.plan import make_plan
+from panoptic_ros.benchmark.demo.report import Report
+from panoptic_ros.benchmark.frames import Frames
+from panoptic_ros.benchmark.processes import process_environment
 from panoptic_ros.errors import SourceError
+from panoptic_ros.labels import LabelSet
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO = (sys.executable, '-m', 'panoptic_ros.benchmark.demo')
 
 
@@ -31,7 +39,7 @@ def test_plan_of_the_street_tells_the_node_how_the_camera_is_mounted():
     assert 'loop' not in street.camera
 
 
-def test_plan_keeps_what_is_prefetched_small():
+def test_plan_limits_the_prefetched_memory():
     street = plan('street', '--seconds', '1000', '--size', '1920x1080')
     assert street.camera['prefetch'] * 1920 * 1080 * 10 <= 512 << 20
 
@@ -93,7 +101,8 @@ def test_demo_checks_every_topic(tmp_path, tiny_model, tiny_scene):
     assert report['frames']['sent'] == 40
     assert report['size_wh'] == [640, 320]
     assert report['milliseconds']['end to end']['p50'] > 0
-    assert report['quality'] is None  # nobody knows the truth about a picture
+    assert report['milliseconds']['tracking']['p50'] > 0
+    assert report['quality'] is None  # a picture has no truth
     looked = {check['name']: check['looked'] for check in report['checks']}
     for topic in ('semantic', 'instance', 'confidence', 'overlay', 'camera_info', 'markers'):
         assert looked[f'{topic}: header is that of a frame sent'] > 0, topic
@@ -117,6 +126,46 @@ def test_demo_measures_quality_where_the_truth_is_known(tmp_path, tiny_model):
 
 @pytest.mark.process
 @pytest.mark.slow
+def test_demo_fails_below_the_least_quality(tmp_path, tiny_model):
+    arguments = ('--model', tiny_model, '--frames', 20, '--size', '128x64', '--out', tmp_path)
+    demo = run_demo('street', *arguments, '--min-pq', '90')
+    assert demo.returncode == 1
+    report = json.loads((tmp_path / 'report.json').read_text())
+    failed = [check['name'] for check in report['checks'] if not check['passed']]
+    assert failed == ['quality: PQ is at least 90']
+
+
+def demo_report(tmp_path, *arguments, **counts):
+    """Return the report of a run without outputs, with these counters of the node."""
+    args = make_parser().parse_args([*arguments, '--frames', '20', '--out', str(tmp_path)])
+    frames = Frames()
+    for second in range(20):
+        frames.publish(FrameKey(second, 0, 'eye'))
+    values = {f'frames {name}': str(count) for name, count in counts.items()}
+    observer = Observer(LabelSet.load('cityscapes'))
+    codes = {'camera': 0, 'node': 0}
+    Report(args, make_plan(args), observer, frames, Status(values=values), (), codes, ())
+    return {check.name: check for check in observer.checks}
+
+
+@pytest.mark.parametrize(('received', 'passes'), [(20, True), (16, True), (15, False), (0, False)])
+def test_report_wants_most_images_received(tmp_path, received, passes):
+    checks = demo_report(tmp_path, 'street', received=received)
+    assert checks['node: receives what is sent'].passed is passes
+    assert checks['camera: all frames are sent'].passed
+
+
+def test_report_wants_a_quality_of_embedded_models_on_the_street(tmp_path):
+    checks = demo_report(tmp_path, 'street', received=20)
+    (name,) = [name for name in checks if 'PQ' in name]
+    assert float(name.split()[-1]) >= 20
+    assert not checks[name].passed  # no image was evaluated
+    checks = demo_report(tmp_path, 'street', '--model', 'my/own', received=20)
+    assert not any('PQ' in name for name in checks)
+
+
+@pytest.mark.process
+@pytest.mark.slow
 def test_demo_shows_why_the_node_ended(tmp_path, own_tiny_model):
     # The card is in order, which is all that the demo itself reads; the network is not.
     model = tmp_path / 'model'
@@ -126,7 +175,7 @@ def test_demo_shows_why_the_node_ended(tmp_path, own_tiny_model):
     demo = run_demo('street', '--model', model, '--out', tmp_path / 'out')
     assert demo.returncode == 1
     assert 'node ended with exit code 2' in demo.stderr
-    assert str(onnx) in demo.stderr  # the node's own words
+    assert str(onnx) in demo.stderr  # from the node's log
     assert 'Traceback' not in demo.stderr
 
 

@@ -2,15 +2,16 @@ import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 pytest.importorskip('matplotlib', reason='matplotlib draws the plots')
 
-from panoptic_ros.benchmark.latency import MISSING, Trial
-from panoptic_ros.benchmark.latency_plots import (
+from panoptic_ros.benchmark.replay.plots import (
     latency_histogram,
     latency_over_time,
     stage_breakdown,
     write_plots,
 )
+from panoptic_ros.benchmark.replay.trial import MISSING, Trial
 
 MS = 1_000_000
 
