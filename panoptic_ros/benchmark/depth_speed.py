@@ -1,8 +1,8 @@
 """``python -m panoptic_ros.benchmark.depth_speed``: time of tracking and depth by stage.
 
-The node's own calls in one thread, each from its input to the bytes that go out. The street, its
-depth and its masks are synthetic: the masks are true, so there are more objects than a small
-network finds.
+Runs the functions that the node calls in one thread, each from its input to the serialised
+output, on the synthetic street. The masks are the ground truth, so there are more objects than a
+small network finds.
 """
 
 import argparse
@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 from std_msgs.msg import Header
 
-from panoptic_ros.cli import run_alone
+from panoptic_ros.benchmark.figures import distribution, percentile_table
 from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet
-from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.fusion import Fused
 from panoptic_ros.labels import LabelSet
@@ -35,49 +34,43 @@ from panoptic_ros.segmenter import Segmentation, StageTimes
 
 RATE_HZ = 15.0
 SETTLING_FRAMES = 30
-"""Frames at the start that do not count."""
+"""Frames at the start that are not measured."""
 
 TRACKING, DECODING, MEASURING = 'tracking', 'depth, decoded', 'depth of the objects, velocities'
 FREE_SPACE, FLAT, POINTS = '~/free_space', '~/free_space without depth', '~/points'
+COLUMNS = ('p50', 'p95')
 ADDED = f'{TRACKING}, depth, {FREE_SPACE}'
-PERCENTILES = (50, 95)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark from the command line; returns the exit status."""
-    return run_alone('bench_depth', 'Time what tracking and depth add.', configure, run, argv)
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add this command's arguments."""
+    """Print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='python -m panoptic_ros.benchmark.depth_speed',
+        description='Measure the time that tracking and depth add to a frame.',
+    )
     parser.add_argument('--size', type=size_wh, default=(640, 480), metavar='WxH')
     parser.add_argument('--frames', type=int, default=300, help='(%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='which street (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the street (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures there')
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+    args = parser.parse_args(argv)
     if args.frames < 1:
-        raise DatasetError(f'--frames is {args.frames}; expected 1 or more')
+        parser.error(f'--frames is {args.frames}; expected 1 or more')
     cv2.setNumThreads(1)
-    rows = list(
-        islice(times_ms(args.seed, args.size), SETTLING_FRAMES, SETTLING_FRAMES + args.frames)
-    )
-    figures = {
-        name: np.percentile([row[name] for row in rows], PERCENTILES).tolist() for name in rows[0]
-    }
+    frames = times_ms(args.seed, args.size)
+    rows = list(islice(frames, SETTLING_FRAMES, SETTLING_FRAMES + args.frames))
+    figures = {name: distribution([row[name] for row in rows]) for name in rows[0]}
     width, height = args.size
-    print(f'{f"ms, {width}x{height}, {args.frames} frames":<36}' + 'p50'.rjust(8) + 'p95'.rjust(8))
-    for name, values in figures.items():
-        print(f'{name:<36}' + ''.join(f'{value:8.2f}' for value in values))
+    title = f'ms, {width}x{height}, {args.frames} frames'
+    print(percentile_table(title, figures, COLUMNS))
     if args.json:
-        write_json(args.json, {'size_wh': args.size, 'frames': args.frames, 'p50_p95_ms': figures})
+        percentiles = {name: [f[column] for column in COLUMNS] for name, f in figures.items()}
+        content = {'size_wh': args.size, 'frames': args.frames, 'p50_p95_ms': percentiles}
+        write_json(args.json, content)
     return 0
 
 
 def times_ms(seed: int, size_wh: tuple[int, int]) -> Iterator[dict[str, float]]:
-    """Yield what each stage took, milliseconds by name, frame after frame of a street."""
+    """Yield milliseconds by stage for each frame of a street."""
     street = SyntheticStreet(seed, size_wh, RATE_HZ)
     stages = Stages()
     for number in count():
@@ -85,7 +78,7 @@ def times_ms(seed: int, size_wh: tuple[int, int]) -> Iterator[dict[str, float]]:
 
 
 class Stages:
-    """What a node does with tracking and depth, one frame after the other."""
+    """The stages of the node that use tracking and depth, on consecutive frames."""
 
     def __init__(self) -> None:
         self._label_set = LabelSet.load('cityscapes')
@@ -97,7 +90,7 @@ class Stages:
         self._without = SceneEstimator(self._label_set, Tracker())
 
     def times_ms(self, frame: StreetFrame) -> dict[str, float]:
-        """Process a frame and return the time of each stage, milliseconds."""
+        """Process a frame; return milliseconds by stage."""
         header = Header(frame_id='camera')
         header.stamp.sec, header.stamp.nanosec = divmod(frame.stamp_ns, 1_000_000_000)
         sent = street_frame(frame)

@@ -110,7 +110,7 @@ def record(options: Options) -> str:
         try:
             for frame in tqdm(frames, total=total, unit='frame', disable=None):
                 recorded = compress(frame) if options.compressed else frame
-                write_frame(bag, recorded, is_first=not written)
+                write_frame(bag, recorded, not written)
                 written += 1
                 end_s = frame.stamp_ns / 1e9 + 1 / source.rate_hz
         except KeyboardInterrupt:
@@ -197,7 +197,7 @@ def compress(frame: CameraFrame) -> CameraFrame:
     return CameraFrame({'image/compressed': message} | others, frame.stamp_ns)
 
 
-def write_frame(bag: BagWriter, frame: CameraFrame, *, is_first: bool) -> None:
+def write_frame(bag: BagWriter, frame: CameraFrame, is_first: bool) -> None:
     """Append a frame, stamped and recorded at its time; the first one declares the topics."""
     stamp_ns = FIRST_STAMP_NS + frame.stamp_ns
     header = Header(frame_id=FRAME_ID)

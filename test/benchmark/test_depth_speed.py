@@ -30,5 +30,6 @@ def test_the_table_has_every_stage_and_the_sum(
 
 
 def test_no_frames_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench_depth.main(['--frames', '0']) == 2
-    assert capsys.readouterr().err.startswith('bench_depth: --frames is 0')
+    with pytest.raises(SystemExit):
+        bench_depth.main(['--frames', '0'])
+    assert '--frames is 0; expected 1 or more' in capsys.readouterr().err

@@ -24,12 +24,7 @@ from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.ros.messages import vision_msgs
-
-try:
-    from nav_msgs.msg import OccupancyGrid
-except ModuleNotFoundError:  # the node publishes no grid either
-    OccupancyGrid = None
+from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
 
 OUTPUTS_IN_TRANSIT = 8
 """An image is checked when outputs for so many later images have begun to arrive."""
