@@ -15,8 +15,9 @@ from panoptic_ros.ros.messages.cdr import header_cdr, image_cdr
 from panoptic_ros.ros.messages.images import Picture
 from panoptic_ros.ros.parameters import Tuning
 from panoptic_ros.scene.depth import ObjectDepths
-from panoptic_ros.scene.free_space import FreeSpace, Grid
+from panoptic_ros.scene.free_space import FreeSpace
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane, Placement
+from panoptic_ros.scene.ground_view import Grid
 from panoptic_ros.segmenter import Segmentation
 
 

@@ -18,7 +18,7 @@ from panoptic_ros.ros.messages.cdr import IDENTITY_XYZW
 from panoptic_ros.ros.parameters import Tuning
 from panoptic_ros.scene.collision import time_to_collision_s
 from panoptic_ros.scene.depth import ObjectDepths, measure_objects
-from panoptic_ros.scene.free_space import CameraPose, Grid, Traversability, free_space, ground_view
+from panoptic_ros.scene.free_space import Traversability, free_space
 from panoptic_ros.scene.geometry import (
     CameraModel,
     GroundPlane,
@@ -27,6 +27,7 @@ from panoptic_ros.scene.geometry import (
     place_boxes,
     quaternion_xyzw,
 )
+from panoptic_ros.scene.ground_view import CameraPose, Grid, ground_view
 from panoptic_ros.scene.tracking import Tracker
 
 DEPTH_NOISE = 0.02

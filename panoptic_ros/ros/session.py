@@ -21,7 +21,7 @@ from panoptic_ros.ros.pipeline import WARN_PERIOD_S, Pipeline
 from panoptic_ros.ros.publishing import FramePublisher
 from panoptic_ros.ros.scene import SceneEstimator
 from panoptic_ros.ros.worker import NewestWorker
-from panoptic_ros.scene.free_space import CameraPose
+from panoptic_ros.scene.ground_view import CameraPose
 from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
 

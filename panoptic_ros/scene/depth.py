@@ -1,15 +1,15 @@
-"""Objects in space from a panoptic map and a depth image aligned to it.
+"""Objects in space from a panoptic map and an aligned depth image.
 
-What a mask covers is not all its object: its border bleeds into the background, depth cameras
-average over edges ("flying pixels"), and a fence may stand in front. So pixels near the border of
-a mask are left out, depth is smoothed by a small median within the mask, the depth of an object
-is the median of that, and the object ends, towards the camera and away from it, where its pixels
-become sparse, on the scale of its breadth and of the median absolute deviation. These estimates
-bear up to half of the pixels being wrong (Hampel, 1974, The influence curve and its role in
-robust estimation).
+A mask contains pixels of other surfaces: its border bleeds into the background, depth cameras
+average over edges ("flying pixels"), and a fence may stand in front. Therefore pixels near the
+border of a mask are excluded, depth is smoothed by a small median within the mask, the depth of an
+object is the median of its pixels, and the object ends, towards the camera and away from it, where
+its pixels become sparse on the scale of its width and of the median absolute deviation. These
+estimates tolerate up to half of the pixels being wrong (Hampel, 1974, The influence curve and its
+role in robust estimation).
 
-All objects are measured at once, on a sample of their pixels. Positions are in the camera's
-optical frame (REP 103), metres.
+All objects are measured at once, on a sample of their pixels. Positions are in the optical frame
+(REP 103), metres.
 """
 
 from dataclasses import dataclass
@@ -22,46 +22,45 @@ from panoptic_ros.panoptic import Panoptic, Segments
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane, PlacedBy, Placement, upright_xyzw
 
 BORDER_PX = 2
-"""So many pixels along the border of a mask are left out, if enough remain."""
+"""Width of the border of a mask that is excluded, if enough pixels remain."""
 
 MIN_PIXELS = 12
-"""Fewer pixels with depth do not make a measurement."""
+"""Smallest number of pixels with depth for a measurement."""
 
 MAX_SAMPLES = 400
-"""About so many pixels of a large object are looked at, evenly spread over it."""
+"""Approximate number of pixels that are sampled of a large object, evenly distributed."""
 
 SPARSE = 0.03
-"""An object ends where a window of depth holds less than this share of its pixels."""
+"""An object ends where a window of depth holds less than this fraction of its pixels."""
 
 WINDOW_DEVIATIONS, WINDOW_BREADTHS, WINDOW_DEPTHS = 3.0, 0.5, 0.01
-"""The window in standard deviations, but at least in breadths (the side of a square as large as
-what is seen of the object) and in depths."""
+"""Size of the window in standard deviations, with a minimum in widths (the side of a square of the
+object's visible area) and in depths."""
 
 TAIL = 0.01
-"""This share of the points is left out at each end of an extent, which is then stretched."""
+"""Fraction of the points excluded at each end of an extent, which is then scaled up."""
 
 _ANGLES_RAD = np.radians(np.arange(0, 90, 5))
 _MAX_TURN_SAMPLES = 100
-_EDGE_M = 0.05  # points this near to a side of a box count as on it
+_EDGE_M = 0.05  # points closer than this to a side of a box count as on it
 _METHODS = np.array([PlacedBy.DEPTH, PlacedBy.NOTHING], np.uint8)
-_SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution by its MAD
+_SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution over its MAD
 
 
 @dataclass(frozen=True, eq=False)
 class ObjectDepths:
-    """What depth says about objects, one a row; NaN where it says nothing.
+    """Measurements of objects, one per row; NaN where there are too few pixels.
 
     Parameters
     ----------
     depth_m
         float64 [n], median along the optical axis.
     deviation_m
-        float64 [n], standard deviation of the depth over the object, after smoothing, estimated
-        robustly.
+        float64 [n], robust standard deviation of the depth over the object, after smoothing.
     nearest_m
-        float64 [n], depth of the nearest part, the nearest :data:`TAIL` left out.
+        float64 [n], depth of the nearest part, without the nearest :data:`TAIL`.
     boxes
-        Boxes around what is seen of the objects; ``method`` is DEPTH or NOTHING.
+        Boxes around the visible parts of the objects; ``method`` is DEPTH or NOTHING.
     """
 
     depth_m: np.ndarray
@@ -73,19 +72,19 @@ class ObjectDepths:
 def measure_objects(
     panoptic: Panoptic, depth_m: np.ndarray, camera: CameraModel, ground: GroundPlane | None = None
 ) -> ObjectDepths:
-    """Measure every object of a panoptic map, one row for each of ``segments.things``.
+    """Measure every object of a panoptic map; rows as in ``segments.things``.
 
     Parameters
     ----------
     panoptic
         The map.
     depth_m
-        float32 [H, W], depth of the map's pixels, metres, NaN where it is not known.
+        float32 [H, W], depth of the map's pixels, metres, NaN where unknown.
     camera
         The camera of the map's pixels.
     ground
-        With it the boxes stand upright and are turned about the vertical so that they fit
-        closely; without, they lie along the axes of the optical frame.
+        With it, the boxes are upright and turned about the vertical to fit closely; without it,
+        they are aligned with the optical frame.
 
     Raises ValueError if depth and map differ in shape or depth is not float32.
     """
@@ -130,7 +129,7 @@ def measure_objects(
 
 @lru_cache(maxsize=4)
 def _dither(width: int, height: int) -> np.ndarray:
-    """uint16 [H, W], from 1: the pixels up to any value are spread evenly over the image.
+    """uint16 [H, W], from 1: the pixels up to any value are evenly distributed over the image.
 
     The R2 sequence of M. Roberts (2018, The unreasonable effectiveness of quasirandom sequences).
     """
@@ -142,13 +141,13 @@ def _dither(width: int, height: int) -> np.ndarray:
 def _sample(
     instance: np.ndarray, things: Segments, depth_m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose pixels of objects: their indices, their objects' rows, and each object's margin.
+    """Sample pixels of objects: their indices, the rows of their objects, each object's margin.
 
-    The pixels of a row's object come one after the other, in the order of the rows. The margin,
-    float64 [n], is how many pixels an object goes on beyond the centres of its outermost ones.
+    Pixels are sorted by row. The margin, float64 [n], is the extent of an object in pixels beyond
+    the centres of its outermost sampled pixels.
     """
     count, (height, width) = len(things), instance.shape
-    # Above the highest and below the lowest object there is nothing to look at.
+    # Only the image rows between the highest and the lowest object are processed.
     top, bottom = things.box_xyxy[:, 1].min(initial=height), things.box_xyxy[:, 3].max(initial=0)
     if top >= bottom:
         return np.zeros(0, np.intp), np.zeros(0, np.intp), np.full(count, 0.5)
@@ -157,7 +156,7 @@ def _sample(
     number = numbers.take(instance[top:bottom])  # of the object, from 1
 
     kernel = np.ones((2 * BORDER_PX + 1, 2 * BORDER_PX + 1), np.uint8)
-    # Beyond the image is no object either, so what is inside has neighbours on all sides.
+    # Pixels beyond the image count as no object, so inner pixels have neighbours on all sides.
     least = cv2.erode(number, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     is_inner = cv2.compare(least, cv2.dilate(number, kernel), cv2.CMP_EQ)
 
@@ -165,12 +164,12 @@ def _sample(
     has_depth = cv2.compare(depth_m, depth_m, cv2.CMP_EQ)  # NaN does not equal itself
     present = cv2.calcHist([number], [0], has_depth, [count + 1], [0, count + 1]).ravel()
     share = np.ceil(65535 * np.minimum(MAX_SAMPLES / np.maximum(present, 1), 1)).astype(np.uint16)
-    share[0] = 0  # of what is no object
+    share[0] = 0  # pixels of no object
     chosen = cv2.compare(_dither(width, height)[top:bottom], _look_up(share, number), cv2.CMP_LE)
     pixel = np.flatnonzero(cv2.bitwise_and(chosen, has_depth).view(bool))
 
     row = number.ravel()[pixel].astype(np.uint16)
-    order = np.argsort(row, kind='stable')  # of 16 bits: a radix sort
+    order = np.argsort(row, kind='stable')  # radix sort for 16 bits
     pixel, row = pixel[order], row[order].astype(np.intp) - 1
     inner = is_inner.ravel()[pixel] > 0
     has_inner = np.bincount(row[inner], minlength=count) >= MIN_PIXELS
@@ -181,7 +180,7 @@ def _sample(
 
 
 def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return ``table[index]``; OpenCV does it in less time, for 8 bits."""
+    """Return ``table[index]``, with OpenCV for 8 bits, where it is faster."""
     if index.dtype != np.uint8:
         return table.take(index)
     whole = np.zeros(256, table.dtype)
@@ -190,9 +189,9 @@ def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _smooth(depth_m: np.ndarray, pixel: np.ndarray, is_inner: np.ndarray) -> np.ndarray:
-    """float32 [pixels]: the median of a pixel's depth and four around it, if it is an inner one.
+    """Return the median of the depth of inner pixels and their four neighbours, float32 [pixels].
 
-    All five are of one object then, because they are no farther apart than its border is wide.
+    All five belong to one object, because the neighbours are within the excluded border.
     """
     flat, width = depth_m.ravel(), depth_m.shape[1]
     depth = flat[pixel]
@@ -202,8 +201,8 @@ def _smooth(depth_m: np.ndarray, pixel: np.ndarray, is_inner: np.ndarray) -> np.
         flat[inner + step]
         for step in (-BORDER_PX, BORDER_PX, -BORDER_PX * width, BORDER_PX * width)
     )
-    # fmin and fmax pass NaN over. Of four values without the least and the largest, and the
-    # fifth, the middle one.
+    # The median of five: the middle one of the fifth value and the two middle ones of the other
+    # four. fmin and fmax ignore NaN.
     low = np.fmax(np.fmin(a, b), np.fmin(c, d))
     high = np.fmin(np.fmax(a, b), np.fmax(c, d))
     low, high = np.fmin(low, high), np.fmax(low, high)
@@ -213,7 +212,7 @@ def _smooth(depth_m: np.ndarray, pixel: np.ndarray, is_inner: np.ndarray) -> np.
 
 @dataclass(frozen=True, eq=False)
 class _Groups:
-    """Values of objects, one object after the other; ``row`` is each value's object."""
+    """Values sorted by object; ``row`` is the object of each value."""
 
     row: np.ndarray
     size: np.ndarray
@@ -226,8 +225,8 @@ class _Groups:
 
     def sort(self, values: np.ndarray) -> np.ndarray:
         """Sort float32 [..., values] within each object."""
-        # One sort for all objects: the object in the upper half of the key, in the lower half
-        # the bits of the value, which for floats are in order once the negative ones are turned.
+        # One sort for all objects. The upper half of the key is the object, the lower half the bit
+        # pattern of the value, which sorts like the float once negative ones are inverted.
         bits = np.ascontiguousarray(values, np.float32).view(np.int32)
         key = (self.row << 32) + (bits ^ ((bits >> 31) & 0x7FFFFFFF))
         key.sort(axis=-1)
@@ -235,13 +234,13 @@ class _Groups:
         return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)
 
     def quantiles(self, ordered: np.ndarray, *shares: float) -> np.ndarray:
-        """float64 [..., shares, n] of sorted values, linear between them; NaN where are none."""
+        """Return quantiles of sorted values, float64 [..., shares, n]; NaN if empty."""
         if not ordered.shape[-1]:
             return np.full((*ordered.shape[:-1], len(shares), len(self.size)), np.nan)
         place = np.array(shares)[:, None] * (self.size - 1)
         low = np.floor(place)
         index = self.start + low.astype(np.intp)
-        # Where there are none, any value will do: it becomes NaN.
+        # For an empty object any value serves, because it becomes NaN.
         below = ordered.take(index, -1, mode='clip').astype(np.float64)
         above = ordered.take(index + (place > low), -1, mode='clip')
         return below + (above - below) * np.where(self.size > 0, place - low, np.nan)
@@ -250,9 +249,9 @@ class _Groups:
 def _reach(
     groups: _Groups, ordered: np.ndarray, median: np.ndarray, window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From which depth to which each object goes, float64 [n], given its sorted depths.
+    """Return the nearest and farthest depth of each object, float64 [n], from its sorted depths.
 
-    An object ends where, going away from its median, its pixels become sparse.
+    Going away from the median, an object ends where its pixels become sparse.
     """
     near, far = median.copy(), median.copy()
     some = groups.size > 0
@@ -281,7 +280,7 @@ def _boxes(
     margin_m: np.ndarray,
     ground: GroundPlane | None,
 ) -> tuple[Placement, np.ndarray]:
-    """Boxes around the points float32 [3, k] of each row, and the depths of their near sides.
+    """Return boxes around the points float32 [3, k] of each row, and the depths of their fronts.
 
     ``margin_m`` is float64 [2, n].
     """
@@ -309,7 +308,7 @@ def _boxes(
     nearest, low, high = low[-1], low[:3], high[:3]
     middle = (low + high) / 2
     size = (high - low) / (1 - 2 * TAIL)
-    # What was left out along the border of a mask is across the view, not along it.
+    # The excluded border of a mask extends across the viewing direction, not along it.
     size[0] += 2 * margin_m[0] * abs(np.cos(yaw))
     size[1] += 2 * margin_m[1]
     size[2] += 2 * margin_m[0] * abs(np.sin(yaw))
@@ -327,7 +326,7 @@ def _boxes(
 
 
 def _turn_back(middle: np.ndarray, yaw: np.ndarray, pitch: float) -> np.ndarray:
-    """From the axes of each box [3, n] to the optical frame."""
+    """Transform points [3, n] from the axes of their boxes to the optical frame."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     x, down, z = middle[0] * cos + middle[2] * sin, middle[1], middle[2] * cos - middle[0] * sin
     cos, sin = np.cos(pitch), np.sin(pitch)
@@ -335,10 +334,11 @@ def _turn_back(middle: np.ndarray, yaw: np.ndarray, pitch: float) -> np.ndarray:
 
 
 def _turns(x: np.ndarray, z: np.ndarray, groups: _Groups) -> np.ndarray:
-    """How far the box of each object is turned about the vertical, radians [n], -pi/4..pi/4.
+    """Return the yaw of the box of each object about the vertical, radians [n], -pi/4..pi/4.
 
-    Of some angles the one at which most points lie close to a side of the box (Zhang, Xu, Dong
-    and Dolan, 2017, Efficient L-shape fitting for vehicle detection using laser scanners).
+    It is the angle, out of a fixed set, at which most points are close to a side of the box
+    (Zhang, Xu, Dong and Dolan, 2017, Efficient L-shape fitting for vehicle detection using laser
+    scanners).
     """
     every = -(-groups.size // _MAX_TURN_SAMPLES)[groups.row] if len(x) else groups.row
     place = np.arange(len(x)) - groups.start[groups.row]

@@ -1,7 +1,7 @@
-"""Boxes in space: pinhole camera, flat ground, known height (:mod:`.depth` measures).
+"""Pinhole camera, ground plane, and boxes in space without depth.
 
 All positions are in the camera's optical frame (REP 103): x right, y down, z forward, metres.
-Pixels are counted as in sensor_msgs/CameraInfo: the centre of the upper left pixel is (0, 0).
+Pixel coordinates are those of sensor_msgs/CameraInfo: (0, 0) is the centre of the top left pixel.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from panoptic_ros.errors import FrameError
 
 @dataclass(frozen=True)
 class CameraModel:
-    """A pinhole camera without lens distortion: rectified images, or a lens that bends little.
+    """A pinhole camera without lens distortion, as of rectified images.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Augmented reality: what hides virtual things, and on which planes they can be put down.
+"""Augmented reality: occlusion of virtual objects, and planes to place them on.
 
-Depth is along the optical axis, metres, NaN where unknown; points are in the camera's optical
-frame (REP 103).
+Depth is along the optical axis, metres, NaN where unknown. Points are in the optical frame
+(REP 103).
 """
 
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane
 
 DEPTH_TOLERANCE = 0.02
-"""Real things that are nearer by no more than this share do not hide: depth is not that exact."""
+"""Relative depth difference up to which a nearer real surface does not occlude."""
 
 BIN_M = 0.02
-"""Surfaces are looked for in layers so thick."""
+"""Thickness of the layers in which surfaces are searched for."""
 
 MAX_HEIGHT_M = 4.0
-"""And not above or below the ground by more than this."""
+"""Largest height of a surface above or below the ground."""
 
 MIN_POINTS = 30
-"""A plane needs so many points of its surface."""
+"""Smallest number of points on a plane."""
 
 MIN_INLIERS = 0.15
-"""And so much of them has to lie on it."""
+"""Smallest fraction of the points of a segment that lie on its plane."""
 
 MAX_TILT = np.cos(np.radians(15))
-"""A surface that leans by more carries nothing."""
+"""Cosine of the largest tilt of a supporting surface."""
 
 DEPTH_COLUMNS = 160
-"""Points are taken from so many columns of pixels, evenly spaced, and rows as far apart."""
+"""Number of columns of pixels from which points are sampled; rows have the same spacing."""
 
 
 def occlusion_mask(virtual_depth_m: np.ndarray, real_depth_m: np.ndarray) -> np.ndarray:
-    """Return which pixels of a virtual picture are hidden by what is really there, bool [H, W].
+    """Return which pixels of a virtual image are hidden by real surfaces, bool [H, W].
 
     Parameters
     ----------
     virtual_depth_m
         float [H, W], NaN, infinite or not above 0 where nothing is drawn.
     real_depth_m
-        float [H, W], a depth image or :func:`scene_depth`; where it is unknown nothing is hidden.
+        float [H, W], a depth image or :func:`scene_depth`; nothing is hidden where it is unknown.
 
     Raises ValueError if the sizes differ.
     """
@@ -62,24 +62,24 @@ def scene_depth(
     ground: GroundPlane,
     object_depth_m: np.ndarray,
 ) -> np.ndarray:
-    """Make up a depth image where there is none: objects as flat as cardboard, flat ground.
+    """Approximate a depth image: objects as planes parallel to the image, flat ground.
 
     Parameters
     ----------
     panoptic
         The map.
     label_set
-        Says what is ground: classes that are drivable or walkable.
+        The classes; ground is what is drivable or walkable.
     camera
-        Of the map's size.
+        The camera of the map.
     ground
-        The plane.
+        The ground plane.
     object_depth_m
-        float [n], one for each of the things, in their order; NaN where unknown.
+        float [n], depth of each row of ``segments.things``; NaN where unknown.
 
     Returns
     -------
-    float32 [H, W], NaN where nothing is known: of sky, and of what stands about but is no object.
+    float32 [H, W], NaN for sky and for stuff that is not ground.
     """
     things = panoptic.segments.things
     if np.shape(object_depth_m) != (len(things),):
@@ -90,7 +90,7 @@ def scene_depth(
     of_id[things.id] = object_depth_m
     is_ground = label_set.with_role('drivable') | label_set.with_role('walkable')
     is_ground = (is_ground & ~label_set.is_thing).take(panoptic.semantic)
-    # Without roll, ground in one row of pixels has one depth.
+    # Without roll, the ground has one depth in each image row.
     row = np.arange(len(is_ground))
     depth_of_row = ground.depth_m(camera.rays(np.stack([np.full(len(row), camera.cx), row], -1)))
     return np.where(
@@ -100,22 +100,22 @@ def scene_depth(
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """Level surfaces that something can be put on, one a row, in the optical frame.
+    """Level surfaces to place objects on, one per row, in the optical frame.
 
     Parameters
     ----------
     row
-        intp [n], of the surface's segment in the panoptic map.
+        intp [n], the row of the segment in the panoptic map.
     normal
-        float64 [n, 3], unit vectors, up.
+        float64 [n, 3], unit vectors that point up.
     centre_m
-        float64 [n, 3], on the plane, amid what is seen of it.
+        float64 [n, 3], centre of the visible part of the plane.
     size_m
-        float64 [n, 2], how far it is seen: across (along :attr:`across`), and away.
+        float64 [n, 2], extent of the visible part along :attr:`across`, and away from the camera.
     across
-        float64 [n, 3], unit vectors in the plane, to the right.
+        float64 [n, 3], unit vectors in the plane that point to the right.
     inliers
-        float32 [n], 0..1, how much of the segment lies on the plane.
+        float32 [n], 0..1, fraction of the segment that lies on the plane.
     """
 
     row: np.ndarray
@@ -136,22 +136,22 @@ def support_planes(
     ground: GroundPlane,
     depth_m: np.ndarray | None = None,
 ) -> Planes:
-    """Fit a plane to every segment that can carry something (role ``support_surface``).
+    """Fit a plane to every segment with the role ``support_surface``.
 
-    With depth: the height above the ground that most of a segment's points have tells the table
-    top from its legs; to the points near it a plane is fitted by least squares, twice. Without:
-    ground classes lie on the ground plane, and of the others nothing is known.
+    With depth, the most frequent height of a segment's points separates a table top from its legs.
+    A plane is fitted to the points near that height by least squares, and refined twice. Without
+    depth, ground classes lie on the ground plane, and other segments have no plane.
 
     Parameters
     ----------
     panoptic
         The map.
     label_set
-        Says which classes are surfaces, and which are ground.
+        The classes, with the roles of surfaces and of ground.
     camera
-        Of the map's size.
+        The camera of the map.
     ground
-        Tells where up is; height and pitch need not be exact if there is depth.
+        Gives the vertical; with depth, height and pitch need not be exact.
     depth_m
         float32 [H, W] of the map's size, or None.
 
@@ -172,7 +172,7 @@ def support_planes(
     depth = ground.depth_m(ray) if depth_m is None else depth_m[row, column].astype(np.float64)
     known = np.flatnonzero(np.isfinite(depth))
     owner = panoptic.rows_at(row[known] * shape[1] + column[known])
-    # The points of a segment one after the other; of 16 bits: a radix sort.
+    # Points sorted by segment; radix sort for 16 bits.
     order = np.argsort(owner.astype(np.uint16), kind='stable')
     known = known[order]
     groups = _Groups.of(owner[order])
@@ -182,11 +182,11 @@ def support_planes(
     height = ground.camera_height_m + up @ point
     level = groups.mode(height) - ground.camera_height_m
     normal, centre = np.tile(up, (len(groups), 1)), level[:, None] * up
-    # Depth is less exact far away.
+    # Depth is less accurate far away.
     exactness = np.maximum(1, point[2] / 2)
     moments = _moments(point)
     for tolerance_m in (2 * BIN_M, BIN_M, BIN_M):
-        off = groups.spread(normal, point) - groups.each((normal * centre).sum(1))
+        off = groups.dot(normal, point) - groups.each((normal * centre).sum(1))
         near = np.abs(off) <= tolerance_m * exactness
         sums = groups.sum(moments * near)
         normal, centre = _fit(sums, up)
@@ -206,7 +206,7 @@ def support_planes(
 
 @dataclass(frozen=True, eq=False)
 class _Groups:
-    """Points of segments, one segment after the other; ``owner`` intp [n] are the segments."""
+    """Points sorted by segment; ``owner`` intp [n] are the segments."""
 
     owner: np.ndarray
     start: np.ndarray
@@ -214,7 +214,7 @@ class _Groups:
 
     @classmethod
     def of(cls, owner: np.ndarray) -> '_Groups':
-        """Take the segment of each point, sorted."""
+        """Group by the segment of each point, sorted."""
         start = np.flatnonzero(np.diff(owner, prepend=-1))
         return cls(owner[start], start, np.diff(start, append=len(owner)))
 
@@ -222,11 +222,11 @@ class _Groups:
         return len(self.owner)
 
     def each(self, values: np.ndarray) -> np.ndarray:
-        """Return for each point the value [n] of its segment."""
+        """Return the value [n] of its segment for each point."""
         return np.repeat(values, self.size)
 
-    def spread(self, vectors: np.ndarray, point: np.ndarray) -> np.ndarray:
-        """Return the product of each point [3, k] with the vector [n, 3] of its segment."""
+    def dot(self, vectors: np.ndarray, point: np.ndarray) -> np.ndarray:
+        """Return the dot product of each point [3, k] with the vector [n, 3] of its segment."""
         return sum(self.each(vectors[:, k]) * point[k] for k in range(3))
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -234,13 +234,13 @@ class _Groups:
         return np.add.reduceat(values, self.start, axis=1) if len(self) else values[:, :0]
 
     def mode(self, height: np.ndarray) -> np.ndarray:
-        """Return the height [k] most points of each segment have, float64 [n]."""
+        """Return the most frequent height [k] of each segment, float64 [n]."""
         bins = round(2 * MAX_HEIGHT_M / BIN_M)
         layer = np.floor((height + MAX_HEIGHT_M) / BIN_M)
         inside = (layer >= 0) & (layer < bins)
         key = (self.each(np.arange(len(self)) * bins) + layer)[inside].astype(np.intp)
         votes = np.bincount(key, minlength=len(self) * bins).reshape(len(self), bins)
-        # A plane that is not quite level, or between two layers, still wins.
+        # Neighbouring layers are added for planes that are tilted or between two layers.
         votes[:, 1:-1] = votes[:, :-2] + votes[:, 1:-1] + votes[:, 2:]
         return (votes.argmax(1) + 0.5) * BIN_M - MAX_HEIGHT_M
 
@@ -255,22 +255,22 @@ def _moments(point: np.ndarray) -> np.ndarray:
 
 
 def _fit(sums: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the normals, upwards, and the centres of planes, from the moments' sums [10, n]."""
+    """Return the upward normals and the centres of planes from sums of moments [10, n]."""
     number = np.maximum(sums[0], 1)
     centre = (sums[1:4] / number).T
     i, j = _PAIRS
-    spread = np.zeros((len(number), 3, 3))
-    spread[:, i, j] = spread[:, j, i] = sums[4:].T - sums[1:4].T[:, i] * centre[:, j]
-    normal = np.linalg.eigh(spread)[1][:, :, 0]  # of the smallest eigenvalue
+    scatter = np.zeros((len(number), 3, 3))
+    scatter[:, i, j] = scatter[:, j, i] = sums[4:].T - sums[1:4].T[:, i] * centre[:, j]
+    normal = np.linalg.eigh(scatter)[1][:, :, 0]  # of the smallest eigenvalue
     return np.where((normal @ up < 0)[:, None], -normal, normal), centre
 
 
 def _extent(
     groups: _Groups, point: np.ndarray, near: np.ndarray, normal: np.ndarray, centre: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the directions across, and the middles and sizes of the planes' rectangles.
+    """Return the directions across, and the centres and sizes of the planes' rectangles.
 
-    Only the points count that are ``near``, bool [k].
+    Only points that are ``near``, bool [k], count.
     """
     right = np.array([1.0, 0.0, 0.0])
     across = right - normal * normal[:, :1]
@@ -278,10 +278,10 @@ def _extent(
     middle_m, size_m = np.zeros((2, len(groups), 2))
     if len(groups):
         for axis, direction in enumerate((across, np.cross(normal, across))):
-            along = groups.spread(direction, point) - groups.each((direction * centre).sum(1))
+            along = groups.dot(direction, point) - groups.each((direction * centre).sum(1))
             low = np.minimum.reduceat(np.where(near, along, np.inf), groups.start)
             high = np.maximum.reduceat(np.where(near, along, -np.inf), groups.start)
-            with np.errstate(invalid='ignore'):  # of a segment without such points
+            with np.errstate(invalid='ignore'):  # of segments without such points
                 middle_m[:, axis], size_m[:, axis] = (low + high) / 2, high - low
             centre = centre + middle_m[:, axis, None] * direction
     return across, centre, size_m

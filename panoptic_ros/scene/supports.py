@@ -1,4 +1,4 @@
-"""What robots ask about objects: which have a role, and what each one stands or lies on."""
+"""Objects with a role, and the surface that supports each object."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic, Segments
 
 LOWEST_SHARE = 0.25
-"""Only the lowest part of an object touches what carries it: a foot, not an arm."""
+"""Fraction of an object's height, from below, that can touch its support: a foot, not an arm."""
 
 MIN_CONTACT = 0.25
-"""So much of an object's lower edge has to be on a surface. The rest may be hidden."""
+"""Smallest fraction of an object's lower edge on its support; the rest may be hidden."""
 
 DEPTH_TOLERANCE = 0.05
-"""Where depth steps by more than this share across the edge, one is only behind the other."""
+"""Relative step of depth across the edge beyond which the surface is behind, not below."""
 
 NONE = -1
-"""Row of an object's support where none is seen."""
+"""Row of the support of an object without a visible one."""
 
 
 def with_roles(segments: Segments, label_set: LabelSet, roles: Iterable[str]) -> np.ndarray:
     """Return which segments are objects with at least one of the roles, bool [n].
 
-    No roles at all ask for every object. Raises LabelSetError for a role that is none.
+    Without roles, all objects. Raises LabelSetError for an unknown role.
     """
     tables = [label_set.with_role(role) for role in roles]
     if not tables:
@@ -34,15 +34,15 @@ def with_roles(segments: Segments, label_set: LabelSet, roles: Iterable[str]) ->
 
 @dataclass(frozen=True, eq=False)
 class Supports:
-    """What carries each segment, row by row those of the panoptic map.
+    """The support of each segment; rows as in the segment table of the panoptic map.
 
     Parameters
     ----------
     row
-        intp [n], the row of the segment it stands or lies on, :data:`NONE` where none is seen;
-        always for stuff.
+        intp [n], the row of the segment it stands or lies on; :data:`NONE` where none is visible,
+        and for stuff.
     contact
-        float32 [n], 0..1, how much of its lower edge that surface is seen below.
+        float32 [n], 0..1, fraction of its lower edge that is on the support.
     """
 
     row: np.ndarray
@@ -54,19 +54,19 @@ def find_supports(
 ) -> Supports:
     """Find the surface under each object: the table under the cup, the floor under the table.
 
-    In every column the object's lowest pixel is looked at, if it is in the lowest quarter of the
-    object, and the segment right below it. The segment with the role ``support_surface`` that is
-    below most of them carries the object, if it is below enough of those below which anything is
-    seen. A picture does not tell whether a cup hangs before a table or stands on it; depth does.
+    In every column, the segment below the object's lowest pixel is a candidate if that pixel is
+    in the lowest quarter of the object. The candidate with the role ``support_surface`` below most
+    columns supports the object, if its fraction of the columns with a known segment is large
+    enough. An image alone does not tell a cup in front of a table from a cup on it; depth does.
 
     Parameters
     ----------
     panoptic
         The map.
     label_set
-        Says which classes are surfaces.
+        The classes, with the role ``support_surface``.
     depth_m
-        float32 [H, W] of the map's size, metres, NaN where unknown; None if there is none.
+        float32 [H, W] of the map's size, metres, NaN where unknown; None without depth.
 
     Raises ValueError if depth has another size.
     """
@@ -74,7 +74,7 @@ def find_supports(
     if depth_m is not None and depth_m.shape != semantic.shape:
         raise ValueError(f'depth_m is {depth_m.shape}; expected {semantic.shape}')
     count, width = len(segments), semantic.shape[1]
-    # Reading order: of an object's pixels in a column the last is the lowest.
+    # In reading order, the last of an object's pixels in a column is the lowest.
     ends = instance > 0
     ends[:-1] &= instance[:-1] != instance[1:]
     pixel = np.flatnonzero(ends)
@@ -82,7 +82,7 @@ def find_supports(
     low = segments.box_xyxy[above, 3] - pixel // width
     tall = segments.box_xyxy[above, 3] - segments.box_xyxy[above, 1]
     lowest = np.full(count * width, -1)
-    # Of several values for one index, numpy keeps the last.
+    # numpy keeps the last of several values for one index.
     lowest[above * width + pixel % width] = np.where(
         low <= np.maximum(LOWEST_SHARE * tall, 1), pixel, -1
     )
@@ -91,7 +91,7 @@ def find_supports(
     inside = pixel < semantic.size - width
     pixel, above = pixel[inside], above[inside]
     below = panoptic.rows_at(pixel + width)
-    # Below the object nothing is known where the map is void or depth steps.
+    # The segment below is unknown where the map is void or depth has a step.
     known = below != NONE
     if depth_m is not None:
         upper_m, lower_m = depth_m.ravel()[pixel], depth_m.ravel()[pixel + width]

@@ -17,8 +17,8 @@ from panoptic_ros.errors import FrameError
 from panoptic_ros.ros.frame import Frame
 from panoptic_ros.ros.parameters import Tuning
 from panoptic_ros.ros.scene import grid_in_optical_frame, grid_in_target_frame
-from panoptic_ros.scene.free_space import CameraPose, Grid
 from panoptic_ros.scene.geometry import GroundPlane
+from panoptic_ros.scene.ground_view import CameraPose, Grid
 
 GROUND = GroundPlane(1.5, 0.1, 60.0)
 GRID = Grid.ahead(20.0, 10.0, 0.1)

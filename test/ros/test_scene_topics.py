@@ -21,8 +21,9 @@ from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.inputs import transforms
-from panoptic_ros.scene.free_space import CameraPose, Grid, Traversability, free_space, ground_view
+from panoptic_ros.scene.free_space import Traversability, free_space
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane
+from panoptic_ros.scene.ground_view import CameraPose, Grid, ground_view
 from panoptic_ros.segmenter import Segmenter
 
 NODE_ARGUMENTS = ('-p', 'virtual_depth:=true', '-p', 'camera_pitch_rad:=0.1')

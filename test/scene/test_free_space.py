@@ -15,15 +15,12 @@ from panoptic_ros.scene.free_space import (
     FREE,
     OCCUPIED,
     UNKNOWN,
-    CameraPose,
     FreeSpace,
-    Grid,
-    GroundView,
     Traversability,
     free_space,
-    ground_view,
 )
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane
+from panoptic_ros.scene.ground_view import CameraPose, Grid, GroundView, ground_view
 
 CITYSCAPES = LabelSet.load('cityscapes')
 ROAD, SIDEWALK, WALL, SKY, PERSON, CAR = (

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 from panoptic_ros.errors import FrameError
 from panoptic_ros.ros.messages.headers import stamp_ns
 from panoptic_ros.ros.parameters import ParameterError
-from panoptic_ros.scene.free_space import CameraPose
+from panoptic_ros.scene.ground_view import CameraPose
 
 try:
     import tf2_ros

@@ -18,8 +18,8 @@ from panoptic_ros.errors import FrameError
 from panoptic_ros.ros.inputs import transforms
 from panoptic_ros.ros.inputs.transforms import CameraPoses
 from panoptic_ros.ros.parameters import ParameterError
-from panoptic_ros.scene.free_space import CameraPose
 from panoptic_ros.scene.geometry import GroundPlane
+from panoptic_ros.scene.ground_view import CameraPose
 
 GROUND = GroundPlane(1.5, 0.1, 60.0)
 
