@@ -1,12 +1,12 @@
-"""Pictures of panoptic maps for people: colours, overlay, labels and panels, all uint8 BGR."""
+"""Draw panoptic maps for people: colours, overlay, labels and panels, all uint8 BGR."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.panoptic import Panoptic, Runs, Segments, ranges
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic, Segments
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LABEL_SCALE = 0.4
@@ -21,12 +21,14 @@ def semantic_color(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:
 
 
 def instance_color(panoptic: Panoptic, label_set: LabelSet) -> np.ndarray:
-    """Return each thing in its own shade of its class's colour, uint8 [H, W, 3] BGR.
+    """Return each thing in a shade of its class colour, uint8 [H, W, 3] BGR.
 
-    Stuff and void are black. The shade follows from the track id, so it stays with an object
-    from frame to frame.
+    Stuff and void are black. The shade is a function of the track id, so an object keeps it from
+    frame to frame.
     """
-    return _paint(panoptic.instance, _instance_colors(panoptic.segments, label_set))
+    segments = panoptic.segments
+    colors = np.where(segments.is_thing, _segment_colors(segments, label_set), np.uint32(0))
+    return _unpacked(panoptic.paint(colors, 0))
 
 
 def overlay(
@@ -36,10 +38,9 @@ def overlay(
     opacity: float = 0.5,
     labels: bool = False,
 ) -> np.ndarray:
-    """Lay a panoptic map over its image.
+    """Blend the colours of a panoptic map into its image.
 
-    Stuff has its class's colour, a thing its own shade of it and a white edge; where the map is
-    void the image stays as it is.
+    Stuff has its class colour, a thing a shade of it and a white edge. Void pixels keep the image.
 
     Parameters
     ----------
@@ -48,11 +49,11 @@ def overlay(
     panoptic
         The map.
     label_set
-        The classes' colours and names.
+        Colours and names of the classes.
     opacity
-        0..1, how much of the colour covers the image.
+        0..1, weight of the colours.
     labels
-        True writes class name and track id on things that are high enough for it.
+        Write class name and track id on things that are high enough.
 
     Returns
     -------
@@ -69,15 +70,12 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity is {opacity}; expected a number from 0 to 1')
-    runs = panoptic.runs
-    color = runs.enlarge(_class_and_instance_color(panoptic, label_set))
+    color = _unpacked(panoptic.paint(_segment_colors(panoptic.segments, label_set), 0))
     picture = cv2.addWeighted(image_bgr, 1 - opacity, color, opacity, 0, dst=color)
-    is_void = runs.semantic == VOID
+    is_void = panoptic.segment < 0
     if is_void.any():
-        cv2.copyTo(image_bgr, _as_mask(runs.enlarge(runs.spread(is_void))), picture)
-    # Three bytes as one value are written faster than one by one.
-    white = np.full(3, 255, np.uint8).view('V3')
-    np.put(picture.reshape(-1).view('V3'), _edges(runs), white)
+        cv2.copyTo(image_bgr, panoptic.runs.expand(is_void.astype(np.uint8)), picture)
+    picture.reshape(-1, 3)[np.flatnonzero(_edges(panoptic.instance))] = 255
     if labels:
         _write_labels(picture, panoptic.segments.things, label_set)
     return picture
@@ -177,13 +175,15 @@ def _unpacked(colors: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(colors.view(np.uint8).reshape(*colors.shape, 4), cv2.COLOR_BGRA2BGR)
 
 
-def _instance_colors(segments: Segments, label_set: LabelSet) -> np.ndarray:
-    """Return the shade of each instance id, uint8 [largest id + 1, 3] BGR, black for id 0."""
+def _segment_colors(segments: Segments, label_set: LabelSet) -> np.ndarray:
+    """Return the colour of each segment, packed uint32 [n]."""
+    colors_bgr = label_set.colors_rgb[segments.class_id, ::-1]
     things = segments.things
-    colors = np.zeros((int(things.id.max(initial=0)) + 1, 3), np.uint8)
     if len(things):
-        colors[things.id] = _shade(label_set.colors_rgb[things.class_id], things.track_id)
-    return colors
+        colors_bgr[segments.is_thing] = _shade(
+            label_set.colors_rgb[things.class_id], things.track_id
+        )
+    return _packed(colors_bgr)
 
 
 def _shade(color_rgb: np.ndarray, number: np.ndarray) -> np.ndarray:
@@ -200,37 +200,12 @@ def _shade(color_rgb: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.round(cv2.cvtColor(hls[None], cv2.COLOR_HLS2BGR)[0] * 255).astype(np.uint8)
 
 
-def _class_and_instance_color(panoptic: Panoptic, label_set: LabelSet) -> np.ndarray:
-    """Return stuff in its class's colour and each thing in its shade.
-
-    uint8 [n, W, 3] BGR, a row of pixels for each row of ``panoptic.runs``.
-    """
-    runs, shades = panoptic.runs, _instance_colors(panoptic.segments, label_set)
-    of_class, of_id = _packed(label_set.colors_rgb[:, ::-1]), _packed(shades)
-    color = np.where(runs.instance > 0, of_id[runs.instance], of_class[runs.semantic])
-    return _unpacked(runs.spread(color))
-
-
-def _edges(runs: Runs) -> np.ndarray:
-    """Return the flat indices of pixels whose right or lower neighbour has another id."""
-    instance, copies = runs.spread(runs.instance), runs.copies
-    if not copies.all():
-        instance, copies = instance[copies > 0], copies[copies > 0]
-    height, width = instance.shape
-    # So many pixels the first copy of a row lies behind the row itself.
-    behind = (np.cumsum(copies) - copies - np.arange(height)) * width
-    last_behind = behind + (copies - 1) * width
-    to_right = np.zeros(instance.shape, bool)
-    np.not_equal(instance[:, 1:], instance[:, :-1], out=to_right[:, :-1])
-    to_right = np.flatnonzero(to_right)
-    row = to_right // width
-    below = np.flatnonzero(instance[1:] != instance[:-1])
-    return np.concatenate(
-        (
-            np.repeat(to_right + behind[row], copies[row]) + ranges(0, copies[row]) * width,
-            below + last_behind[below // width],
-        )
-    )
+def _edges(instance: np.ndarray) -> np.ndarray:
+    """Return where the right or lower neighbour has another instance id, bool [H, W]."""
+    edges = np.zeros(instance.shape, bool)
+    edges[:, :-1] = instance[:, 1:] != instance[:, :-1]
+    edges[:-1] |= instance[1:] != instance[:-1]
+    return edges
 
 
 def _write_labels(picture: np.ndarray, things: Segments, label_set: LabelSet) -> None:
@@ -247,8 +222,3 @@ def _write_labels(picture: np.ndarray, things: Segments, label_set: LabelSet) ->
         cv2.rectangle(picture, (x, y - height - 6), (x + width + 3, y - 1), (0, 0, 0), cv2.FILLED)
         at = (x + 2, y - 4)
         cv2.putText(picture, text, at, _FONT, _LABEL_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
-
-
-def _as_mask(condition: np.ndarray) -> np.ndarray:
-    """Return a bool array as the uint8 mask OpenCV takes, without a copy."""
-    return condition.view(np.uint8)

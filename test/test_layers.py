@@ -18,7 +18,7 @@ NAME = 'panoptic_ros'
 # the rows above its own.
 LAYERS = (
     {'errors', 'untrusted', 'resources', 'image_files'},
-    {'labels'},
+    {'labels', 'runs'},
     {'panoptic'},
     {'packing', 'model', 'compressed', 'sources', 'visualize', 'consumers'},
     {'fusion', 'scene'},

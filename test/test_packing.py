@@ -68,22 +68,6 @@ def assert_same_objects(a: Panoptic, b: Panoptic) -> None:
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
 
 
-def test_find_runs_literal() -> None:
-    a = np.array([[1, 1, 2], [2, 2, 2]])
-    b = np.array([[5, 5, 5], [5, 6, 6]])
-    np.testing.assert_array_equal(packing.find_runs(a), [0, 2])
-    np.testing.assert_array_equal(packing.find_runs(a, b), [0, 2, 4])
-
-
-def test_find_runs_of_nothing() -> None:
-    assert len(packing.find_runs(np.zeros((0, 5), np.uint8))) == 0
-
-
-@given(hnp.arrays(bool, st.integers(0, 40)))
-def test_indices_of_true_are_those_of_numpy(flags: np.ndarray) -> None:
-    np.testing.assert_array_equal(packing.indices_of_true(flags), np.flatnonzero(flags))
-
-
 def test_ids_are_little_endian_colours() -> None:
     rgb = np.array([[[1, 0, 0], [0, 1, 0], [0, 0, 1], [255, 255, 255]]], np.uint8)
     np.testing.assert_array_equal(packing.rgb_to_ids(rgb), [[1, 256, 65536, 2**24 - 1]])
@@ -179,13 +163,6 @@ def test_from_coco_of_an_empty_list_is_void() -> None:
     assert len(panoptic.segments) == len(crowd_ids) == 0
 
 
-def test_to_cityscapes_literal() -> None:
-    np.testing.assert_array_equal(
-        packing.to_cityscapes(toy(), LABELS, crowd_ids=[2]),
-        [[7, 7, 26000, 26000], [7, 24, 24, 26001], [0, 0, 23, 26001]],
-    )
-
-
 def test_from_cityscapes_literal() -> None:
     values = np.array([[7, 7, 26001], [24, 4, 26000], [24, 65535, 24003]], np.uint16)
     panoptic, crowd_ids = packing.from_cityscapes(values, LABELS)
@@ -194,25 +171,12 @@ def test_from_cityscapes_literal() -> None:
     np.testing.assert_array_equal(crowd_ids, [1])
 
 
-def test_to_cityscapes_refuses_more_instances_than_it_can_number() -> None:
-    instance = np.arange(1, 1002, dtype=np.uint16).reshape(1, -1)
-    panoptic = Panoptic.from_maps(np.full(instance.shape, 3, np.uint8), instance, LABELS)
-    with pytest.raises(ValueError, match='1001 instances'):
-        packing.to_cityscapes(panoptic, LABELS)
-
-
 def test_class_instance_literal() -> None:
     packed = packing.to_class_instance(toy())
     assert packed.dtype == np.int32
     assert packed[0, 2] == 3 << 16 | 1
     assert packed[2, 0] == 255 << 16
     assert packed[0, 0] == 0
-
-
-@pytest.mark.parametrize(('value', 'stated'), [(-1, '-1..0'), (256 << 16, '0..256')])
-def test_from_class_instance_refuses_a_class_beyond_a_byte(value: int, stated: str) -> None:
-    with pytest.raises(ValueError, match=f'class ids {stated}'):
-        packing.from_class_instance(np.array([[value, 0]], np.int32), LABELS)
 
 
 def test_thing_instance_literal() -> None:
@@ -243,24 +207,6 @@ def test_segment_ids_literal() -> None:
     )
 
 
-def test_from_segment_ids_refuses_a_class_beyond_a_byte() -> None:
-    with pytest.raises(ValueError, match=r'class ids 0\.\.256'):
-        packing.from_segment_ids(np.array([[1 << 16, 257 << 16]], np.int32), LABELS)
-
-
-def test_id_map_literal() -> None:
-    id_map, table = packing.to_id_map(toy())
-    np.testing.assert_array_equal(id_map, [[1, 1, 3, 3], [1, 4, 4, 5], [0, 0, 2, 5]])
-    assert table[2] == {'id': 3, 'isthing': True, 'category_id': 3, 'area': 2, 'score': 1.0}
-    id_map[id_map == 0] = -1  # detectron2's newer void
-    assert_same(packing.from_id_map(id_map, table, LABELS), toy())
-
-
-def test_from_id_map_refuses_an_unknown_class() -> None:
-    with pytest.raises(ValueError, match=r'class ids \[4\]; label set'):
-        packing.from_id_map(np.array([[1]]), [{'id': 1, 'category_id': 4}], LABELS)
-
-
 @given(panoptic_maps())
 def test_coco_round_trip(panoptic: Panoptic) -> None:
     crowd = panoptic.segments.things.id[::2]
@@ -277,28 +223,32 @@ def test_coco_round_trip_of_any_ids(panoptic: Panoptic) -> None:
     np.testing.assert_array_equal(back.segments.track_id, panoptic.segments.track_id)
 
 
-@given(panoptic_maps(consecutive=False))
-def test_cityscapes_round_trip(panoptic: Panoptic) -> None:
-    # One group a class at most: the packing knows no more.
-    things = panoptic.segments.things
-    _, first = np.unique(things.class_id, return_index=True)
-    crowd = things.id[first]
-    values = packing.to_cityscapes(panoptic, LABELS, crowd)
-    back, back_crowd = packing.from_cityscapes(values, LABELS)
+@given(panoptic_maps(consecutive=False), st.integers(0, 5))
+def test_cityscapes_values_give_back_the_maps(panoptic: Panoptic, group: int) -> None:
+    segments = panoptic.segments
+    number = np.arange(len(segments))
+    is_group = segments.is_thing & (number == group)
+    values = LABELS.category_ids[segments.class_id].astype(np.int64)
+    values[segments.is_thing & ~is_group] *= 1000
+    values[segments.is_thing & ~is_group] += number[segments.is_thing & ~is_group]
+    back, crowd_ids = packing.from_cityscapes(panoptic.paint(values, 0), LABELS)
     assert_same_objects(back, panoptic)
-    groups = {panoptic.instance[back.instance == i][0] for i in back_crowd}
-    assert groups == set(crowd.tolist())
-    np.testing.assert_array_equal(packing.to_cityscapes(back, LABELS, back_crowd), values)
+    groups = {panoptic.instance[back.instance == i][0] for i in crowd_ids}
+    assert groups == set(segments.id[is_group].tolist())
 
 
 @given(panoptic_maps(consecutive=False))
-def test_class_instance_round_trip(panoptic: Panoptic) -> None:
-    assert_same(packing.from_class_instance(packing.to_class_instance(panoptic), LABELS), panoptic)
+def test_class_and_instance_can_be_read_back(panoptic: Panoptic) -> None:
+    packed = packing.to_class_instance(panoptic)
+    np.testing.assert_array_equal(packed >> 16, panoptic.semantic)
+    np.testing.assert_array_equal(packed & 0xFFFF, panoptic.instance)
 
 
 @given(panoptic_maps(consecutive=False))
-def test_segment_ids_round_trip(panoptic: Panoptic) -> None:
-    assert_same(packing.from_segment_ids(packing.to_segment_ids(panoptic), LABELS), panoptic)
+def test_segment_ids_can_be_read_back(panoptic: Panoptic) -> None:
+    ids = packing.to_segment_ids(panoptic)
+    np.testing.assert_array_equal(np.where(ids == 0, VOID, (ids >> 16) - 1), panoptic.semantic)
+    np.testing.assert_array_equal(ids & 0xFFFF, panoptic.instance)
 
 
 @given(panoptic_maps(consecutive=False))
@@ -307,8 +257,3 @@ def test_thing_instance_is_class_instance_of_the_things(panoptic: Panoptic) -> N
     is_thing = panoptic.instance != 0
     np.testing.assert_array_equal(packed[is_thing], packing.to_class_instance(panoptic)[is_thing])
     assert not packed[~is_thing].any()
-
-
-@given(panoptic_maps())
-def test_id_map_round_trip(panoptic: Panoptic) -> None:
-    assert_same(packing.from_id_map(*packing.to_id_map(panoptic), LABELS), panoptic)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
-from panoptic_ros.panoptic import Panoptic, Runs, check_maps, measure_segments, ranges
+from panoptic_ros.panoptic import Panoptic, check_maps, measure_segments
 
 ROAD, SKY, CAR, PERSON = range(4)
 LABELS = LabelSet(
@@ -39,41 +39,15 @@ def maps(
     return np.array(semantic, np.uint8), np.array(instance, np.uint16)
 
 
-def test_runs_split_rows_where_either_map_changes() -> None:
-    semantic, instance = maps([[2, 2, 2], [2, 0, 0]], [[1, 1, 2], [2, 0, 0]])
-    runs = Runs.of(semantic, instance)
-    assert runs.row.tolist() == [0, 0, 1, 1]
-    assert runs.start.tolist() == [0, 2, 0, 1]
-    assert runs.stop.tolist() == [2, 3, 1, 3]
-    assert runs.semantic.tolist() == [2, 2, 2, 0]
-    assert runs.instance.tolist() == [1, 2, 2, 0]
-
-
-def test_maps_are_made_from_runs_with_rows_that_repeat() -> None:
-    semantic, instance = maps([[2, 2, 2], [2, 0, 0], [0, 0, 0]], [[1, 1, 2], [2, 0, 0], [0, 0, 0]])
-    runs = replace(Runs.of(semantic, instance), copies=np.array([2, 0, 1]))
-    panoptic = Panoptic.from_runs(runs, measure_segments(*maps()))
-    assert panoptic.size_wh == (3, 3)
-    assert panoptic.semantic.tolist() == [[2, 2, 2], [2, 2, 2], [0, 0, 0]]
-    assert panoptic.instance.tolist() == [[1, 1, 2], [1, 1, 2], [0, 0, 0]]
-    assert panoptic.semantic.dtype == np.uint8
-    assert panoptic.instance.dtype == np.uint16
-
-
-def test_ids_are_replaced_in_the_maps() -> None:
+def test_rows_of_the_table_can_be_reordered() -> None:
     panoptic = Panoptic.from_maps(*maps(), LABELS)
+    order = np.array([0, 1, 3, 2])
+    table = replace(panoptic.segments.where(order), id=np.array([0, 0, 7, 300], np.uint16))
+    changed = panoptic.with_segments(table, order)
     new_id = np.zeros(10, np.uint16)
-    new_id[[4, 9]] = 7, 300
-    for before in panoptic, Panoptic.from_runs(panoptic.runs, panoptic.segments):
-        changed = before.with_ids(new_id, panoptic.segments)
-        assert changed.instance.tolist() == new_id[panoptic.instance].tolist()
-        assert np.array_equal(changed.semantic, panoptic.semantic)
-
-
-def test_ranges_one_after_the_other() -> None:
-    assert ranges(np.array([3, 9, 5]), np.array([2, 0, 3])).tolist() == [3, 4, 5, 6, 7]
-    assert ranges(0, np.array([1, 3])).tolist() == [0, 0, 1, 2]
-    assert ranges(0, np.zeros(0, np.intp)).tolist() == []
+    new_id[[9, 4]] = 7, 300
+    assert changed.instance.tolist() == new_id[panoptic.instance].tolist()
+    assert np.array_equal(changed.semantic, panoptic.semantic)
 
 
 def test_the_table_has_stuff_by_class_then_things_by_id() -> None:
@@ -167,18 +141,39 @@ def test_a_broken_promise_is_named(
 def test_shapes_and_dtypes_are_checked() -> None:
     semantic, instance = maps()
     segments = measure_segments(semantic, instance)
-    with pytest.raises(ValueError, match=r'semantic is \(3, 4\), instance is \(2, 4\)'):
+    with pytest.raises(ValueError, match=r'instance is uint16 \(2, 4\); expected uint16 \(3, 4'):
         Panoptic.from_maps(semantic, instance[:2], LABELS)
     with pytest.raises(ValueError, match='semantic is int64'):
-        Panoptic(semantic.astype(np.int64), instance, segments)
+        Panoptic.from_maps(semantic.astype(np.int64), instance, LABELS)
     with pytest.raises(ValueError, match=r'instance is int32 \(3, 4\); expected uint16'):
-        Panoptic(semantic, instance.astype(np.int32), segments)
-    with pytest.raises(ValueError, match=r'instance is uint16 \(2, 4\); expected uint16 \(3, 4'):
-        Panoptic(semantic, instance[:2], segments)
+        Panoptic.from_maps(semantic, instance.astype(np.int32), LABELS)
     with pytest.raises(ValueError, match=r'Segments.score is float64 \(4,\); expected float32'):
         replace(segments, score=np.ones(4))
     with pytest.raises(ValueError, match=r'Segments.box_xyxy is int32 \(4,\); expected int32'):
         replace(segments, box_xyxy=np.ones(4, np.int32))
+
+
+def test_columns_that_do_not_fit_together_are_refused() -> None:
+    panoptic = Panoptic.from_maps(*maps(), LABELS)
+    table = panoptic.segments
+    for segment, message in (
+        (panoptic.segment[1:], r'segment is int64 \(7,\); expected intp \(8,\)'),
+        (panoptic.segment.astype(np.int16), 'segment is int16'),
+        (panoptic.segment + 1, r'segment runs from 0 to 4; expected -1 \(void\) to 3'),
+        (panoptic.segment - 1, 'segment runs from -2'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(panoptic, segment=segment)
+    for ids, message in (
+        ([0, 0, 9, 9], 'one row for each instance id'),
+        ([0, 1, 4, 9], 'ids above 0 for things'),
+        ([0, 0, 0, 9], 'ids above 0 for things'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(panoptic, segments=replace(table, id=np.array(ids, np.uint16)))
+    twice = replace(table, class_id=np.array([SKY, SKY, PERSON, CAR], np.uint8))
+    with pytest.raises(ValueError, match='each stuff class'):
+        replace(panoptic, segments=twice)
 
 
 def test_rows_at_finds_the_segment_of_a_pixel() -> None:

@@ -241,15 +241,12 @@ def test_overlay_is_what_its_docstring_says_pixel_by_pixel(
     assert np.array_equal(image, before)
 
 
-def test_overlay_of_maps_that_are_not_made_yet() -> None:
+def test_overlay_of_a_map_with_repeated_rows() -> None:
     id_map = np.array([[0, 0, 2, 2], [1, 1, 2, 2], [1, 0, 0, 5]], np.uint16)
     semantic = np.array([ROAD, CAR, PERSON, CAR, CAR, VOID], np.uint8)[id_map]
     instance = np.where(semantic == VOID, 0, id_map).astype(np.uint16)
-    rows = Panoptic.from_maps(semantic, instance, LABELS)
-    copies = np.array([2, 0, 3])
-    enlarged = Panoptic.from_runs(replace(rows.runs, copies=copies), rows.segments)
-    made = Panoptic(
-        semantic.repeat(copies, axis=0), instance.repeat(copies, axis=0), rows.segments
-    )
+    panoptic = Panoptic.from_maps(semantic, instance, LABELS)
+    enlarged = replace(panoptic, runs=replace(panoptic.runs, copies=np.array([2, 0, 3])))
     image = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
-    assert np.array_equal(overlay(image, enlarged, LABELS), plain_overlay(image, made, 0.5))
+    expected = plain_overlay(image, enlarged, 0.5)
+    assert np.array_equal(overlay(image, enlarged, LABELS), expected)

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from panoptic_ros.errors import DatasetError
-from panoptic_ros.packing import (
-    COCO_VOID,
-    find_runs,
-    indices_of_true,
-    mark_changes,
-    rows_of,
-    run_lengths,
-)
+from panoptic_ros.packing import COCO_VOID, rows_of
 from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.runs import Runs
 
 NO_CLASS = -1
 """Class id of void in :class:`Intersections`, which may have more than 255 classes."""
@@ -82,24 +76,23 @@ class Intersections:
 
         Raises DatasetError if the sizes differ.
         """
-        _check_sizes(prediction.semantic, truth.semantic)
-        bands = [_thing_band(side) for side in (truth, prediction)]
-        begins = np.ones(truth.semantic.size, bool)
-        mark_changes(begins[1:], truth.semantic.ravel(), prediction.semantic.ravel())
-        for side, band in zip((truth, prediction), bands, strict=True):
-            # Outside the band there are no things, and the class alone marks the runs.
-            changes = begins[band][1:]
-            differs = np.empty_like(changes)
-            mark_changes(differs, side.instance.ravel()[band])
-            changes |= differs
-        starts = indices_of_true(begins)
+        _check_sizes(prediction.size_wh, truth.size_wh)
+        (truth_first, truth_run), (prediction_first, prediction_run) = (
+            side.runs.unrolled() for side in (truth, prediction)
+        )
+        first = np.union1d(truth_first, prediction_first)
+
+        def row_at(side: Panoptic, side_first: np.ndarray, run: np.ndarray) -> np.ndarray:
+            return side.segment[run[np.searchsorted(side_first, first, side='right') - 1]] + 1
+
         is_crowd = np.zeros(len(truth.segments), bool)
         if len(crowd_ids):
             is_crowd = np.isin(truth.segments.id, np.asarray(crowd_ids, np.int64))
+        width, height = truth.size_wh
         return cls._count(
-            _rows_at(truth, starts, bands[0]),
-            _rows_at(prediction, starts, bands[1]),
-            run_lengths(starts, truth.semantic.size),
+            row_at(truth, truth_first, truth_run),
+            row_at(prediction, prediction_first, prediction_run),
+            np.diff(first, append=width * height),
             truth.segments.class_id,
             prediction.segments.class_id,
             is_crowd & truth.segments.is_thing,
@@ -124,12 +117,12 @@ class Intersections:
         Raises DatasetError if the sizes differ, a map has an id that its table lacks, or a
         predicted segment has no pixel.
         """
-        _check_sizes(prediction_ids, truth_ids)
-        starts = find_runs(prediction_ids, truth_ids)
+        _check_sizes(prediction_ids.shape[::-1], truth_ids.shape[::-1])
+        runs = Runs.of(prediction_ids, truth_ids)
         joint = cls._count(
-            _listed_rows(truth_ids, starts, truth, 'truth'),
-            _listed_rows(prediction_ids, starts, prediction, 'prediction'),
-            run_lengths(starts, truth_ids.size),
+            _listed_rows(runs.sample(truth_ids), truth, 'truth'),
+            _listed_rows(runs.sample(prediction_ids), prediction, 'prediction'),
+            runs.length,
             truth.class_id,
             prediction.class_id,
             truth.is_crowd,
@@ -177,46 +170,17 @@ class Intersections:
         )
 
 
-def _check_sizes(prediction: np.ndarray, truth: np.ndarray) -> None:
-    if prediction.shape != truth.shape:
+def _check_sizes(prediction_wh: tuple[int, int], truth_wh: tuple[int, int]) -> None:
+    if prediction_wh != truth_wh:
         raise DatasetError(
-            f'the prediction is {prediction.shape[1]}x{prediction.shape[0]}, the truth is '
-            f'{truth.shape[1]}x{truth.shape[0]}; expected one size'
+            f'the prediction is {prediction_wh[0]}x{prediction_wh[1]}, the truth is '
+            f'{truth_wh[0]}x{truth_wh[1]}; expected one size'
         )
 
 
-def _thing_band(panoptic: Panoptic) -> slice:
-    """Return the range of flat indices from the first to the last image row with a thing."""
-    boxes = panoptic.segments.box_xyxy[panoptic.segments.is_thing]
-    if not len(boxes):
-        return slice(0, 0)
-    width = panoptic.semantic.shape[1]
-    return slice(width * int(boxes[:, 1].min()), width * int(boxes[:, 3].max()))
-
-
-def _rows_at(panoptic: Panoptic, starts: np.ndarray, band: slice) -> np.ndarray:
-    """Return 1 + the row in the segment table of the pixels at flat indices, 0 for void.
-
-    ``starts`` are sorted; ``band`` is the range of flat indices that has things.
-    """
-    segments = panoptic.segments
-    row = np.arange(1, len(segments) + 1)
-    # Stuff is looked up by class, things by instance id; a pixel has one of the two.
-    row_of_class = np.zeros(256, np.intp)
-    row_of_class[segments.class_id[~segments.is_thing]] = row[~segments.is_thing]
-    rows = row_of_class.take(panoptic.semantic.take(starts))
-    first, last = np.searchsorted(starts, (band.start, band.stop))
-    if first < last:
-        row_of_instance = np.zeros(int(segments.id.max()) + 1, np.intp)
-        row_of_instance[segments.id[segments.is_thing]] = row[segments.is_thing]
-        rows[first:last] += row_of_instance.take(panoptic.instance.take(starts[first:last]))
-    return rows
-
-
-def _listed_rows(
-    ids: np.ndarray, starts: np.ndarray, table: SegmentTable, side: str
-) -> np.ndarray:
-    run_ids = (ids.reshape(-1).take(starts) & _ID_MASK).astype(np.int32)
+def _listed_rows(ids: np.ndarray, table: SegmentTable, side: str) -> np.ndarray:
+    """Return 1 + the row in the table of each run's id, 0 for void."""
+    run_ids = (ids & _ID_MASK).astype(np.int32)
     rows = rows_of(run_ids, table.id.astype(np.int32))
     rows += 1
     lost = (rows == 0) & (run_ids != COCO_VOID)

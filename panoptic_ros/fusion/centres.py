@@ -10,7 +10,8 @@ from scipy import ndimage
 from panoptic_ros.fusion.common import Fused, check_fraction, check_image, check_max_instances
 from panoptic_ros.fusion.grid import Candidates, fuse_grid, majority_class, number_patches
 from panoptic_ros.labels import LabelSet
-from panoptic_ros.panoptic import NO_INSTANCE, Runs
+from panoptic_ros.panoptic import NO_INSTANCE
+from panoptic_ros.runs import Runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +148,9 @@ class CentreFusion:
             instance = instance.astype(np.int32)
             orphans = number_patches(orphan, semantic, instance, len(chosen))
         runs = Runs.of(semantic, instance)
+        class_id, candidate = runs.sample(semantic), runs.sample(instance)
         candidates = Candidates(
-            class_id=majority_class(runs, len(chosen) + orphans),
+            class_id=majority_class(runs, class_id, candidate, len(chosen) + orphans),
             evidence=np.append(
                 heads.centre_score[chosen].astype(np.float32),
                 np.full(orphans, self.centre_threshold, np.float32),
@@ -160,6 +162,8 @@ class CentreFusion:
         )
         panoptic = fuse_grid(
             runs,
+            class_id,
+            candidate,
             heads.confidence,
             candidates,
             label_set,

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from panoptic_ros.labels import VOID
-from panoptic_ros.panoptic import Panoptic, Runs, Segments, measure_segments
+from panoptic_ros.panoptic import Panoptic, Segments
+from panoptic_ros.runs import Runs
 
 FIRST_OBJECT = 256
 """Keys below this are class ids (stuff and VOID); key ``FIRST_OBJECT + k`` is object k."""
@@ -46,7 +47,7 @@ def build_panoptic(
     box_xyxy: np.ndarray,
     max_instances: int,
 ) -> Panoptic:
-    """Number the kept segments, build their table and paint the maps.
+    """Number the kept segments, build their table and return the map.
 
     Things are numbered 1..n by falling score. What is not kept becomes void.
 
@@ -71,38 +72,30 @@ def build_panoptic(
     things = np.flatnonzero(is_kept[FIRST_OBJECT:]) + FIRST_OBJECT
     things = things[np.argsort(-score[things], kind='stable')[:max_instances]]
     keys = np.concatenate([stuff, things])
-    id_of_key = np.zeros(len(is_kept), np.uint16)
-    id_of_key[things] = np.arange(1, len(things) + 1)
-    class_of_key = np.full(len(is_kept), VOID, np.uint8)
-    class_of_key[stuff] = stuff
-    class_of_key[things] = object_class_id[things - FIRST_OBJECT]
-    ids = id_of_key[keys]
+    is_thing = keys >= FIRST_OBJECT
+    class_of_key = np.append(np.arange(FIRST_OBJECT, dtype=np.uint8), object_class_id)
+    ids = np.append(
+        np.zeros(len(stuff), np.uint16), np.arange(1, len(things) + 1, dtype=np.uint16)
+    )
     segments = Segments(
         id=ids,
         class_id=class_of_key[keys],
-        is_thing=keys >= FIRST_OBJECT,
+        is_thing=is_thing,
         score=score[keys].astype(np.float32),
         area=area[keys],
         box_xyxy=box_xyxy[keys],
         track_id=ids.astype(np.int32),
     )
-    painted = Runs(
-        row=runs.row,
-        start=runs.start,
-        stop=runs.stop,
-        semantic=class_of_key[key],
-        instance=id_of_key[key],
-        width=runs.width,
-        copies=runs.copies,
-    )
-    return Panoptic.from_runs(painted, segments)
+    row_of_key = np.full(len(is_kept), -1, np.intp)
+    row_of_key[keys] = np.arange(len(keys))
+    return Panoptic(runs, row_of_key[key], segments)
 
 
 def void_panoptic(size_wh: tuple[int, int]) -> Panoptic:
     """Return a map that is void everywhere."""
-    semantic = np.full(size_wh[::-1], VOID, np.uint8)
-    instance = np.zeros(size_wh[::-1], np.uint16)
-    return Panoptic(semantic, instance, measure_segments(semantic, instance))
+    runs = Runs.of(np.zeros((1, 1), np.uint8)).resized(size_wh)
+    void = np.full(1, VOID, np.uint8)
+    return Panoptic.from_runs(runs, void, np.zeros(1, np.uint16))
 
 
 def check_image(name: str, image: np.ndarray) -> None:

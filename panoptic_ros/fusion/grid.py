@@ -6,8 +6,7 @@ only the finished maps are enlarged, so the cost depends on the network's grid a
 of the picture, hardly on the output size.
 """
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,7 +14,8 @@ import numpy as np
 from panoptic_ros.errors import LabelSetError
 from panoptic_ros.fusion.common import FIRST_OBJECT, build_panoptic
 from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.panoptic import NO_INSTANCE, Panoptic, Runs, bound_runs
+from panoptic_ros.panoptic import NO_INSTANCE, Panoptic
+from panoptic_ros.runs import Runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +53,25 @@ def number_patches(
     return found
 
 
-def majority_class(runs: Runs, count: int) -> np.ndarray:
-    """Return the class that most cells of each candidate have, uint8 [count]."""
-    mine = np.flatnonzero(runs.instance)
-    semantic = runs.semantic[mine]
-    classes = int(semantic.max(initial=0)) + 1
-    vote = (runs.instance[mine].astype(np.intp) - 1) * classes + semantic
-    cells = runs.stop[mine] - runs.start[mine]
-    votes = np.bincount(vote, weights=cells, minlength=count * classes)
+def majority_class(
+    runs: Runs, class_id: np.ndarray, candidate: np.ndarray, count: int
+) -> np.ndarray:
+    """Return the class that most cells of each candidate have, uint8 [count].
+
+    ``class_id`` and ``candidate`` are those of the runs, see :func:`fuse_grid`.
+    """
+    owned = np.flatnonzero(candidate)
+    class_id = class_id[owned]
+    classes = int(class_id.max(initial=0)) + 1
+    vote = (candidate[owned].astype(np.intp) - 1) * classes + class_id
+    votes = np.bincount(vote, weights=runs.length[owned], minlength=count * classes)
     return votes.reshape(count, classes).argmax(1).astype(np.uint8)
 
 
 def fuse_grid(
     runs: Runs,
+    class_id: np.ndarray,
+    candidate: np.ndarray,
     confidence: np.ndarray,
     candidates: Candidates,
     label_set: LabelSet,
@@ -84,8 +90,12 @@ def fuse_grid(
     Parameters
     ----------
     runs
-        The runs of the grid's semantic map and of its map of candidates: 1 + the candidate that
-        owns each cell, 0 for none. Thing cells without a candidate become void.
+        The runs of the grid.
+    class_id
+        uint8 [runs].
+    candidate
+        Unsigned integers [runs], 1 + the candidate that owns each run, 0 for none. Thing cells
+        without a candidate become void.
     confidence
         uint8 on any grid, 0..255.
     candidates
@@ -101,21 +111,11 @@ def fuse_grid(
 
     Raises LabelSetError if the semantic map has a class id that the label set lacks.
     """
-    grid_height, grid_width = len(runs.copies), runs.width
-    width, height = size_wh
-    column = first_pixel(grid_width, width)
-    row = first_pixel(grid_height, height)
-    box_xyxy = column[runs.start], row[runs.row], column[runs.stop], row[runs.row + 1]
-
+    enlarged = runs.resized(size_wh)
     count = FIRST_OBJECT + len(candidates.class_id)
-    key = np.where(
-        runs.instance > 0, runs.instance.astype(np.intp) + FIRST_OBJECT - 1, runs.semantic
-    )
-    key[label_set.is_thing[runs.semantic] & (runs.instance == NO_INSTANCE)] = VOID
-    shown = slice(None)
-    if width < grid_width or height < grid_height:
-        shown = (box_xyxy[0] < box_xyxy[2]) & (box_xyxy[1] < box_xyxy[3])
-    area, box_of_key = bound_runs(key[shown], count, tuple(edge[shown] for edge in box_xyxy))
+    key = np.where(candidate > 0, candidate.astype(np.intp) + FIRST_OBJECT - 1, class_id)
+    key[label_set.is_thing[class_id] & (candidate == NO_INSTANCE)] = VOID
+    area, box_xyxy = enlarged.measure(key, count)
     unknown = np.flatnonzero(area[len(label_set) : VOID])
     if len(unknown):
         raise LabelSetError(
@@ -128,13 +128,12 @@ def fuse_grid(
 
     min_area = np.full(count, min_stuff_area_fraction, np.float64)
     min_area[FIRST_OBJECT:] = candidates.min_area
-    is_kept = (area > 0) & (area >= min_area * (width * height))
+    is_kept = (area > 0) & (area >= min_area * (size_wh[0] * size_wh[1]))
     is_kept[:VOID] &= score[:VOID] >= min_stuff_score
     is_kept[FIRST_OBJECT:] &= score[FIRST_OBJECT:] >= min_thing_score
     is_kept[VOID] = False
-    enlarged = replace(runs, start=box_xyxy[0], stop=box_xyxy[2], width=width, copies=np.diff(row))
     return build_panoptic(
-        enlarged, key, is_kept, candidates.class_id, score, area, box_of_key, max_instances
+        enlarged, key, is_kept, candidates.class_id, score, area, box_xyxy, max_instances
     )
 
 
@@ -144,22 +143,8 @@ def _mean_confidence(
     """Return the mean confidence of each key's cells, 0..1, float32 [count], 0 without cells."""
     height, width = len(runs.copies), runs.width
     confidence = cv2.resize(confidence, (width, height), interpolation=cv2.INTER_LINEAR).ravel()
-    first = runs.row * width + runs.start
     total = np.bincount(
-        key, weights=np.add.reduceat(confidence, first, dtype=np.int64), minlength=count
+        key, weights=np.add.reduceat(confidence, runs.first, dtype=np.int64), minlength=count
     )
-    cells = np.bincount(key, weights=runs.stop - runs.start, minlength=count)
+    cells = np.bincount(key, weights=runs.length, minlength=count)
     return (total / np.maximum(cells * 255, 1)).astype(np.float32)
-
-
-@lru_cache(maxsize=8)
-def first_pixel(cells: int, pixels: int) -> np.ndarray:
-    """Return the first output pixel that shows each cell or a later one.
-
-    intp [cells + 1], read-only.
-    """
-    grid = np.arange(cells, dtype=np.float32)[None]
-    shown = cv2.resize(grid, (pixels, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
-    first = np.searchsorted(shown, np.arange(cells + 1))
-    first.setflags(write=False)
-    return first

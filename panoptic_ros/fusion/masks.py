@@ -8,7 +8,7 @@ from panoptic_ros.errors import LabelSetError
 from panoptic_ros.fusion.common import Fused, check_fraction, check_image, check_max_instances
 from panoptic_ros.fusion.grid import Candidates, fuse_grid
 from panoptic_ros.labels import LabelSet
-from panoptic_ros.panoptic import Runs
+from panoptic_ros.runs import Runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +108,11 @@ class MaskFusion:
         chosen = np.flatnonzero(heads.score >= self.score_threshold)
         chosen = chosen[np.argsort(-heads.score[chosen], kind='stable')]
         owner = _claim(heads.mask, chosen, self.min_kept_fraction)
+        runs = Runs.of(heads.semantic, owner)
         panoptic = fuse_grid(
-            Runs.of(heads.semantic, owner),
+            runs,
+            runs.sample(heads.semantic),
+            runs.sample(owner),
             heads.confidence,
             Candidates(
                 class_id=heads.class_id[chosen].astype(np.uint8),

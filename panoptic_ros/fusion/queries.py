@@ -17,7 +17,7 @@ from panoptic_ros.fusion.common import (
 from panoptic_ros.fusion.grid import Candidates, fuse_grid, majority_class, number_patches
 from panoptic_ros.fusion.ownership import Contest, own_pixels
 from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.panoptic import Runs, bound_runs
+from panoptic_ros.runs import Runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,35 +155,26 @@ class QueryFusion:
         owner, mask_area, confidence, is_above = own_pixels(
             logit, weight, size_wh, self.mask_threshold, logit_grid, contest, extent_wh
         )
-        runs = Runs.of(owner, owner)
-        owned_area = np.bincount(
-            runs.instance, weights=runs.stop - runs.start, minlength=len(chosen)
-        )
-        if contest is Contest.FIRST:
-            is_kept = np.ones(len(chosen), bool)
-        else:
+        runs = Runs.of(owner) if is_above is None else Runs.of(owner, is_above)
+        query = runs.sample(owner)
+        is_kept = np.ones(len(chosen), bool)
+        if contest is not Contest.FIRST:
+            owned_area = np.bincount(query, weights=runs.length, minlength=len(chosen))
             # Divided in float32 and compared in float64, as PyTorch does.
             kept_fraction = owned_area.astype(np.float32) / np.maximum(mask_area, 1).astype(
                 np.float32
             )
             is_kept = (mask_area > 0) & (kept_fraction.astype(np.float64) > self.min_kept_fraction)
-        if is_above is not None:
-            # One more owner, who keeps nothing.
-            nobody = len(chosen)
-            owner = np.where(is_above, owner, np.uint16(nobody))
-            runs = Runs.of(owner, owner)
-            owned_area = np.bincount(
-                runs.instance, weights=runs.stop - runs.start, minlength=nobody + 1
-            )[:nobody]
-            is_kept &= owned_area > 0
 
         is_thing = label_set.is_thing[class_id]
         key_of_query = np.where(is_thing, np.arange(len(chosen)) + FIRST_OBJECT, class_id)
         key_of_query[~is_kept] = VOID
-        key = np.append(key_of_query, VOID)[runs.instance]
+        key = key_of_query[query]
+        if is_above is not None:
+            key[~runs.sample(is_above)] = VOID
         count = FIRST_OBJECT + len(chosen)
-        area, box_xyxy = bound_runs(key, count, (runs.start, runs.row, runs.stop, runs.row + 1))
-        mean_score = np.bincount(key_of_query, weights=score * owned_area, minlength=count)
+        area, box_xyxy = runs.measure(key, count)
+        mean_score = np.bincount(key, weights=score[query] * runs.length, minlength=count)
         mean_score /= np.maximum(area, 1)
         mean_score[FIRST_OBJECT:] = score
         is_present = area > 0
@@ -226,11 +217,14 @@ class QueryFusion:
             likely = logit.max(axis=0).clip(0, 1)
         confidence = _coarse_confidence(likely, extent_wh)
         runs = Runs.of(semantic, instance)
+        class_id, patch = runs.sample(semantic), runs.sample(instance)
         panoptic = fuse_grid(
             runs,
+            class_id,
+            patch,
             confidence,
             Candidates(
-                class_id=majority_class(runs, count),
+                class_id=majority_class(runs, class_id, patch, count),
                 evidence=np.ones(count, np.float32),
                 min_area=np.zeros(count),
             ),

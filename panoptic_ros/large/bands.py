@@ -22,7 +22,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.large.stitching import NODATA, WindowMap
 from panoptic_ros.large.windows import Grid, Window
 from panoptic_ros.large.writing.whole_files import whole_file
-from panoptic_ros.panoptic import Runs
+from panoptic_ros.runs import Runs
 from panoptic_ros.segmenter import Segmenter
 
 OVERVIEW_SIDE = 2048
@@ -148,11 +148,11 @@ def encode_band(band: Band) -> bytes:
     for window_map in band.maps:
         runs = Runs.of(window_map.semantic, window_map.instance)
         height, width = window_map.semantic.shape
-        parts.append(_HEADER.pack(height, width, len(runs.row), len(window_map.score)))
+        parts.append(_HEADER.pack(height, width, len(runs), len(window_map.score)))
         parts += [
-            (runs.stop - runs.start).astype('<u2').tobytes(),
-            runs.semantic.astype('<u2').tobytes(),
-            runs.instance.astype('<u4').tobytes(),
+            runs.length.astype('<u2').tobytes(),
+            runs.sample(window_map.semantic).astype('<u2').tobytes(),
+            runs.sample(window_map.instance).astype('<u4').tobytes(),
             window_map.score.astype('<f4').tobytes(),
         ]
     return zlib.compress(b''.join(parts), 1)

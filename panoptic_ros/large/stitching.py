@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 
 from panoptic_ros.labels import VOID
 from panoptic_ros.large.windows import Grid, Window
-from panoptic_ros.panoptic import Runs, bound_runs
+from panoptic_ros.runs import Runs
 
 NODATA = 256
 """Class id of pixels that the source has no data for. (VOID is: data, but no class.)"""
@@ -279,19 +279,22 @@ def _measure(
     window_map: WindowMap, class_of_id: np.ndarray, window: Window, grid: Grid
 ) -> tuple[_Pieces, np.ndarray]:
     """Measure the pieces in the core of a window, and count its other pixels by class."""
-    runs = Runs.of(
-        np.ascontiguousarray(window_map.semantic[window.core_slices]),
-        np.ascontiguousarray(window_map.instance[window.core_slices]),
+    semantic, instance = (
+        window_map.semantic[window.core_slices],
+        window_map.instance[window.core_slices],
     )
-    is_stuff = runs.instance == 0
-    length = runs.stop - runs.start
-    stuff_area_px = np.bincount(runs.semantic[is_stuff], length[is_stuff], CLASSES)
-    is_thing = ~is_stuff
+    runs = Runs.of(semantic, instance)
+    class_id, key = runs.sample(semantic), runs.sample(instance).astype(np.intp)
+    is_stuff = key == 0
+    stuff_area_px = np.bincount(class_id[is_stuff], runs.length[is_stuff], CLASSES)
     count = len(window_map.score)
-    key = runs.instance[is_thing].astype(np.intp)
-    start, stop = (x[is_thing] + window.x.core_start for x in (runs.start, runs.stop))
-    row, length = runs.row[is_thing] + window.y.core_start, length[is_thing]
-    area_px, box_xyxy = bound_runs(key, count, (start, row, stop, row + 1))
+    area_px, box_xyxy = (column[:count] for column in runs.measure(key, max(count, 1)))
+    area_px[:1] = 0  # Id 0 is stuff.
+    corner_xy = np.array([window.x.core_start, window.y.core_start], np.int32)
+    box_xyxy += np.tile(corner_xy, 2)
+    key, length = key[~is_stuff], runs.length[~is_stuff]
+    start, stop = (x[~is_stuff] + corner_xy[0] for x in (runs.start, runs.stop))
+    row = runs.row[~is_stuff] + corner_xy[1]
     sums = [np.bincount(key, length * middle, count) for middle in ((start + stop) / 2, row + 0.5)]
     first_pixel = np.full(count, _NO_PIXEL)
     # Runs come in reading order, and of several values for one index numpy keeps the last.

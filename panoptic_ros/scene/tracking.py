@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from panoptic_ros.panoptic import Panoptic, Runs, Segments, ranges
+from panoptic_ros.panoptic import Panoptic, Segments
+from panoptic_ros.runs import Runs, ranges
 
 MAX_ID = 65535
 """Track ids are 1 to this, what an instance map can hold; then the free ones come again."""
@@ -179,7 +180,9 @@ class Tracker:
         segments = panoptic.segments
         rows = np.flatnonzero(segments.is_thing)
         step = max(1, round(min(size_wh) / _GRID_CELLS))
-        masks = Masks.of_runs(panoptic.runs, segments.id[rows], step)
+        owner_of_row = np.full(len(segments), -1)
+        owner_of_row[rows] = np.arange(len(rows))
+        masks = Masks.of_runs(panoptic.runs, panoptic.of_run(owner_of_row, -1), step)
         # From here on in reading order, so that the ids of the frame decide nothing.
         order = np.lexsort((*segments.box_xyxy[rows].T, masks.first_cell(len(rows))))
         masks, rows = masks.where(order, len(rows)), rows[order]
@@ -311,7 +314,7 @@ class Tracker:
             box_xyxy=segments.box_xyxy[order],
             track_id=of_segment.astype(np.int32),
         )
-        return panoptic.with_ids(new_id, table)
+        return panoptic.with_segments(table, order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,14 +350,17 @@ class Masks:
         ids
             uint16 [n], the id of each mask, none of them 0. Runs come in reading order.
         """
-        return cls.of_runs(Runs.of(np.zeros(instance.shape, np.uint8), instance), ids, step)
+        runs = Runs.of(instance)
+        owner_of_id = np.full(int(max(ids.max(initial=0), instance.max(initial=0))) + 1, -1)
+        owner_of_id[ids] = np.arange(len(ids))
+        return cls.of_runs(runs, owner_of_id[runs.sample(instance)], step)
 
     @classmethod
-    def of_runs(cls, runs: Runs, ids: np.ndarray, step: int = 1) -> 'Masks':
-        """Take the masks as :meth:`of` does, from the runs of a map."""
-        owner_of_id = np.full(int(max(ids.max(initial=0), runs.instance.max(initial=0))) + 1, -1)
-        owner_of_id[ids] = np.arange(len(ids))
-        owner = owner_of_id[runs.instance]
+    def of_runs(cls, runs: Runs, owner: np.ndarray, step: int = 1) -> 'Masks':
+        """Take the masks as :meth:`of` does, from the runs of a map and the mask of each run.
+
+        ``owner`` is intp [runs], -1 for none.
+        """
         found = np.flatnonzero(owner >= 0)
         owner, row = owner[found], runs.row[found]
         # Of the pixels, one in ``step`` is looked at, along the rows and from row to row.

@@ -1,6 +1,7 @@
 """Fusion: literal scenes, the promises of a panoptic map, and equality with plain loops."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from panoptic_ros.fusion import (
 )
 from panoptic_ros.fusion.centres import nearest_centre, pointed_positions
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
-from panoptic_ros.panoptic import Panoptic, check_maps, measure_segments
+from panoptic_ros.panoptic import Panoptic, Segments, check_maps, measure_segments
 
 ROAD, SKY, CAR, PERSON = range(4)
 LABELS = LabelSet(
@@ -33,6 +34,16 @@ LABELS = LabelSet(
         LabelClass('person', True, (220, 20, 60), 4),
     ),
 )
+
+
+class Expected(NamedTuple):
+    """What a reference implementation returns."""
+
+    semantic: np.ndarray
+    instance: np.ndarray
+    segments: Segments
+
+
 KEEP_ALL = CentreFusion(
     min_thing_area_fraction=0, min_orphan_area_fraction=0, min_stuff_area_fraction=0
 )
@@ -403,7 +414,7 @@ def test_confidence_of_queries_is_the_largest_weighted_probability() -> None:
 
 def plain_query_fusion(
     fusion: QueryFusion, heads: QueryHeads, size_wh: tuple[int, int]
-) -> Panoptic:
+) -> Expected:
     """Enlarge every mask, one argmax, then one query after the other."""
     weight = np.exp(heads.class_logits.astype(np.float64))
     weight /= weight.sum(axis=1, keepdims=True)
@@ -418,7 +429,7 @@ def plain_query_fusion(
             logit = cv2.resize(logit, (fusion.logit_grid,) * 2)
         planes.append(cv2.resize(1 / (1 + np.exp(-logit)), size_wh))
     if not planes:
-        return Panoptic(semantic, instance, measure_segments(semantic, instance))
+        return Expected(semantic, instance, measure_segments(semantic, instance))
     probability = np.array(planes) * score[:, None, None]
     winner = probability.argmax(axis=0)
     stuff_score: dict[int, list[float]] = {}
@@ -443,7 +454,7 @@ def plain_query_fusion(
     segments = measure_segments(semantic, instance, np.array(scores))
     mean = [np.mean(stuff_score[c]) for c in segments.class_id[~segments.is_thing]]
     segments.score[~segments.is_thing] = mean
-    return Panoptic(semantic, instance, segments)
+    return Expected(semantic, instance, segments)
 
 
 @st.composite
@@ -494,7 +505,7 @@ def plain_assemble(
     size_wh: tuple[int, int],
     min_thing_score: float = 0.0,
     min_stuff_score: float = 0.0,
-) -> Panoptic:
+) -> Expected:
     """Do what _assemble does, pixel by pixel on the enlarged maps."""
     grid_height, grid_width = semantic.shape
     # Which cell each pixel shows is OpenCV's affair.
@@ -541,12 +552,12 @@ def plain_assemble(
     for segment, score in kept:
         if segment[0] == 'stuff':
             segments.score[(segments.class_id == segment[1]) & ~segments.is_thing] = score
-    return Panoptic(out_semantic, out_instance, segments)
+    return Expected(out_semantic, out_instance, segments)
 
 
 def plain_centre_fusion(
     heads: CentreHeads, fusion: CentreFusion, size_wh: tuple[int, int]
-) -> Panoptic:
+) -> Expected:
     semantic = heads.semantic
     is_thing = LABELS.is_thing[semantic].astype(np.uint8)
     height, width = heads.confidence.shape
@@ -603,7 +614,7 @@ def flood(semantic: np.ndarray, instance: np.ndarray, y: int, x: int, number: in
             todo += [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 
 
-def plain_mask_fusion(heads: MaskHeads, fusion: MaskFusion, size_wh: tuple[int, int]) -> Panoptic:
+def plain_mask_fusion(heads: MaskHeads, fusion: MaskFusion, size_wh: tuple[int, int]) -> Expected:
     """Follow the rule of Panoptic FPN and the COCO tools word by word."""
     order = sorted(range(len(heads.score)), key=lambda k: -heads.score[k])
     order = [k for k in order if heads.score[k] >= fusion.score_threshold]
@@ -627,7 +638,7 @@ def plain_mask_fusion(heads: MaskHeads, fusion: MaskFusion, size_wh: tuple[int, 
     )
 
 
-def assert_same(fused: Fused, expected: Panoptic) -> None:
+def assert_same(fused: Fused, expected: Expected) -> None:
     panoptic = fused.panoptic
     assert panoptic.semantic.tolist() == expected.semantic.tolist()
     assert panoptic.instance.tolist() == expected.instance.tolist()
