@@ -13,13 +13,13 @@ done for all tracks at once, and on the runs of a grid of some 240 rows, so that
 depends on the size of the maps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from panoptic_ros.panoptic import Panoptic, Segments
+from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.runs import Runs, ranges
 
 MAX_ID = 65535
@@ -299,21 +299,12 @@ class Tracker:
         track_id = self._table['id'][: len(ids)].astype(np.uint16)
         self._row_of_thing = np.argsort(track_id)
         segments = panoptic.segments
-        new_id = np.zeros(int(ids.max(initial=0)) + 1, np.uint16)
-        new_id[ids] = track_id
-        of_segment = new_id[segments.id]
+        id_of_row = np.zeros(len(segments), np.uint16)
+        id_of_row[segments.row_of_id[ids]] = track_id
         # Stuff, whose id is 0, stays in front and in its order.
-        order = np.argsort(of_segment, kind='stable')
-        of_segment = of_segment[order]
-        table = Segments(
-            id=of_segment,
-            class_id=segments.class_id[order],
-            is_thing=segments.is_thing[order],
-            score=segments.score[order],
-            area=segments.area[order],
-            box_xyxy=segments.box_xyxy[order],
-            track_id=of_segment.astype(np.int32),
-        )
+        order = np.argsort(id_of_row, kind='stable')
+        ids = id_of_row[order]
+        table = replace(segments.where(order), id=ids, track_id=ids.astype(np.int32))
         return panoptic.with_segments(table, order)
 
 

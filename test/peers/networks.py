@@ -43,8 +43,8 @@ from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.fusion import QueryFusion, QueryHeads
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
-from panoptic_ros.packing import find_runs
 from panoptic_ros.panoptic import Panoptic
+from panoptic_ros.runs import Runs
 from panoptic_ros.segmenter import Segmenter
 
 INSTALL = {
@@ -494,9 +494,9 @@ def difference(result: dict[str, Any], panoptic: Panoptic) -> int:
     differs = class_of_id[segment_id] != panoptic.semantic
     theirs = np.where(is_thing[segment_id], segment_id, 0)
     # Each pair of ids that meet must be the only one of either.
-    starts = find_runs(theirs, panoptic.instance)
-    pairs = np.stack([theirs.ravel()[starts], panoptic.instance.ravel()[starts]])
-    pairs = np.unique(pairs[:, ~differs.ravel()[starts]], axis=1)
+    runs = Runs.of(theirs, panoptic.instance, differs)
+    pairs = np.stack([runs.sample(theirs), runs.sample(panoptic.instance)])
+    pairs = np.unique(pairs[:, ~runs.sample(differs)], axis=1)
     for row, values in enumerate((theirs, panoptic.instance)):
         ids, count = np.unique(pairs[row], return_counts=True)
         differs |= np.isin(values, ids[count > 1])
