@@ -32,12 +32,3 @@ class ClassList:
 
     def __len__(self) -> int:
         return len(self.classes)
-
-
-def check_same_classes(ours: Classes, theirs: Classes) -> None:
-    """Raise ValueError unless two metrics that are to be merged count the same classes."""
-    if ours != theirs:
-        raise ValueError(
-            f'cannot merge results of classes {theirs.name!r} into those of {ours.name!r}; both '
-            'must have the same classes'
-        )

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.evaluation.classes import check_same_classes
 from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
@@ -48,7 +47,7 @@ class MaskAPResult:
 
 
 class MaskAP:
-    """Average precision of a stream of images; can be pickled and merged.
+    """Average precision of a stream of images.
 
     Parameters
     ----------
@@ -106,15 +105,6 @@ class MaskAP:
         self._score.append(score)
         self._right.append(right)
         self._ignored.append(ignored)
-
-    def merge(self, other: 'MaskAP') -> None:
-        """Add the detections of another instance; raises ValueError if its classes differ."""
-        check_same_classes(self.label_set, other.label_set)
-        self._instances += other._instances
-        self._class_id += other._class_id
-        self._score += other._score
-        self._right += other._right
-        self._ignored += other._ignored
 
     def result(self) -> MaskAPResult:
         """Return the result over all images so far."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.evaluation.classes import Classes, check_same_classes
+from panoptic_ros.evaluation.classes import Classes
 from panoptic_ros.evaluation.intersections import NO_CLASS, Intersections
 from panoptic_ros.labels import VOID
 from panoptic_ros.panoptic import Panoptic
@@ -55,7 +55,7 @@ class OverlapResult:
 
 
 class ClassOverlap:
-    """Confusion of the classes over a stream of images; can be pickled and merged.
+    """Confusion of the classes over a stream of images.
 
     Parameters
     ----------
@@ -85,11 +85,6 @@ class ClassOverlap:
         row = np.where(image.truth_class == NO_CLASS, void, image.truth_class)
         column = np.where(image.prediction_class == NO_CLASS, void, image.prediction_class)
         np.add.at(self._confusion, (row[:, None], column[None, :]), image.area)
-
-    def merge(self, other: 'ClassOverlap') -> None:
-        """Add the counts of another instance; raises ValueError if its classes differ."""
-        check_same_classes(self.classes, other.classes)
-        self._confusion += other._confusion
 
     def result(self) -> OverlapResult:
         """Return the result over all images so far."""

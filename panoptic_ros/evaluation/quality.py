@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoptic_ros.evaluation.classes import Classes, check_same_classes
+from panoptic_ros.evaluation.classes import Classes
 from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.panoptic import Panoptic
 
@@ -169,7 +169,11 @@ class PanopticQuality:
 
     def merge(self, other: 'PanopticQuality') -> None:
         """Add the counts of another instance; raises ValueError if its classes differ."""
-        check_same_classes(self.classes, other.classes)
+        if self.classes != other.classes:
+            raise ValueError(
+                f'cannot merge results of classes {other.classes.name!r} into those of '
+                f'{self.classes.name!r}; both must have the same classes'
+            )
         self._count()
         other._count()
         self.images += other.images

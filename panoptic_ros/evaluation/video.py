@@ -63,7 +63,7 @@ class VideoResult:
 
 
 class VideoQuality:
-    """VPQ and STQ of a stream of videos; can be pickled and merged.
+    """VPQ and STQ of a stream of videos.
 
     Parameters
     ----------
@@ -129,23 +129,6 @@ class VideoQuality:
         yield add
         self._associate(pairs)
         self.videos += 1
-
-    def merge(self, other: 'VideoQuality') -> None:
-        """Add the videos of another instance; raises ValueError if classes or windows differ."""
-        if tuple(other._quality) != tuple(self._quality):
-            raise ValueError(
-                f'cannot merge results of windows {tuple(other._quality)} into those of '
-                f'{tuple(self._quality)}'
-            )
-        self._overlap.merge(other._overlap)
-        for window, quality in self._quality.items():
-            quality.merge(other._quality[window])
-        self._association_sum += other._association_sum
-        self._tracks += other._tracks
-        self._id_switches += other._id_switches
-        self._found += other._found
-        self.videos += other.videos
-        self.frames += other.frames
 
     def result(self) -> VideoResult:
         """Return the result over all videos so far."""

@@ -53,31 +53,15 @@ class CameraModel:
 
     @classmethod
     def from_k(cls, k: Sequence[float] | np.ndarray, size_wh: tuple[int, int]) -> 'CameraModel':
-        """Take the nine values of CameraInfo.k, row by row; FrameError if they are no camera."""
+        """Make a camera of the nine values of CameraInfo.k, row by row; raises FrameError."""
         values = np.asarray(k, np.float64).ravel()
         if values.shape != (9,):
             raise FrameError(f'camera matrix K has {len(values)} values; expected 9, row by row')
         fx, _, cx, _, fy, cy = values[:6].tolist()
         return cls(fx, fy, cx, cy, size_wh)
 
-    def scaled(self, size_wh: tuple[int, int]) -> 'CameraModel':
-        """Return the camera of the same picture stretched to another size.
-
-        The picture's border stays its border (as in ``cv2.resize``), and it lies half a pixel
-        outside the outermost pixel centres.
-        """
-        scale_x = size_wh[0] / self.size_wh[0]
-        scale_y = size_wh[1] / self.size_wh[1]
-        return CameraModel(
-            fx=self.fx * scale_x,
-            fy=self.fy * scale_y,
-            cx=(self.cx + 0.5) * scale_x - 0.5,
-            cy=(self.cy + 0.5) * scale_y - 0.5,
-            size_wh=size_wh,
-        )
-
     def rays(self, pixel_xy: np.ndarray) -> np.ndarray:
-        """Return what each pixel [..., 2] sees at depth 1, float64 [..., 3] with z = 1."""
+        """Return the viewing ray of each pixel [..., 2], float64 [..., 3] with z = 1."""
         pixel_xy = np.asarray(pixel_xy, np.float64)
         ray = np.ones((*pixel_xy.shape[:-1], 3))
         ray[..., 0] = (pixel_xy[..., 0] - self.cx) / self.fx
@@ -99,12 +83,12 @@ class GroundPlane:
     camera_height_m
         Metres from the ground up to the camera, above 0.
     pitch_rad
-        How far the camera looks down, radians, -pi/2..pi/2; negative looks up.
+        Angle of the optical axis below the horizon, -pi/2..pi/2; negative looks up.
     max_range_m
-        Metres from the camera within which the plane is trusted, above 0. Towards the horizon a
+        Distance from the camera up to which the plane is used, above 0. Towards the horizon a
         pixel covers more and more ground, and real ground is not flat.
 
-    Raises ValueError if a value is outside its range.
+    Raises ValueError if a value is out of range.
     """
 
     camera_height_m: float
@@ -130,8 +114,7 @@ class GroundPlane:
     def depth_m(self, rays: np.ndarray) -> np.ndarray:
         """Return the depth z at which rays [..., 3] with z = 1 meet the ground, float64 [...].
 
-        NaN where a ray does not meet it (at the horizon and above) or only beyond
-        ``max_range_m``.
+        NaN at and above the horizon, and beyond ``max_range_m``.
         """
         slope = rays @ self.down
         depth = np.divide(
@@ -143,16 +126,16 @@ class GroundPlane:
 
 
 class PlacedBy(IntEnum):
-    """How a box got its place in space."""
+    """The source of the position of a box."""
 
     NOTHING = 0
-    """Neither the ground nor a known height gives a place; position and size are NaN."""
+    """Unknown: neither the ground nor a known height gives a position; position, size are NaN."""
     GROUND = 1
     """Its lower edge stands on the ground plane."""
     KNOWN_HEIGHT = 2
-    """It is as far away as an object of the class's usual height looks that tall."""
+    """Its depth is that at which an object of the usual height of its class appears as tall."""
     DEPTH = 3
-    """It is around what a depth image shows of the object."""
+    """It encloses the points of the object in a depth image."""
 
 
 _ASSUMED = np.array([PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND], np.uint8)
@@ -160,19 +143,19 @@ _ASSUMED = np.array([PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND], np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Boxes in space, one a row, in the optical frame.
+    """Boxes in space, one per row, in the optical frame.
 
     Parameters
     ----------
     position_m
-        float64 [n, 3], the middle of the box, half its height above ``base_m``. Only the side
-        that faces the camera is seen; without depth this is on that side, not inside the object.
+        float64 [n, 3], the centre of the box, half its height above ``base_m``. Without depth it
+        is on the visible side of the object, not inside.
     base_m
-        float64 [n, 3], the middle of the lower edge (without depth, on the viewing ray of that
-        pixel).
+        float64 [n, 3], the centre of the lower edge; without depth, on the viewing ray of that
+        pixel.
     size_m
-        float64 [n, 3], extent along the box's own x (right), y (down) and z (away from the
-        camera). Without depth the last is not known and is taken to equal the first.
+        float64 [n, 3], extent along the box's x (right), y (down) and z (away from the camera).
+        Without depth z is unknown and assumed equal to x.
     orientation_xyzw
         float64 [n, 4], quaternion from the box's axes to the optical frame's.
     method
@@ -190,7 +173,7 @@ class Placement:
         return Placement(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def otherwise(self, other: 'Placement') -> 'Placement':
-        """Return these boxes, and where there is nothing those of another placement."""
+        """Return these boxes, with those of another placement where the method is NOTHING."""
         rows = np.flatnonzero(self.method == PlacedBy.NOTHING)
         joined = {f.name: getattr(self, f.name).copy() for f in fields(self)}
         for name, values in joined.items():
@@ -199,10 +182,10 @@ class Placement:
 
 
 def upright_xyzw(pitch_rad: float, yaw_rad: np.ndarray) -> np.ndarray:
-    """Return how boxes stand that are turned about the vertical by angles [n].
+    """Return the orientation of upright boxes that are turned about the vertical by angles [n].
 
-    float64 [n, 4], quaternions x y z w to the optical frame of a camera that looks down by
-    ``pitch_rad``. A box turned by a small positive yaw shows its left side.
+    Quaternions x y z w, float64 [n, 4], to the optical frame of a camera that looks down by
+    ``pitch_rad``. A box with a small positive yaw shows its left side.
     """
     half_yaw = np.asarray(yaw_rad, np.float64) / 2
     cos_yaw, sin_yaw = np.cos(half_yaw), np.sin(half_yaw)
@@ -228,26 +211,24 @@ def place_boxes(
 ) -> Placement:
     """Place boxes of an image in space without depth.
 
-    The ray through the middle of a box's lower edge is met with the ground plane. Where it does
-    not meet it within the plane's range, the object's known height decides: at which depth do
-    the rays of its upper and lower edge lie that far apart? (Without pitch this is
-    ``fy * height / box height``.) A box that touches the image's lower border is cut off there:
-    its object stands nearer than that border's ground, and is taller than what is seen of it. Both
-    ways then give too large a depth, so the smaller one is taken.
+    The depth is that at which the ray through the centre of the lower edge meets the ground plane.
+    If it does not meet it within range, the depth follows from the usual height of the object
+    (``fy * height / box height`` without pitch). A box at the lower border of the image is cut
+    off: both depths are then too large, and the smaller one is used.
 
     Parameters
     ----------
     boxes_xyxy
         Real [n, 4], pixels, x0 y0 inclusive, x1 y1 exclusive (as in ``Segments.box_xyxy``).
     camera
-        The camera whose image the boxes are in.
+        The camera of the image.
     ground
         The ground plane.
     heights_m
         Real [n], usual height of each object in metres, NaN where unknown
         (``LabelSet.heights_m[class_id]``).
 
-    Raises ValueError if the shapes are others.
+    Raises ValueError for other shapes.
     """
     box = np.asarray(boxes_xyxy, np.float64)
     height = np.asarray(heights_m, np.float64)
@@ -257,7 +238,7 @@ def place_boxes(
         raise ValueError(f'heights_m has shape {height.shape}; expected {box.shape[:1]}')
     x0, y0, x1, y1 = box.T
     _, down_y, down_z = ground.down.tolist()
-    # A box's edge lies half a pixel before the centre of the pixel it starts with.
+    # The edge of a box is half a pixel before the centre of its first pixel.
     right = ((x0 + x1) / 2 - 0.5 - camera.cx) / camera.fx
     low, high = ((y - 0.5 - camera.cy) / camera.fy for y in (y1, y0))
     # An upright object of height h at depth z: low z - h down, seen along the ray high, gives

@@ -322,11 +322,6 @@ class GroundView:
         m = self._ray_to_ground
         return np.stack([m[k, 0] * column + (m[k, 1] * row + m[k, 2]) for k in range(3)])
 
-    def points(self, column: np.ndarray, row: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
-        """Return the position of pixels of known depth in the ground frame, float32 [3, n]."""
-        ray = self.rays_to_ground(column, row).astype(np.float32)
-        return ray * depth_m + np.array(self.pose.position_m, np.float32)[:, None]
-
 
 @lru_cache(maxsize=1)
 def ground_view(

@@ -1,5 +1,4 @@
 import math
-import pickle
 from collections import defaultdict
 
 import numpy as np
@@ -129,8 +128,8 @@ def test_id_switches_are_counted_where_the_object_is_found_again() -> None:
     groups = quality([(p, t, (1,)) for p, t, _ in frames])
     assert (groups.id_switches, groups.found) == (0, 0)
     both = VideoQuality(LABELS, (1,))
-    both.update_video(frames)
-    both.merge(both)
+    for _ in range(2):
+        both.update_video(frames)
     assert (both.result().id_switches, both.result().found) == (2, 6)
 
 
@@ -180,11 +179,6 @@ def test_a_video_without_things_has_no_association() -> None:
 def test_windows_must_be_frames() -> None:
     with pytest.raises(ValueError, match=r'windows are \(0, 2\)'):
         VideoQuality(LABELS, (0, 2))
-
-
-def test_only_equal_windows_merge() -> None:
-    with pytest.raises(ValueError, match=r'windows \(2,\) into those of \(1,\)'):
-        VideoQuality(LABELS, (1,)).merge(VideoQuality(LABELS, (2,)))
 
 
 # --- against the definitions, slow and plain ----------------------------------------------------
@@ -248,12 +242,10 @@ def videos(draw: st.DrawFn) -> list[Frame]:
 
 
 @given(st.lists(videos(), min_size=1, max_size=2))
-def test_equals_the_plain_definitions_however_it_is_shared_out(clips: list[list[Frame]]) -> None:
-    measure, other = VideoQuality(LABELS, (1, 3)), VideoQuality(LABELS, (1, 3))
-    measure.update_video(iter(clips[0]))
-    for frames in clips[1:]:
-        other.update_video(iter(frames))
-    measure.merge(pickle.loads(pickle.dumps(other)))
+def test_equals_the_plain_definitions(clips: list[list[Frame]]) -> None:
+    measure = VideoQuality(LABELS, (1, 3))
+    for frames in clips:
+        measure.update_video(iter(frames))
     result = measure.result()
     assert (result.videos, result.frames) == (len(clips), sum(map(len, clips)))
 

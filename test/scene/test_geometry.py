@@ -30,16 +30,6 @@ def test_from_k_takes_the_matrix_row_by_row() -> None:
     assert CameraModel.from_k(np.array(k).reshape(3, 3), (100, 80)) == CAMERA
 
 
-def test_scaled_keeps_the_picture_s_borders() -> None:
-    half = CAMERA.scaled((50, 20))
-    assert (half.fx, half.fy, half.size_wh) == (50, 50, (50, 20))
-    # The middle of the picture stays the middle: (width - 1) / 2.
-    assert (half.cx, half.cy) == (24.5, 9.5)
-    border = [[-0.5, -0.5], [99.5, 79.5]]
-    half_border = [[-0.5, -0.5], [49.5, 19.5]]
-    assert half.rays(np.array(half_border)) == pytest.approx(CAMERA.rays(np.array(border)))
-
-
 @settings(deadline=None)
 @given(pixel_xy=st.tuples(st.floats(-50, 150), st.floats(-50, 150)), depth_m=st.floats(0.1, 100))
 def test_project_undoes_rays(pixel_xy: tuple[float, float], depth_m: float) -> None:

@@ -1,5 +1,7 @@
 """What hides virtual things, and planes to put them on: made scenes with known depth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -177,4 +179,4 @@ def test_sizes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r'depth \(160, 10\); expected one size'):
         support_planes(panoptic, COCO, CAMERA, ground, depth_m[:10])
     with pytest.raises(ValueError, match=r'the camera \(80, 60\)'):
-        support_planes(panoptic, COCO, CAMERA.scaled((80, 60)), ground, depth_m)
+        support_planes(panoptic, COCO, replace(CAMERA, size_wh=(80, 60)), ground, depth_m)
