@@ -15,7 +15,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion, QueryFusion
 from panoptic_ros.labels import ROLES
 from panoptic_ros.packing import PANOPTIC_PACKINGS
-from panoptic_ros.scene.tracking import TrackerSettings
+from panoptic_ros.scene.motion import TrackerSettings
 
 FROM_CARD = -1.0
 """A fusion threshold below 0 stands for the value on the model's card."""

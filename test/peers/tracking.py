@@ -40,7 +40,8 @@ from panoptic_ros.evaluation.trackers import (
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic, Segments
-from panoptic_ros.scene.tracking import Tracker, TrackerSettings
+from panoptic_ros.scene.motion import TrackerSettings
+from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
 
 _MEMORY_S = TrackerSettings.max_gap_s

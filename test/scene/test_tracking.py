@@ -9,7 +9,9 @@ from hypothesis.extra import numpy as hnp
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.panoptic import Panoptic, check_maps, measure_segments
 from panoptic_ros.runs import Runs
-from panoptic_ros.scene.tracking import MAX_ID, Masks, Tracker, TrackerSettings, shared_cells
+from panoptic_ros.scene.association import Masks, shared_cells
+from panoptic_ros.scene.motion import TrackerSettings
+from panoptic_ros.scene.tracking import MAX_ID, Tracker
 
 ROAD, CAR, TRUCK, PERSON = range(4)
 LABELS = LabelSet(
