@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import apsw
 from rosbags.interfaces import (
@@ -46,7 +46,7 @@ TRUTH_TOPICS = ('/ground_truth/semantic', '/ground_truth/instance')
 """Where our own recordings have the truth, mono8 and 16UC1, with the headers of the images."""
 
 # Humble to Kilted read it; 9 came with Jazzy.
-_FORMAT_VERSION = 8
+_FORMAT_VERSION: Literal[8] = 8
 
 # What the reader lets escape from files that are cut off or overwritten.
 _DAMAGE = (
@@ -329,7 +329,7 @@ class BagWriter:
         self._writer = Writer(self.path, version=_FORMAT_VERSION, storage_plugin=STORAGES[storage])
         for key, value in notes:
             self._writer.set_custom_data(key, value)
-        self._connections = {}
+        self._connections: dict[str, Any] = {}
         with self._faults():
             self._writer.open()
 

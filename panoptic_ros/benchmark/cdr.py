@@ -78,7 +78,7 @@ def message_class(message_type: str) -> type:
         ) from error
 
 
-def begins_with_header(message_class: type) -> bool:
+def begins_with_header(message_class: Any) -> bool:
     """Return whether the first field of a message class is a std_msgs/Header."""
     fields = message_class.get_fields_and_field_types()
     return next(iter(fields.values()), '') == _HEADER

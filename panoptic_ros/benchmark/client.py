@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition, Event, Thread
 from time import monotonic, monotonic_ns, time_ns
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -58,6 +58,9 @@ class Status:
             stage: {f'p{p}': float(self.values[f'{stage} p{p} (ms)']) for p in PERCENTILES}
             for stage in stages
         }
+
+
+AnyClient = TypeVar('AnyClient', bound='Client')
 
 
 class Client:
@@ -114,7 +117,7 @@ class Client:
         self._thread = Thread(target=self._spin, name='client')
         self._thread.start()
 
-    def __enter__(self) -> 'Client':
+    def __enter__(self: AnyClient) -> AnyClient:
         return self
 
     def __exit__(self, *_: object) -> None:

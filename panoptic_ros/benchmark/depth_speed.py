@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 import cv2
 import numpy as np
@@ -98,7 +99,7 @@ class Stages:
         picture, info, depth = (sent.by_topic[t] for t in ('image', 'camera_info', 'depth'))
         times: dict[str, float] = {}
 
-        def timed(name: str, call: Callable[[], object]) -> object:
+        def timed(name: str, call: Callable[[], Any]) -> Any:
             start_ns = perf_counter_ns()
             value = call()
             times[name] = (perf_counter_ns() - start_ns) / 1e6

@@ -28,7 +28,7 @@ from visualization_msgs.msg import MarkerArray
 from panoptic_ros.benchmark.cdr import frame_key
 from panoptic_ros.benchmark.client import Client
 from panoptic_ros.benchmark.figures import P_COLUMNS, distribution, machine, percentile_table
-from panoptic_ros.benchmark.frames import Frames
+from panoptic_ros.benchmark.frames import FrameRecord, Frames
 from panoptic_ros.benchmark.processes import (
     NodeLostError,
     Process,
@@ -113,12 +113,11 @@ class Exchange:
             markers = frames.received['markers'] + ('markers' in frames.outputs)
             key = self._publish()
             record = frames[key]
-            if self._client.wait_until(
-                lambda r=record, m=markers: (
-                    frames.is_complete(r) and frames.received['markers'] >= m
-                ),
-                RESEND_S,
-            ):
+
+            def is_answered(r: FrameRecord = record, m: int = markers) -> bool:
+                return frames.is_complete(r) and frames.received['markers'] >= m
+
+            if self._client.wait_until(is_answered, RESEND_S):
                 row = dict(record.stages_ms)
                 row[BESIDE_NETWORK] = row['total'] - row['inference']
                 for topic in frames.outputs:

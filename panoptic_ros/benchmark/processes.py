@@ -103,7 +103,7 @@ def signals_held_back() -> Iterator[None]:
     """
     pending: list[int] = []
     handlers = {
-        number: signal.signal(number, lambda number, frame: pending.append(number))
+        number: signal.signal(number, lambda came, _: pending.append(came))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
@@ -111,8 +111,8 @@ def signals_held_back() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in pending:
-            signal.raise_signal(number)
+        for came in pending:
+            signal.raise_signal(came)
 
 
 class Process:

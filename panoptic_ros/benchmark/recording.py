@@ -102,9 +102,9 @@ def record(options: Options) -> str:
     if source.is_endless and options.frames is None:
         seconds = seconds or DEFAULT_SECONDS
     total = options.frames or round((seconds or 0) * source.rate_hz) or source.count or None
-    frames = islice(source.frames, options.frames)
+    frames: Iterator[CameraFrame] = islice(source.frames, options.frames)
     if seconds is not None:
-        frames = takewhile(lambda frame: frame.stamp_ns < seconds * 1e9, frames)
+        frames = takewhile(lambda frame: _time_s(frame) < seconds, frames)
     written, end_s = 0, 0.0
     with BagWriter(options.out, options.storage, source.notes) as bag:
         try:
@@ -112,7 +112,7 @@ def record(options: Options) -> str:
                 recorded = compress(frame) if options.compressed else frame
                 write_frame(bag, recorded, not written)
                 written += 1
-                end_s = frame.stamp_ns / 1e9 + 1 / source.rate_hz
+                end_s = _time_s(frame) + 1 / source.rate_hz
         except KeyboardInterrupt:
             print('make-bag: interrupted; the recording ends here', file=sys.stderr)
         if not written:
@@ -124,10 +124,15 @@ def record(options: Options) -> str:
     )
 
 
+def _time_s(frame: CameraFrame) -> float:
+    return (frame.stamp_ns or 0) / 1e9
+
+
 def open_source(options: Options) -> Source:
     """Open what is to be recorded; raises SourceError or DatasetError if that fails."""
     name = Path(options.source).name.encode('utf-8', 'backslashreplace').decode()
-    notes = (('source', name),)
+    notes: tuple[tuple[str, str], ...] = (('source', name),)
+    frames: Iterator[CameraFrame]
     if options.dataset is not None:
         samples, label_set = open_dataset(options.dataset, options.source, options.split)
         notes += (('label_set', label_set.name), ('is_video', 'false'))
@@ -173,7 +178,7 @@ def sample_frame(
     image_bgr = cv2.cvtColor(sample.image_rgb, cv2.COLOR_RGB2BGR)
     frame = picture_frame(image_bgr, size_wh, horizontal_fov_deg)
     is_crowd = np.isin(sample.truth.instance, sample.crowd_ids)
-    maps = (
+    maps: tuple[np.ndarray, ...] = (
         np.where(is_crowd, VOID, sample.truth.semantic).astype(np.uint8),
         np.where(is_crowd, NO_INSTANCE, sample.truth.instance).astype(np.uint16),
     )
@@ -199,7 +204,7 @@ def compress(frame: CameraFrame) -> CameraFrame:
 
 def write_frame(bag: BagWriter, frame: CameraFrame, is_first: bool) -> None:
     """Append a frame, stamped and recorded at its time; the first one declares the topics."""
-    stamp_ns = FIRST_STAMP_NS + frame.stamp_ns
+    stamp_ns = FIRST_STAMP_NS + (frame.stamp_ns or 0)
     header = Header(frame_id=FRAME_ID)
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
     frame.stamp(header)

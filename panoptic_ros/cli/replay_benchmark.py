@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import yaml
@@ -133,8 +134,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Return the options of a command line."""
-    given = vars(make_parser().parse_args(arguments))
-    return Options(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+    given: dict[str, Any] = vars(make_parser().parse_args(arguments))
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return Options(**options)
 
 
 def _rate(text: str) -> float | str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 from threading import Event, Thread
 from time import monotonic
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -227,18 +228,21 @@ def camera_info_message(camera_matrix: np.ndarray, size_wh: tuple[int, int]) -> 
     return info
 
 
-class Prefetch:
+Item = TypeVar('Item')
+
+
+class Prefetch(Generic[Item]):
     """Takes from an iterator in a thread, up to ``ahead`` items in front of :meth:`get`."""
 
-    def __init__(self, items: Iterable[CameraFrame], ahead: int) -> None:
-        self._queue: queue.Queue[CameraFrame | None] = queue.Queue(ahead)
+    def __init__(self, items: Iterable[Item], ahead: int) -> None:
+        self._queue: queue.Queue[Item | None] = queue.Queue(ahead)
         self._stopped = Event()
         self._ended = Event()
         self._error: PanopticRosError | cv2.error | None = None
         self._thread = Thread(target=self._run, args=(items,), daemon=True)
         self._thread.start()
 
-    def _run(self, items: Iterable[CameraFrame]) -> None:
+    def _run(self, items: Iterable[Item]) -> None:
         try:
             for item in items:
                 self._put(item)
@@ -249,7 +253,7 @@ class Prefetch:
         self._ended.set()
         self._put(None)
 
-    def _put(self, item: CameraFrame | None) -> None:
+    def _put(self, item: Item | None) -> None:
         while not self._stopped.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -262,7 +266,7 @@ class Prefetch:
         """Whether all items are there that are made ahead, or that there are."""
         return self._queue.full() or self._ended.is_set()
 
-    def get(self, timeout_s: float) -> CameraFrame | None:
+    def get(self, timeout_s: float) -> Item | None:
         """Return the next item, or None at the end.
 
         Raises queue.Empty if none comes in time, and at the end what the iterator raised.

@@ -46,7 +46,7 @@ def replay_frames(
 
     Raises BagError if there is no image.
     """
-    shift_ns = None if after_ns is not None else 0
+    shift_ns: int | None = None if after_ns is not None else 0
     time_shift_ns = 0
     while True:
         stamps_ns: list[int] = []
@@ -54,7 +54,7 @@ def replay_frames(
         for frame in read():
             stamp_ns, recorded_ns = frame.stamp_ns, frame.image.time_ns
             if shift_ns is None:
-                shift_ns = after_ns + DEFAULT_PERIOD_NS - stamp_ns
+                shift_ns = (after_ns or 0) + DEFAULT_PERIOD_NS - stamp_ns
             stamps_ns.append(stamp_ns)
             times_ns.append(recorded_ns)
             yield ReplayFrame(frame, stamp_ns + shift_ns, recorded_ns + time_shift_ns)
@@ -65,7 +65,7 @@ def replay_frames(
             )
         if not loop:
             return
-        shift_ns += _lap_ns(stamps_ns)
+        shift_ns = (shift_ns or 0) + _lap_ns(stamps_ns)
         time_shift_ns += _lap_ns(times_ns)
 
 

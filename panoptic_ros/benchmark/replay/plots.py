@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -78,7 +79,7 @@ def latency_histogram(trials: Sequence[Trial]) -> Figure:
     end_ms = max(np.percentile(values, 99) for values in known) * 1.1
     edges = np.linspace(0, end_ms, 61)
     for axes, trial, values in zip(panels, trials, known, strict=True):
-        axes.hist(np.minimum(values, edges[-1]), edges, color=_COLORS[0])
+        axes.hist(np.minimum(values, edges[-1]), edges.tolist(), color=_COLORS[0])
         for percentile, style in ((50, '-'), (95, '--'), (99, ':')):
             at = min(np.percentile(values, percentile), edges[-1])
             label = f'p{percentile}'
@@ -143,13 +144,13 @@ def _plain(axes: Axes) -> None:
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     figure.legend(
-        entries.values(),
-        entries.keys(),
+        list(entries.values()),
+        list(entries),
         loc='outside lower center',
         ncols=6,
         frameon=False,

@@ -147,7 +147,7 @@ class Report:
         """The trial whose outputs and stages are shown: 30 Hz, otherwise the last."""
         trials = [trial for trial in self._session.trials if trial.answered]
         at_30 = [trial for trial in trials if trial.asked_hz == 30.0 and 'peak' not in trial.name]
-        return (at_30 or trials or [None])[-1]
+        return next(reversed(at_30 or trials), None)
 
     def write_plots(self) -> list[Path]:
         """Write the plots, where matplotlib is installed, and return their paths."""
@@ -162,7 +162,7 @@ class Report:
 
 
 def _describe(data: bytes, message_type: str) -> tuple[str, tuple[int, int]]:
-    message = deserialize_message(data, message_class(message_type))
+    message: Any = deserialize_message(data, message_class(message_type))
     if message_type == IMAGE:
         return message.encoding, (message.width, message.height)
     return message.format, decode_compressed_image(message).size_wh

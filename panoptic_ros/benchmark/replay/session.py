@@ -11,6 +11,7 @@ from panoptic_ros.benchmark.replay.node import NodeUnderTest, find_outputs, find
 from panoptic_ros.benchmark.replay.options import AS_FAST, RECORDED, TRIAL_SECONDS, Options
 from panoptic_ros.benchmark.replay.player import (
     ReplayFrame,
+    Schedule,
     as_recorded,
     at_rate,
     replay_frames,
@@ -19,6 +20,7 @@ from panoptic_ros.benchmark.replay.quality import Quality, measure_quality
 from panoptic_ros.benchmark.replay.recording import Recording
 from panoptic_ros.benchmark.replay.trial import MAX_DROPPED, Trial, find_peak
 from panoptic_ros.benchmark.replay.trials import TrialRunner
+from panoptic_ros.errors import BagError
 
 TRIES = 2
 """A rate is too high if it fails so often: other load on the machine only makes it worse."""
@@ -150,10 +152,14 @@ class Session:
 
     def _measure_one(self, rate: float | str) -> None:
         source: Iterator[ReplayFrame] = replay_frames(self._read, loop=self._options.loop)
+        asked_hz: float | None
+        schedule: Schedule | None
         if rate == AS_FAST:
             name, asked_hz, schedule = FASTEST, None, None
         elif rate == RECORDED:
             name, asked_hz, schedule = 'as recorded', None, as_recorded()
+        elif isinstance(rate, str):
+            raise BagError(f'rate {rate!r} is not known; expected {RECORDED}, {AS_FAST} or Hz')
         else:
             name, asked_hz, schedule = f'{rate:.4g} Hz', rate, at_rate(rate)
         self._try(self.trials, name, asked_hz, source, schedule, self._options.seconds)

@@ -105,8 +105,6 @@ class Soak:
         By phase.
     lives
         For each start of the node, what it held in each cycle that counts.
-    node
-        The node's process.
     """
 
     def __init__(
@@ -122,7 +120,6 @@ class Soak:
     ) -> None:
         self.rows = {name: Row(name) for name in ('start', *PHASES)}
         self.lives: list[list[Usage]] = []
-        self.node: Process | None = None
         self._robot = robot
         self._start = start
         self._parameters = parameters
@@ -156,13 +153,13 @@ class Soak:
         while len(self.lives[0]) < self._limits.min_cycles or not is_over(FIRST_LIFE):
             self._cycle(phases)
         self._robot.processes = []
-        self.node.kill()
+        self._process.kill()
         self._begin_life(phases)
         self._cycle(phases)
         while not is_over(1):
             self._cycle(phases)
         self._robot.processes = []
-        code = self.node.interrupt()
+        code = self._process.interrupt()
         self._checks['the node ends with exit code 0'].add(f'{code}' if code else '')
 
     def _begin_life(self, phases: Sequence[str]) -> None:
@@ -182,7 +179,7 @@ class Soak:
         self._settle(name, row)
         row.runs += 1
         row.seconds += time.monotonic() - began_s
-        return self._read_usage(self.node.pid)
+        return self._read_usage(self._process.pid)
 
     # The phases.
 
@@ -234,7 +231,8 @@ class Soak:
                 camera_height_m=float(rng.uniform(0.5, 3)),
             )
             self._send_good()
-            for name, value in (('overlay_opacity', 2.0), ('model', 'another'), ('engine', 'no')):
+            bad: dict[str, Any] = {'overlay_opacity': 2.0, 'model': 'another', 'engine': 'no'}
+            for name, value in bad.items():
                 accepted = self._robot.set_parameters(**{name: value})
                 self._checks['bad parameters are refused'].add(
                     f'{name} = {value!r} was accepted' if accepted else ''
@@ -273,14 +271,14 @@ class Soak:
     # Parts of them.
 
     def _warm_up(self) -> None:
-        self.node = self._start('node', self._parameters)
-        self._robot.processes = [self.node]
+        self._process = self._start('node', self._parameters)
+        self._robot.processes = [self._process]
         self._robot.status = Status()
         if not self._wait_until(
             lambda: self._robot.status.values.get('state') == 'active',
             self._limits.start_timeout_s,
         ):
-            raise NodeLostError(f'the node does not become active; {self.node.tail()}')
+            raise NodeLostError(f'the node does not become active; {self._process.tail()}')
         for _ in range(self._limits.warm_ups):
             for _ in range(BURST):
                 self._send_good()
@@ -333,7 +331,7 @@ class Soak:
 
         self._wait_until(is_settled)
         if not faults:
-            raise NodeLostError(f'the node sends no diagnostics; {self.node.tail()}')
+            raise NodeLostError(f'the node sends no diagnostics; {self._process.tail()}')
         for check, fault in faults.items():
             self._checks[check].add(f'{name}: {fault}' if fault else '')
         row.sent += self._sent.total()
