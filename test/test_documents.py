@@ -26,7 +26,7 @@ MAX_LINES, MAX_WORDS = 160, 1600
 PENDING = {
     f'doc/{name}.md'
     for name in (
-        *('topics', 'parameters', 'models', 'training', 'tensorrt', 'benchmarks', 'robustness'),
+        *('topics', 'parameters', 'models', 'training', 'tensorrt'),
     )
 }
 

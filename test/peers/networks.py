@@ -1,19 +1,19 @@
-"""Speed against what people would use instead: the same frames, cores and tensors in one run.
+"""Compare inference time with other projects, on the same frames, cores and tensors in one run.
 
-``python test/peers/networks.py [MODEL]``. Three tables, medians; who is compared
-takes turns:
+``python test/peers/networks.py [MODEL]`` prints three tables of medians. The candidates of a
+group run in turn:
 
-* *whole path*: a camera frame in memory becomes a panoptic map, or masks, at its size. The peers
+* *whole path*: a camera frame in memory to a panoptic map, or masks, of the same size. The peers
   are ``ultralytics`` yolo11n-seg and transformers' Mask2Former (Swin-T) and DETR (ResNet-50), as
-  their documentation uses them;
+  used in their documentation;
 * *network*: the network alone, in one runtime with one precision;
 * *masks fusion*: :class:`~panoptic_ros.fusion.QueryFusion` and transformers'
   ``post_process_panoptic_segmentation`` on the same tensors, and by how many pixels they differ.
 
-Nothing is downloaded: the peers' weights are random, which costs a network the same time. It finds
-nothing then, so yolo11n-seg has no mask to make and its whole path is a lower bound; transformers
-are given a threshold that keeps some twenty queries. The peers are not requirements of this
-package; one that is missing is named with the line that installs it.
+Nothing is downloaded: the peers have random weights, which does not change the time of a network.
+yolo11n-seg then detects nothing and builds no masks, so its whole path is a lower bound; for
+transformers the threshold is set to keep about twenty queries. The peers are not requirements of
+this package; a missing one is listed with the command that installs it.
 """
 
 import argparse
@@ -51,7 +51,7 @@ INSTALL = {
     'ultralytics': 'pip install ultralytics onnx torch==2.14.1 torchvision==0.29.1',
     'transformers': 'pip install transformers torch==2.14.1 torchvision==0.29.1',
 }
-"""How to get a peer, by the module that is missing; best in an environment of its own."""
+"""Commands that install a peer, by module; use a separate environment."""
 
 _QUERIES, _KEPT = 100, 20
 _YOLO_SIDE = 640
@@ -70,15 +70,15 @@ class Timing:
     table
         ``whole path``, ``network`` or ``masks fusion``.
     group
-        What the line is compared with: the ratio is to the first line of the group, ours.
+        Lines that are compared; the ratio is to the first line of the group, this package.
     name
-        Who, and on what.
+        Implementation and runtime.
     ms
         Median of the runs, milliseconds.
     runs
-        How many.
+        Number of runs.
     note
-        What else has to be known.
+        Remark.
     """
 
     table: str
@@ -96,7 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument('model', nargs='?', default='street-lite', help='ours (%(default)s)')
+    parser.add_argument(
+        'model', nargs='?', default='street-lite', help='model of this package (%(default)s)'
+    )
     parser.add_argument(
         '--seconds', type=float, default=2.0, help='for each line, at least 3 runs (%(default)s)'
     )
@@ -105,7 +107,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         choices=('path', 'network', 'fusion'),
         default=('path', 'network', 'fusion'),
-        help='which ones (all)',
+        help='some of the tables (all)',
     )
     parser.add_argument('--json', type=Path, help='write the tables to this file')
 
@@ -118,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     street = SyntheticStreet(1, size_wh=(640, 480))
     scenes = [street.frame(index) for index in range(0, 40, 10)]
     frames = [cv2.cvtColor(scene.image_rgb, cv2.COLOR_RGB2BGR) for scene in scenes]
-    # A peer must not look for what it lacks on the network.
+    # Peers must not download anything.
     os.environ.update(YOLO_AUTOINSTALL='false', YOLO_OFFLINE='true', HF_HUB_OFFLINE='1')
     timings: list[Timing] = []
     missing: dict[str, str] = {}
@@ -141,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Contestant:
+class Candidate:
     """Somebody who takes part.
 
     ``prepare`` is a context that gives what to time, called with one of ``inputs`` after the
@@ -156,31 +158,30 @@ class Contestant:
 
 
 def _measure(
-    contestants: Sequence[Contestant], seconds: float, missing: dict[str, str]
+    candidates: Sequence[Candidate], seconds: float, missing: dict[str, str]
 ) -> list[Timing]:
-    """Time the contestants of a group by turns, so that what else goes on meets all alike.
+    """Time the candidates of a group in turn, so that other load affects all of them alike.
 
-    Each has had a run to warm up, takes turns until ``seconds`` have gone into its runs, and runs
-    three times at least.
+    Each candidate runs once to warm up, then for ``seconds`` in total, at least three times.
     """
     with contextlib.ExitStack() as stack:
         calls, notes = {}, {}
-        for contestant in contestants:
+        for candidate in candidates:
             try:
-                calls[contestant], notes[contestant] = stack.enter_context(contestant.prepare())
+                calls[candidate], notes[candidate] = stack.enter_context(candidate.prepare())
             except ImportError as error:
-                peer = 'transformers' if 'transformers' in contestant.name else 'ultralytics'
-                missing[contestant.name] = f'not installed ({error}): {INSTALL[peer]}'
+                peer = 'transformers' if 'transformers' in candidate.name else 'ultralytics'
+                missing[candidate.name] = f'not installed ({error}): {INSTALL[peer]}'
             else:
-                calls[contestant](contestant.inputs[0])
-        times_s: dict[Contestant, list[float]] = {contestant: [] for contestant in calls}
+                calls[candidate](candidate.inputs[0])
+        times_s: dict[Candidate, list[float]] = {candidate: [] for candidate in calls}
         with tqdm(unit='run', leave=False, disable=None) as bar:
             while under_way := [c for c, t in times_s.items() if len(t) < 3 or sum(t) < seconds]:
-                for contestant in under_way:
-                    bar.set_description(contestant.name)
-                    begun = len(times_s[contestant])
-                    while sum(times_s[contestant][begun:]) < min(_TURN_S, seconds):
-                        _time(calls[contestant], contestant.inputs, times_s[contestant])
+                for candidate in under_way:
+                    bar.set_description(candidate.name)
+                    begun = len(times_s[candidate])
+                    while sum(times_s[candidate][begun:]) < min(_TURN_S, seconds):
+                        _time(calls[candidate], candidate.inputs, times_s[candidate])
                         bar.update()
     gc.collect()
     return [
@@ -197,7 +198,7 @@ def _time(call: Run, inputs: Sequence[Any], times_s: list[float]) -> None:
 
 
 def table(timings: Sequence[Timing]) -> str:
-    """Return the timings as text; ``ratio`` is to the first line of the same group, ours."""
+    """Return the timings as text; ``ratio`` is to the first line of the same group."""
     first = {(t.table, t.group): t.ms for t in reversed(timings)}
     lines = []
     for name in dict.fromkeys(t.table for t in timings):
@@ -212,7 +213,7 @@ def table(timings: Sequence[Timing]) -> str:
 # The whole path of a frame.
 
 
-def _paths(model: Model, frames: list[Frame], folder: Path) -> Iterator[Contestant]:
+def _paths(model: Model, frames: list[Frame], folder: Path) -> Iterator[Candidate]:
     def ours(engine_name: str, precision: str = 'auto') -> Any:
         @contextlib.contextmanager
         def prepare() -> Iterator[tuple[Run, str]]:
@@ -222,19 +223,19 @@ def _paths(model: Model, frames: list[Frame], folder: Path) -> Iterator[Contesta
 
         return prepare
 
-    def contestant(name: str, prepare: Any) -> Contestant:
-        return Contestant('whole path, 640x480', '', name, prepare, frames)
+    def candidate(name: str, prepare: Any) -> Candidate:
+        return Candidate('whole path, 640x480', '', name, prepare, frames)
 
     name = model.card.name
-    yield contestant(f'panoptic_ros {name}, OpenVINO', ours('openvino'))
-    yield contestant(f'panoptic_ros {name}, ONNX Runtime', ours('onnxruntime'))
+    yield candidate(f'panoptic_ros {name}, OpenVINO', ours('openvino'))
+    yield candidate(f'panoptic_ros {name}, ONNX Runtime', ours('onnxruntime'))
     if 'int8' in model.card.files:
-        yield contestant(f'panoptic_ros {name}, OpenVINO', ours('openvino', 'int8'))
+        yield candidate(f'panoptic_ros {name}, OpenVINO', ours('openvino', 'int8'))
     for form in ('openvino', 'onnx', ''):
         runtime = {'openvino': 'OpenVINO', 'onnx': 'ONNX Runtime', '': 'torch'}[form]
-        yield contestant(f'ultralytics yolo11n-seg, {runtime}', _yolo(form, folder))
-    yield contestant('transformers Mask2Former Swin-T', _mask2former)
-    yield contestant('transformers DETR ResNet-50', _detr)
+        yield candidate(f'ultralytics yolo11n-seg, {runtime}', _yolo(form, folder))
+    yield candidate('transformers Mask2Former Swin-T', _mask2former)
+    yield candidate('transformers DETR ResNet-50', _detr)
 
 
 def _yolo(form: str, folder: Path) -> Any:
@@ -251,7 +252,7 @@ def _yolo(form: str, folder: Path) -> Any:
 
 @contextlib.contextmanager
 def working_folder(folder: Path) -> Iterator[None]:
-    """Work in another folder: ultralytics exports into the current one."""
+    """Change the working folder: ultralytics exports into the current one."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -266,7 +267,7 @@ def _export_yolo(form: str, folder: Path) -> Any:
     with working_folder(folder), contextlib.redirect_stdout(sys.stderr):
         model = ultralytics.YOLO('yolo11n-seg.yaml', verbose=False)
         if form:
-            # Its simplifier is one more package, and there is little to simplify.
+            # The simplifier is another package and changes little.
             options = {'simplify': False} if form == 'onnx' else {}
             path = model.export(format=form, imgsz=_YOLO_SIDE, verbose=False, **options)
             model = ultralytics.YOLO(folder / path, task='segment', verbose=False)
@@ -321,7 +322,7 @@ def _transformers_path(model: Any, processor: Any, logits_name: str) -> tuple[Ru
         with torch.inference_mode():
             inputs = processor(images=cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), return_tensors='pt')
             outputs = model(**inputs)
-            if not threshold:  # in the run to warm up: keeps some twenty of the random queries
+            if not threshold:  # set in the warm-up run: keeps about twenty of the random queries
                 score, label = getattr(outputs, logits_name)[0].softmax(-1).max(-1)
                 score = score[label < len(labels)].sort(descending=True).values
                 threshold.append(float(score[min(_KEPT, len(score) - 1)]) if len(score) else 0)
@@ -338,15 +339,15 @@ def _transformers_path(model: Any, processor: Any, logits_name: str) -> tuple[Ru
 # The network alone.
 
 
-def _networks(model: Model, folder: Path) -> Iterator[Contestant]:
+def _networks(model: Model, folder: Path) -> Iterator[Candidate]:
     width, height = model.card.size_wh
-    ours = f'{model.card.name} {width}x{height}'
-    ours_in_int8 = f'{ours} in int8'
-    theirs = f'ultralytics yolo11n-seg {_YOLO_SIDE}x{_YOLO_SIDE}'
+    own = f'{model.card.name} {width}x{height}'
+    own_int8 = f'{own} in int8'
+    yolo = f'ultralytics yolo11n-seg {_YOLO_SIDE}x{_YOLO_SIDE}'
 
     def onnx_path(name: str) -> Path:
-        if name != theirs:
-            return model.onnx_path('int8' if name == ours_in_int8 else 'float32')
+        if name != yolo:
+            return model.onnx_path('int8' if name == own_int8 else 'float32')
         path = folder / 'yolo11n-seg.onnx'
         if not path.is_file():
             _export_yolo('onnx', folder)
@@ -354,7 +355,7 @@ def _networks(model: Model, folder: Path) -> Iterator[Contestant]:
 
     for runtime, precision in (('OpenVINO', 'bf16'), ('OpenVINO', 'f32'), ('ONNX Runtime', '')):
         with_int8 = 'int8' in model.card.files and precision != 'bf16'
-        for name in (ours, *[ours_in_int8] * with_int8, theirs):
+        for name in (own, *[own_int8] * with_int8, yolo):
 
             @contextlib.contextmanager
             def prepare(
@@ -363,7 +364,7 @@ def _networks(model: Model, folder: Path) -> Iterator[Contestant]:
                 path = onnx_path(name)
                 yield _openvino(path, precision) if precision else _onnxruntime(path)
 
-            yield Contestant(
+            yield Candidate(
                 'network', runtime + precision, f'{name}, {runtime} {precision}', prepare, [None]
             )
 
@@ -391,7 +392,7 @@ def _onnxruntime(path: Path) -> tuple[Run, str]:
 # The fusion of masks.
 
 
-def _fusions(truth: Panoptic) -> Iterator[Contestant]:
+def _fusions(truth: Panoptic) -> Iterator[Candidate]:
     labels = LabelSet.load('coco')
     fine, coarse = (160, 120), (96, 96)
     for rule, logit_grid, size_wh in (('DETR', 0, fine), ('Mask2Former', 384, coarse)):
@@ -410,7 +411,7 @@ def _fusion_pair(
     heads: QueryHeads,
     labels: LabelSet,
     size_wh: tuple[int, int],
-) -> Iterator[Contestant]:
+) -> Iterator[Candidate]:
     title = 'masks fusion, 100 queries, 133 classes, 640x480'
     name = f'{rule}, {scene}'
 
@@ -447,12 +448,12 @@ def _fusion_pair(
         pixels = difference(fuse(None), fusion(heads, labels, size_wh).panoptic)
         yield fuse, f'{pixels} pixels differ'
 
-    yield Contestant(title, name, f'panoptic_ros, {name}', ours, [None])
-    yield Contestant(title, name, f'transformers, {name}', theirs, [None])
+    yield Candidate(title, name, f'panoptic_ros, {name}', ours, [None])
+    yield Candidate(title, name, f'transformers, {name}', theirs, [None])
 
 
 def street_queries(truth: Panoptic, labels: LabelSet, grid_wh: tuple[int, int]) -> QueryHeads:
-    """Return what a good network would say of a scene: a soft mask for each of its segments."""
+    """Return the heads of a good network for a scene: one soft mask for each segment."""
     rng = np.random.default_rng(0)
     segments = truth.segments.where(np.argsort(-truth.segments.area)[:_QUERIES])
     likely = np.where(
@@ -474,7 +475,7 @@ def street_queries(truth: Panoptic, labels: LabelSet, grid_wh: tuple[int, int]) 
 
 
 def noise_queries(labels: LabelSet, grid_wh: tuple[int, int]) -> QueryHeads:
-    """Return the worst case: every query counts and may own any pixel."""
+    """Return the worst case: every query is kept and competes for every pixel."""
     rng = np.random.default_rng(0)
     class_logits = rng.normal(0, 1, (_QUERIES, len(labels) + 1))
     likely = rng.integers(0, len(labels), _QUERIES)
@@ -484,7 +485,7 @@ def noise_queries(labels: LabelSet, grid_wh: tuple[int, int]) -> QueryHeads:
 
 
 def difference(result: dict[str, Any], panoptic: Panoptic) -> int:
-    """Count the pixels whose class or whose segment is another than in transformers' result."""
+    """Return the number of pixels whose class or segment differs from transformers' result."""
     segment_id = result['segmentation'].numpy().astype(np.int64)
     class_of_id = np.full(segment_id.max(initial=0) + 2, 255)
     is_thing = np.zeros_like(class_of_id, bool)
@@ -493,7 +494,7 @@ def difference(result: dict[str, Any], panoptic: Panoptic) -> int:
         is_thing[info['id']] = not info['was_fused']
     differs = class_of_id[segment_id] != panoptic.semantic
     theirs = np.where(is_thing[segment_id], segment_id, 0)
-    # Each pair of ids that meet must be the only one of either.
+    # Two segments are equal if neither overlaps any other segment.
     runs = Runs.of(theirs, panoptic.instance, differs)
     pairs = np.stack([runs.sample(theirs), runs.sample(panoptic.instance)])
     pairs = np.unique(pairs[:, ~runs.sample(differs)], axis=1)

@@ -1,14 +1,14 @@
-"""Speed of scoring against the peers that are installed, same images in one run.
+"""Compare the time and the result of PQ scoring with other projects, on the same images.
 
-``python test/peers/scoring.py [cityscapes ROOT]``. The peers are not requirements of
-this package; one that is missing is named and left out. All start from what they take:
+``python test/peers/scoring.py [cityscapes ROOT]``. The peers are not requirements of this
+package; a missing one is listed and left out. The input is one of
 
-* *maps*: prediction and truth of every image are in memory, as label maps;
-* *files*: they are COCO panoptic files on disk; decoding the PNGs is part of the time.
+* *maps*: prediction and truth of every image in memory, as label maps;
+* *files*: COCO panoptic files on disk; the time includes decoding the PNGs.
 
-Groups (``iscrowd``) are made void in the truth, and nothing is predicted void, because not every
-peer treats the two as the COCO panoptic tools do. Then all that otherwise implement that
-definition must give one figure. The slowest peers are given the first few images only.
+Crowd regions (``iscrowd``) are void in the truth, and no pixel is predicted void, because not
+every peer treats the two as the COCO panoptic tools do. All implementations of the same
+definition must then agree. The slowest peers score only the first few images.
 """
 
 import argparse
@@ -46,14 +46,14 @@ INSTALL = {
     'torchmetrics': 'pip install torchmetrics',
     'panoptica': 'pip install panoptica',
 }
-"""How to get a peer; panopticapi-lite asks for numpy below 2 but works without."""
+"""Commands that install a peer; panopticapi-lite requires numpy below 2 but works with 2."""
 
-_SLOW_IMAGES = 5  # for peers that take long for one
+_SLOW_IMAGES = 5  # for slow peers
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One image: what was predicted and what is true, without groups."""
+    """Prediction and truth of one image, without crowd regions."""
 
     prediction: Panoptic
     truth: Panoptic
@@ -66,19 +66,19 @@ class Timing:
     Parameters
     ----------
     name
-        Who scored.
+        Implementation.
     source
         ``maps`` or ``files``.
     PQ
         Percent.
     ours
-        What we give for the same images.
+        PQ of this package for the same images.
     ms_per_image
-        The best of the repetitions.
+        Best of the repetitions.
     images
-        How many it was given.
+        Number of images.
     same_definition
-        Whether its PQ is defined as that of the COCO panoptic tools.
+        Whether PQ is defined as in the COCO panoptic tools.
     """
 
     name: str
@@ -91,8 +91,8 @@ class Timing:
 
 
 @dataclass(frozen=True, eq=False)
-class Contestant:
-    """Somebody who scores: ``run`` returns PQ in percent of the first ``images`` pairs."""
+class Candidate:
+    """An implementation: ``run`` returns PQ in percent of the first ``images`` pairs."""
 
     name: str
     source: str
@@ -109,12 +109,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument('dataset', nargs='?', default='synthetic', choices=tuple(DEFAULT_SPLITS))
-    parser.add_argument('root', nargs='?', type=Path, help='its folder (synthetic needs none)')
-    parser.add_argument('--images', type=int, default=50, help='how many (%(default)s)')
     parser.add_argument(
-        '--scale', type=int, default=1, help='enlarge the maps that many times (%(default)s)'
+        'root', nargs='?', type=Path, help='folder of the data set (none for synthetic)'
     )
-    parser.add_argument('--repeats', type=int, default=3, help='the best counts (%(default)s)')
+    parser.add_argument('--images', type=int, default=50, help='number of images (%(default)s)')
+    parser.add_argument(
+        '--scale', type=int, default=1, help='factor by which the maps are enlarged (%(default)s)'
+    )
+    parser.add_argument(
+        '--repeats',
+        type=int,
+        default=3,
+        help='repetitions, of which the best is reported (%(default)s)',
+    )
     parser.add_argument('--json', type=Path, help='write the table to this file')
 
 
@@ -123,12 +130,12 @@ def run(args: argparse.Namespace) -> int:
     for name in ('repeats', 'scale'):
         if getattr(args, name) < 1:
             raise DatasetError(f'--{name} is {getattr(args, name)}; expected 1 or more')
-    prepare_process()  # as ``panoptic score`` does; the peers have it as well
+    prepare_process()  # as ``panoptic score`` does; applies to the peers too
     samples, label_set = open_dataset(args.dataset, args.root)
     pairs = make_pairs(evenly_spaced(samples, args.images), label_set, args.scale)
     with tempfile.TemporaryDirectory() as folder:
-        contestants, missing = gather(pairs, label_set, Path(folder))
-        timings = measure(contestants, pairs, label_set, args.repeats)
+        candidates, missing = gather(pairs, label_set, Path(folder))
+        timings = measure(candidates, pairs, label_set, args.repeats)
     print(table(timings))
     for name, reason in missing.items():
         print(f'{name}: left out, {reason}')
@@ -138,9 +145,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_pairs(samples: Sequence[Sample], label_set: LabelSet, scale: int = 1) -> list[Pair]:
-    """Return the truth of each sample and a prediction with every kind of mistake.
+    """Return the truth of each sample and a prediction with every kind of error.
 
-    ``scale`` enlarges both, each pixel to a square.
+    ``scale`` enlarges both by repeating pixels.
     """
     rng = np.random.default_rng(0)
     pairs = []
@@ -160,8 +167,8 @@ def _score(pairs: Sequence[Pair], label_set: LabelSet) -> float:
 
 def gather(
     pairs: Sequence[Pair], label_set: LabelSet, folder: Path
-) -> tuple[list[Contestant], dict[str, str]]:
-    """Prepare what each needs, outside its time; return also who is missing, and why."""
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Prepare the inputs of all candidates; return them, and the reason for each missing one."""
     files = _write_files(pairs, label_set, folder)
     makers = {
         'panoptic_ros': lambda: _ours(pairs, label_set, files),
@@ -170,30 +177,30 @@ def gather(
         'torchmetrics': lambda: _torchmetrics(pairs, label_set),
         'panoptica': lambda: _panoptica(pairs, label_set),
     }
-    contestants, missing = [], {}
+    candidates, missing = [], {}
     for name, make in makers.items():
         try:
-            contestants += make()
+            candidates += make()
         except ImportError as error:
             missing[name] = f'not installed ({error}): {INSTALL[name]}'
-    return contestants, missing
+    return candidates, missing
 
 
 def measure(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     pairs: Sequence[Pair],
     label_set: LabelSet,
     repeats: int,
 ) -> list[Timing]:
-    """Let them score in turn, ``repeats`` times; keep the best time of each."""
-    best_s = dict.fromkeys(contestants, float('inf'))
+    """Run the candidates in turn, ``repeats`` times, and keep the best time of each."""
+    best_s = dict.fromkeys(candidates, float('inf'))
     pq = {}
-    rounds = [c for _ in range(repeats) for c in contestants]
-    for contestant in tqdm(rounds, desc='scoring', disable=None):
+    rounds = [c for _ in range(repeats) for c in candidates]
+    for candidate in tqdm(rounds, desc='scoring', disable=None):
         started = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            pq[contestant] = contestant.run()
-        best_s[contestant] = min(best_s[contestant], time.perf_counter() - started)
+            pq[candidate] = candidate.run()
+        best_s[candidate] = min(best_s[candidate], time.perf_counter() - started)
     return [
         Timing(
             name=c.name,
@@ -204,12 +211,12 @@ def measure(
             images=c.images,
             same_definition=c.same_definition,
         )
-        for c in contestants
+        for c in candidates
     ]
 
 
 def table(timings: Sequence[Timing]) -> str:
-    """Return the timings as text; ``ratio`` is to the first line of the same source, ours."""
+    """Return the timings as text; ``ratio`` is to the first line of the same source."""
     first = {t.source: t.ms_per_image for t in reversed(timings)}
     lines = [
         f'{"scorer":34}{"from":7}{"images":>7}{"ms/image":>11}{"ratio":>9}{"PQ":>9}  difference',
@@ -227,7 +234,7 @@ def table(timings: Sequence[Timing]) -> str:
     return '\n'.join(lines)
 
 
-# What is scored.
+# Inputs.
 
 
 def _without(panoptic: Panoptic, ids: np.ndarray, label_set: LabelSet) -> Panoptic:
@@ -241,7 +248,7 @@ def _without(panoptic: Panoptic, ids: np.ndarray, label_set: LabelSet) -> Panopt
 
 
 def _degrade(truth: Panoptic, label_set: LabelSet, rng: np.random.Generator) -> Panoptic:
-    """Shift the map by some pixels; lose, split and rename some of the things."""
+    """Shift the map by some pixels; remove, split and relabel some things."""
     shift = tuple(rng.integers(-2, 3, 2))
     semantic = np.roll(truth.semantic, shift, (0, 1))
     instance = np.roll(truth.instance, shift, (0, 1))
@@ -254,7 +261,7 @@ def _degrade(truth: Panoptic, label_set: LabelSet, rng: np.random.Generator) -> 
     instance[split] += things.max(initial=0)
     renamed = (fate > 0.2) & (fate < 0.3)
     semantic[renamed] = np.flatnonzero(label_set.is_thing)[0]
-    # What is lost, and what is void in the truth, is predicted as some stuff.
+    # Removed things and void pixels are predicted as a stuff class.
     lost = (fate < 0.1) | (semantic == VOID)
     semantic[lost] = np.flatnonzero(~label_set.is_thing)[0]
     instance[lost] = NO_INSTANCE
@@ -278,7 +285,7 @@ class _Files:
 
 
 def _write_files(pairs: Sequence[Pair], label_set: LabelSet, folder: Path) -> _Files:
-    """Write both sides as COCO panoptic files with numeric image ids."""
+    """Write truth and predictions as COCO panoptic files with numeric image ids."""
     contents = []
     for side in ('truth', 'prediction'):
         images, annotations = [], []
@@ -301,21 +308,21 @@ def _write_files(pairs: Sequence[Pair], label_set: LabelSet, folder: Path) -> _F
     return _Files(folder / 'truth.json', folder / 'prediction.json', *contents)
 
 
-# Who scores.
+# Implementations.
 
 
-def _ours(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[Contestant]:
+def _ours(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[Candidate]:
     def from_files(threads: int | None) -> Callable[[], float]:
         return lambda: score_files(files.truth, files.prediction, threads=threads).quality.PQ
 
     return [
-        Contestant('panoptic_ros', 'maps', lambda: _score(pairs, label_set), len(pairs)),
-        Contestant('panoptic_ros', 'files', from_files(None), len(pairs)),
-        Contestant('panoptic_ros, one thread', 'files', from_files(1), len(pairs)),
+        Candidate('panoptic_ros', 'maps', lambda: _score(pairs, label_set), len(pairs)),
+        Candidate('panoptic_ros', 'files', from_files(None), len(pairs)),
+        Candidate('panoptic_ros, one thread', 'files', from_files(1), len(pairs)),
     ]
 
 
-def _panopticapi(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[Contestant]:
+def _panopticapi(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[Candidate]:
     evaluation = importlib.import_module('panopticapi.evaluation')
     categories = {c['id']: c for c in coco_categories(label_set)}
     annotations = list(
@@ -331,7 +338,7 @@ def _panopticapi(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> l
         statistics = evaluation.pq_compute_single_core(0, annotations, *folders, categories)
         return 100 * statistics.pq_average(categories, isthing=None)[0]['pq']
 
-    # Its only input is files; for maps, what it would read is handed over as decoded pictures.
+    # It reads only files; for maps, decoded images replace the reading.
     decoded = {
         f'{folder}/{annotation["file_name"]}': to_coco(getattr(pair, side), label_set)[0]
         for folder, side in zip(folders, ('truth', 'prediction'), strict=True)
@@ -347,12 +354,12 @@ def _panopticapi(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> l
             evaluation.Image = original
 
     return [
-        Contestant('panopticapi, one core', 'maps', from_maps, len(pairs)),
-        Contestant('panopticapi, one core', 'files', score, len(pairs)),
+        Candidate('panopticapi, one core', 'maps', from_maps, len(pairs)),
+        Candidate('panopticapi, one core', 'files', score, len(pairs)),
     ]
 
 
-def _hotcoco(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[Contestant]:
+def _hotcoco(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[Candidate]:
     hotcoco = importlib.import_module('hotcoco')
     panoptic = importlib.import_module('hotcoco.panoptic')
 
@@ -362,7 +369,7 @@ def _hotcoco(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[
         return 100 * evaluator.results()['All']['pq']
 
     def masks(content: dict[str, Any], side: str) -> dict[str, Any]:
-        """Its form without files: one run-length encoded mask a segment."""
+        """Return the input without files: one run-length encoded mask for each segment."""
         annotations = []
         for pair, annotation in zip(pairs, content['annotations'], strict=True):
             ids = rgb_to_ids(to_coco(getattr(pair, side), label_set)[0])
@@ -390,12 +397,12 @@ def _hotcoco(pairs: Sequence[Pair], label_set: LabelSet, files: _Files) -> list[
         return evaluate(str(files.truth), str(files.prediction))
 
     return [
-        Contestant('hotcoco, masks made of the maps', 'maps', from_maps, len(pairs)),
-        Contestant('hotcoco', 'files', from_files, len(pairs)),
+        Candidate('hotcoco, masks from maps', 'maps', from_maps, len(pairs)),
+        Candidate('hotcoco', 'files', from_files, len(pairs)),
     ]
 
 
-def _torchmetrics(pairs: Sequence[Pair], label_set: LabelSet) -> list[Contestant]:
+def _torchmetrics(pairs: Sequence[Pair], label_set: LabelSet) -> list[Candidate]:
     torch = importlib.import_module('torch')
     detection = importlib.import_module('torchmetrics.detection')
 
@@ -417,10 +424,10 @@ def _torchmetrics(pairs: Sequence[Pair], label_set: LabelSet) -> list[Contestant
             metric.update(prediction, truth)
         return 100 * float(metric.compute())
 
-    return [Contestant('torchmetrics', 'maps', from_maps, len(chosen))]
+    return [Candidate('torchmetrics', 'maps', from_maps, len(chosen))]
 
 
-def _panoptica(pairs: Sequence[Pair], label_set: LabelSet) -> list[Contestant]:
+def _panoptica(pairs: Sequence[Pair], label_set: LabelSet) -> list[Candidate]:
     panoptica = importlib.import_module('panoptica')
     chosen = pairs[:_SLOW_IMAGES]
 
@@ -429,7 +436,7 @@ def _panoptica(pairs: Sequence[Pair], label_set: LabelSet) -> list[Contestant]:
         return np.where(of_class, np.maximum(panoptic.instance, 1), 0).astype(np.uint16)
 
     def from_maps() -> float:
-        """It knows one class and no void: one evaluation for each class and image."""
+        """Evaluate each class and image separately: panoptica has one class and no void."""
         evaluator = panoptica.Panoptica_Evaluator(
             expected_input=panoptica.InputType.UNMATCHED_INSTANCE,
             instance_matcher=panoptica.NaiveThresholdMatching(),
@@ -447,7 +454,7 @@ def _panoptica(pairs: Sequence[Pair], label_set: LabelSet) -> list[Contestant]:
         occurs = total[:, 1] > 0
         return 100 * float((total[occurs, 0] / total[occurs, 1]).mean())
 
-    return [Contestant('panoptica', 'maps', from_maps, len(chosen), same_definition=False)]
+    return [Candidate('panoptica', 'maps', from_maps, len(chosen), same_definition=False)]
 
 
 if __name__ == '__main__':

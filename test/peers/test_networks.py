@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from peers import networks as bench_peers
 from peers.networks import (
-    Contestant,
+    Candidate,
     Timing,
     difference,
     main,
@@ -114,7 +114,7 @@ def small_street(seed: int, size_wh: tuple[int, int]) -> SyntheticStreet:
     return SyntheticStreet(seed, size_wh=(64, 48))
 
 
-def test_contestants_warm_up_and_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_warm_up_and_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_peers, '_TURN_S', 1e-9)  # one run a turn
     calls = []
 
@@ -122,11 +122,11 @@ def test_contestants_warm_up_and_take_turns(monkeypatch: pytest.MonkeyPatch) -> 
     def prepare(name: str):
         yield lambda given: calls.append((name, given)), f'note of {name}'
 
-    contestants = [
-        Contestant('path', '', name, partial(prepare, name), inputs)
+    candidates = [
+        Candidate('path', '', name, partial(prepare, name), inputs)
         for name, inputs in (('ours', ['a', 'b']), ('theirs', ['c']))
     ]
-    timings = bench_peers._measure(contestants, 1e-9, {})
+    timings = bench_peers._measure(candidates, 1e-9, {})
     assert calls == [('ours', 'a'), ('theirs', 'c')] + [
         run for given in 'aba' for run in (('ours', given), ('theirs', 'c'))
     ]
@@ -145,8 +145,8 @@ def test_masks_are_fused_as_transformers_does() -> None:
     pytest.importorskip('transformers', reason='extra import')
     truth = SyntheticStreet(1, size_wh=(320, 240)).frame(0).truth
     notes = {}
-    for contestant in bench_peers._fusions(truth):
-        with contestant.prepare() as (_, notes[contestant.name]):
+    for candidate in bench_peers._fusions(truth):
+        with candidate.prepare() as (_, notes[candidate.name]):
             pass
     theirs = {note for name, note in notes.items() if name.startswith('transformers')}
     assert len(notes) == 8

@@ -78,10 +78,10 @@ def test_enlarging_keeps_the_figures() -> None:
 
 def test_ours_gives_one_figure_from_maps_and_files(no_peers: None, tmp_path: Path) -> None:
     pairs = bench.make_pairs(samples(), LABELS)
-    contestants, missing = bench.gather(pairs, LABELS, tmp_path)
+    candidates, missing = bench.gather(pairs, LABELS, tmp_path)
     assert sorted(missing) == sorted(PEERS)
-    assert [c.source for c in contestants] == ['maps', 'files', 'files']
-    timings = bench.measure(contestants, pairs, LABELS, 1)
+    assert [c.source for c in candidates] == ['maps', 'files', 'files']
+    timings = bench.measure(candidates, pairs, LABELS, 1)
     for timing in timings:
         assert pytest.approx(timing.ours, abs=1e-12) == timing.PQ
         assert 0 < timing.PQ < 100
@@ -92,8 +92,8 @@ def test_peers_agree(tmp_path: Path) -> None:
     if not installed:
         pytest.skip(f'none of {", ".join(PEERS)} is installed')
     pairs = bench.make_pairs(samples(), LABELS)
-    contestants, _ = bench.gather(pairs, LABELS, tmp_path)
-    for timing in bench.measure(contestants, pairs, LABELS, 1):
+    candidates, _ = bench.gather(pairs, LABELS, tmp_path)
+    for timing in bench.measure(candidates, pairs, LABELS, 1):
         if timing.same_definition:
             # torchmetrics counts in float32.
             assert pytest.approx(timing.ours, abs=1e-4) == timing.PQ, timing.name
@@ -103,8 +103,8 @@ def test_the_best_repetition_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 3.0, 10.0, 11.0, 20.0, 22.0])
     monkeypatch.setattr(bench.time, 'perf_counter', lambda: next(clock))
     pairs = bench.make_pairs(samples(), LABELS)
-    contestant = bench.Contestant('somebody', 'maps', lambda: 50.0, 2)
-    (timing,) = bench.measure([contestant], pairs, LABELS, 3)
+    candidate = bench.Candidate('somebody', 'maps', lambda: 50.0, 2)
+    (timing,) = bench.measure([candidate], pairs, LABELS, 3)
     assert timing.ms_per_image == 500
     assert timing.PQ == 50
 

@@ -69,10 +69,10 @@ def test_bad_options(option: str, value: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith('bench_tracking: ')
 
 
-def test_what_a_follower_of_boxes_gives_no_id_gets_new_ones() -> None:
+def test_things_without_an_id_from_the_peer_get_new_ones() -> None:
     said = iter([[7, -1], [-1, 7]])
-    follow = bench_tracking._of_boxes(lambda: lambda things, time_s: np.array(next(said)))()
-    found = [follow(two_cars(1, 2), n).segments.things.track_id.tolist() for n in range(2)]
+    assign_ids = bench_tracking._of_boxes(lambda: lambda things, time_s: np.array(next(said)))()
+    found = [assign_ids(two_cars(1, 2), n).segments.things.track_id.tolist() for n in range(2)]
     assert found[0][0] == found[1][1] == 7
     new = {found[0][1], found[1][0]}
     assert len(new) == 2
@@ -80,17 +80,17 @@ def test_what_a_follower_of_boxes_gives_no_id_gets_new_ones() -> None:
 
 
 @pytest.mark.parametrize('package', ['trackers', 'norfair'])
-def test_peers_follow_what_stands_still(package: str) -> None:
+def test_peers_keep_the_ids_of_objects_at_rest(package: str) -> None:
     pytest.importorskip(package, reason=f'{package} is a peer, not a requirement')
-    followers, _ = bench_tracking.gather(10.0)
-    named = [f for f in followers if package in f.name]
+    candidates, _ = bench_tracking.gather(10.0)
+    named = [c for c in candidates if package in c.name]
     assert named
-    for follower in named:
-        follow = follower.start()
+    for candidate in named:
+        assign_ids = candidate.start()
         ids = []
         for number in range(5):
             frame = two_cars(*((1, 2) if number % 2 else (2, 1)))
-            things = follow(frame, number * 100_000_000).segments.things
+            things = assign_ids(frame, number * 100_000_000).segments.things
             order = np.argsort(things.box_xyxy[:, 0])
             ids.append(tuple(things.track_id[order].tolist()))
         assert len(set(ids[1:])) == 1

@@ -1,11 +1,11 @@
-"""Tracking against the peers that are installed: the same masks of the same frames, in one run.
+"""Compare tracking with other projects: the same masks of the same frames, in one run.
 
-``python test/peers/tracking.py [MODEL]``. The videos are synthetic streets; the
-masks are the truth's, and with MODEL also those it predicts. The peers follow boxes: ByteTrack and
-OC-SORT of ``trackers``, and ``norfair``. They are not requirements of this package; one that is
-missing is named and left out. All are told to give an id at once, since every pixel of a thing
-needs one, to take things of any score, and to remember for as long as our tracker does; all else
-is as they come. A thing that a peer gives no id gets a new one.
+``python test/peers/tracking.py [MODEL]``. The videos are synthetic streets; the masks are the
+ground truth, and with MODEL also the predicted ones. The peers track boxes: ByteTrack and OC-SORT
+of ``trackers``, and ``norfair``. They are not requirements of this package; a missing one is
+listed and left out. All are configured to assign an id at once, because every pixel of a thing
+needs one, to accept detections of any score, and to keep lost tracks as long as this package does;
+other settings are defaults. A thing without an id from a peer gets a new one.
 """
 
 import argparse
@@ -47,8 +47,8 @@ from panoptic_ros.segmenter import Segmenter
 _MEMORY_S = TrackerSettings.max_gap_s
 _NEW_IDS = 1 << 20  # beyond those of any peer
 
-FollowBoxes = Callable[[Segments, float], np.ndarray]
-"""Takes the things of a frame and its time in seconds; returns their ids, below 0 for none."""
+TrackBoxes = Callable[[Segments, float], np.ndarray]
+"""Takes the things of a frame and its time, seconds; returns their ids, below 0 for none."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,14 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument('model', nargs='?', help='name or folder of a model; none: truth only')
+    parser.add_argument(
+        'model', nargs='?', help='name or folder of a model; truth only without it'
+    )
     parser.add_argument('--limit', type=int, help='frames of each video')
     parser.add_argument(
         '--seed', type=int, default=STREET_SEED, help='of the first of the 8 streets (%(default)s)'
     )
     parser.add_argument('--rate', type=float, default=10.0, help='frames per second (%(default)s)')
     parser.add_argument(
-        '--speed', action='store_true', help='only time our tracker, by number of things and size'
+        '--speed',
+        action='store_true',
+        help='only time the tracker of this package, by number of things and size',
     )
     parser.add_argument('--json', type=Path, help='write the table to this file')
 
@@ -81,39 +85,39 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise DatasetError(f'--seed is {args.seed}; expected 0 or more')
     videos, label_set = street_videos(args.seed, args.rate), street_labels()
-    followers, missing = gather(args.rate)
+    candidates, missing = gather(args.rate)
     if args.model is None:
-        followed = score_trackers(videos, label_set, followers, limit=args.limit)
+        scores = score_trackers(videos, label_set, candidates, limit=args.limit)
     else:
         model = Model.load(args.model)
         match_label_sets(model.label_set, label_set)
         with closing(open_engine(model)) as engine:
             segmenter = Segmenter(model, engine)
-            followed = score_trackers(videos, label_set, followers, segmenter, args.limit)
-    print(tracking_table(followed))
+            scores = score_trackers(videos, label_set, candidates, segmenter, args.limit)
+    print(tracking_table(scores))
     for name, reason in missing:
         print(f'{name}: left out, {reason}')
     if args.json:
-        figures = [f.as_json() for f in followed]
+        figures = [f.as_json() for f in scores]
         write_json(args.json, {'followed': figures, 'missing': [list(m) for m in missing]})
     return 0
 
 
 def gather(rate_hz: float) -> tuple[list[NamedTracker], list[tuple[str, str]]]:
-    """Return ourselves and the peers that are installed; and those that are not, and why."""
-    followers, missing = [PER_FRAME, TRACKED], []
+    """Return the trackers that are installed, and the reason for each missing one."""
+    candidates, missing = [PER_FRAME, TRACKED], []
     for package, make in (('trackers', _trackers), ('norfair', _norfair)):
         try:
             module = importlib.import_module(package)
         except ImportError as error:
             missing.append((package, f'not installed ({error})'))
         else:
-            followers += make(module, rate_hz)
-    return followers, missing
+            candidates += make(module, rate_hz)
+    return candidates, missing
 
 
 def speed_table() -> str:
-    """Time the tracker on made scenes; returns the table."""
+    """Return a table of the tracker's time on synthetic scenes."""
     lines = [f'{"things":>8}{"size":>11}{"p50 ms":>9}{"p95 ms":>9}', '-' * 37]
     for size_wh in ((640, 480), (1280, 720)):
         for things in (10, 50, 200):
@@ -131,7 +135,7 @@ def speed_table() -> str:
 
 
 def drifting_ellipses(things: int, size_wh: tuple[int, int], frames: int) -> list[Panoptic]:
-    """Paint cars that drift, in front of each other, on a third of the picture."""
+    """Return frames of drifting cars that occlude each other and cover a third of the image."""
     label_set = LabelSet.load('cityscapes')
     road, car = label_set.class_id('road'), label_set.class_id('car')
     rng = np.random.default_rng(0)
@@ -152,21 +156,21 @@ def drifting_ellipses(things: int, size_wh: tuple[int, int], frames: int) -> lis
     return painted
 
 
-def _of_boxes(start: Callable[[], FollowBoxes]) -> Callable[[], AssignIds]:
-    """Make a follower of panoptic maps from one of boxes."""
+def _of_boxes(start: Callable[[], TrackBoxes]) -> Callable[[], AssignIds]:
+    """Make a tracker of panoptic maps from a tracker of boxes."""
 
     def begin() -> AssignIds:
-        follow_boxes = start()
+        track_boxes = start()
         new_ids = count(_NEW_IDS)
 
-        def follow(panoptic: Panoptic, stamp_ns: int) -> Panoptic:
+        def assign_ids(panoptic: Panoptic, stamp_ns: int) -> Panoptic:
             segments = panoptic.segments
-            ids = follow_boxes(segments.things, stamp_ns / 1e9)
+            ids = track_boxes(segments.things, stamp_ns / 1e9)
             track_id = segments.track_id.copy()
             track_id[segments.is_thing] = [i if i >= 0 else next(new_ids) for i in ids.tolist()]
             return panoptic.with_track_ids(track_id)
 
-        return follow
+        return assign_ids
 
     return begin
 
@@ -174,15 +178,15 @@ def _of_boxes(start: Callable[[], FollowBoxes]) -> Callable[[], AssignIds]:
 def _trackers(trackers: ModuleType, rate_hz: float) -> list[NamedTracker]:
     supervision = importlib.import_module('supervision')
     common = {
-        'lost_track_buffer': round(_MEMORY_S * 30),  # it scales this by frame_rate / 30
+        'lost_track_buffer': round(_MEMORY_S * 30),  # scaled by frame_rate / 30
         'frame_rate': rate_hz,
         'minimum_consecutive_frames': 1,
     }
 
-    def begin(make: Callable[..., Any], **options: float) -> FollowBoxes:
+    def begin(make: Callable[..., Any], **options: float) -> TrackBoxes:
         tracker = make(**common, **options)
 
-        def follow(things: Segments, time_s: float) -> np.ndarray:
+        def track(things: Segments, time_s: float) -> np.ndarray:
             detections = supervision.Detections(
                 things.box_xyxy.astype(np.float64),
                 confidence=things.score,
@@ -193,10 +197,10 @@ def _trackers(trackers: ModuleType, rate_hz: float) -> list[NamedTracker]:
             ids = np.full(len(things), -1)
             if len(found):
                 ids[found.data['row']] = found.tracker_id
-            # Their first id is 0, which means no track.
+            # The first id is 0, which here means no track.
             return np.where(ids >= 0, ids + 1, -1)
 
-        return follow
+        return track
 
     byte_track = {'track_activation_threshold': 0.0, 'high_conf_det_threshold': 0.25}
     return [
@@ -212,7 +216,7 @@ def _trackers(trackers: ModuleType, rate_hz: float) -> list[NamedTracker]:
 
 
 def _norfair(norfair: ModuleType, rate_hz: float) -> list[NamedTracker]:
-    def begin() -> FollowBoxes:
+    def begin() -> TrackBoxes:
         tracker = norfair.Tracker(
             distance_function='iou',
             distance_threshold=0.7,
@@ -220,7 +224,7 @@ def _norfair(norfair: ModuleType, rate_hz: float) -> list[NamedTracker]:
             hit_counter_max=max(1, round(_MEMORY_S * rate_hz)),
         )
 
-        def follow(things: Segments, time_s: float) -> np.ndarray:
+        def track(things: Segments, time_s: float) -> np.ndarray:
             detections = [
                 norfair.Detection(
                     box.reshape(2, 2).astype(np.float64), data=row, label=int(class_id)
@@ -236,7 +240,7 @@ def _norfair(norfair: ModuleType, rate_hz: float) -> list[NamedTracker]:
                     ids[latest.data] = tracked.id
             return ids
 
-        return follow
+        return track
 
     return [NamedTracker('norfair, IoU of boxes', _of_boxes(begin))]
 
