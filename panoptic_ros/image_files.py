@@ -44,13 +44,16 @@ def natural_key(path: Path) -> tuple[list[list[int | str]], str]:
 
 
 def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Return the image files in a folder in natural order, relative to it, without hidden ones."""
+    """Return the image files in a folder in natural order, relative to it, without hidden ones.
+
+    Raises OSError if the folder cannot be read.
+    """
     paths = folder.rglob('*') if recursive else folder.iterdir()
     relative: Iterable[Path] = (path.relative_to(folder) for path in paths)
     chosen = (
         path
         for path in relative
-        if is_image_name(path) and not is_hidden(path) and (folder / path).is_file()
+        if is_image_name(path) and not is_hidden(path) and not (folder / path).is_dir()
     )
     return sorted(chosen, key=natural_key)
 

@@ -124,13 +124,7 @@ def open_pictures(source: str | Path) -> Pictures:
         return _open_stream(text)
     path = Path(unquote(urlsplit(text).path) if scheme else text).expanduser()
     if path.is_dir():
-        paths = [path / name for name in find_images(path)]
-        if not paths:
-            raise SourceError(
-                f'folder {text!r} has no images; expected files ending in '
-                f'{", ".join(IMAGE_SUFFIXES)}'
-            )
-        return _open_files(text, paths)
+        return _open_files(text, [path / name for name in find_images_or_raise(path)])
     if path.is_file():
         return _open_files(text, [path]) if is_image_name(path) else _open_video(text, path)
     if text.isdecimal():
@@ -138,6 +132,23 @@ def open_pictures(source: str | Path) -> Pictures:
     if path.is_char_device() or path.is_relative_to('/dev'):
         return _open_device(text, path)
     raise SourceError(f'source {text!r} does not exist; expected {_EXPECTED}')
+
+
+def find_images_or_raise(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Return the images in a folder as :func:`find_images` does.
+
+    Raises SourceError if there are none or the folder cannot be read.
+    """
+    try:
+        paths = find_images(folder, recursive=recursive)
+    except OSError as error:
+        raise SourceError(f'folder {str(folder)!r} cannot be read ({error.strerror})') from error
+    if not paths:
+        raise SourceError(
+            f'folder {str(folder)!r} has no images{", nor have its folders" * recursive}; '
+            f'expected files ending in {", ".join(IMAGE_SUFFIXES)}, or the path of a single video'
+        )
+    return paths
 
 
 def _open_files(name: str, paths: list[Path]) -> Pictures:

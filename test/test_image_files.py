@@ -40,6 +40,13 @@ def test_hidden_files_and_companions_are_no_images(tmp_path: Path) -> None:
     assert find_images(tmp_path, recursive=True) == [Path('a.png')]
 
 
+def test_a_broken_link_is_listed_so_that_it_is_reported(tmp_path: Path) -> None:
+    (tmp_path / 'a.png').symlink_to(tmp_path / 'gone')
+    assert find_images(tmp_path) == [Path('a.png')]
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / 'a.png')
+
+
 def test_a_name_that_is_not_utf8_is_read_and_written(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b'/stra\xdfe.png'))
     write_image(path, RED)

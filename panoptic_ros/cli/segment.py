@@ -27,11 +27,11 @@ from panoptic_ros.cli.overlay_video import OverlayVideo
 from panoptic_ros.datasets.coco_writer import CocoPanopticWriter
 from panoptic_ros.engines import ENGINES, PRECISIONS, open_engine
 from panoptic_ros.errors import PanopticRosError, SourceError
-from panoptic_ros.image_files import IMAGE_SUFFIXES, find_images, read_image, write_image
+from panoptic_ros.image_files import read_image, write_image
 from panoptic_ros.model import Model
 from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
-from panoptic_ros.sources import open_pictures
+from panoptic_ros.sources import find_images_or_raise, open_pictures
 from panoptic_ros.visualize import overlay
 
 STAGES = ('read', 'preprocess', 'inference', 'fusion', 'tracking', 'write')
@@ -136,14 +136,9 @@ def _open_source(text: str, out: Path) -> _Source:
 def _open_folder(folder: Path, out: Path) -> _Source:
     paths = [
         path
-        for path in find_images(folder, recursive=True)
+        for path in find_images_or_raise(folder, recursive=True)
         if out not in (folder / path).resolve().parents
     ]
-    if not paths:
-        raise SourceError(
-            f'folder {str(folder)!r} and its folders have no images; expected files ending in '
-            f'{", ".join(IMAGE_SUFFIXES)}'
-        )
     frames = (
         _Frame(name, path.as_posix(), _read_or_none(folder / path))
         for name, path in zip(_names(paths), paths, strict=True)

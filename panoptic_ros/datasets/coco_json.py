@@ -56,7 +56,7 @@ class Categories:
         names = [str(entry.get('name')) for entry in self.entries]
         classes = []
         for name, entry in zip(names, self.entries, strict=True):
-            is_thing = entry.get('isthing', default_is_thing)
+            is_thing = _is_thing(entry, default_is_thing)
             if is_thing is None:
                 raise DatasetError(
                     f'{self.path}: category {entry.get("id")} ({name!r}) has no "isthing"; add '
@@ -66,7 +66,7 @@ class Categories:
                 name = f'{name} ({entry.get("id")})'
             try:
                 color_rgb = tuple(int(value) for value in entry.get('color') or _color_of(name))
-                classes.append(LabelClass(name, bool(is_thing), color_rgb, int(entry['id'])))
+                classes.append(LabelClass(name, is_thing, color_rgb, int(entry['id'])))
             except (KeyError, TypeError, ValueError, LabelSetError) as error:
                 raise DatasetError(
                     f'{self.path}: category {dict(entry)} is not usable ({error!r}); expected '
@@ -99,10 +99,10 @@ class Categories:
 
         A category without ``isthing`` may be of either kind.
         """
-        class_ids = label_set.class_ids_of([entry['id'] for entry in self.entries])
+        class_ids = label_set.class_ids_of([int(entry['id']) for entry in self.entries])
         for entry, class_id in zip(self.entries, class_ids.tolist(), strict=True):
             is_thing = bool(label_set.is_thing[class_id])
-            if class_id == VOID or bool(entry.get('isthing', is_thing)) != is_thing:
+            if class_id == VOID or _is_thing(entry, is_thing) != is_thing:
                 raise DatasetError(
                     f'{self.path} has category {entry["id"]} ({entry.get("name")!r}, isthing '
                     f'{entry.get("isthing")}), which label set {label_set.name!r} lacks or '
@@ -114,6 +114,12 @@ class Categories:
             return LabelSet(self.path.stem, classes)
         except LabelSetError as error:
             raise DatasetError(f'the categories of {self.path} are not usable: {error}') from error
+
+
+def _is_thing(category: Json, default: bool | None) -> bool | None:
+    """Return ``isthing`` of a category, which may be a number, a boolean, text or missing."""
+    value = category.get('isthing')
+    return default if value is None else bool(int(value))
 
 
 def _color_of(name: str) -> tuple[int, int, int]:
@@ -236,5 +242,5 @@ def _images_and_categories(path: Path, data: Any) -> tuple[dict[Any, Json], Cate
     images = {image['id']: image for image in data.get('images') or ()}
     entries = tuple(data.get('categories') or ())
     for entry in entries:
-        _ = int(entry['id']), entry['name']
+        _ = int(entry['id']), entry['name'], _is_thing(entry, None)
     return images, Categories(path, entries)

@@ -133,7 +133,7 @@ def test_source_that_is_not_there(run, tmp_path, capsys):
 def test_empty_folder(run, tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     assert run(tmp_path / 'in') == 2
-    assert 'have no images' in capsys.readouterr().err
+    assert 'has no images, nor have its folders' in capsys.readouterr().err
 
 
 def test_limit(run, picture, tmp_path):

@@ -102,6 +102,7 @@ def test_an_image_turned_by_exif_is_read_as_stored(root: Path) -> None:
     [
         ('{', 'is not a readable JSON file'),
         ('[]', 'is not a panoptic JSON'),
+        ('{"annotations": [], "categories": [{"id": 1, "name": "a", "isthing": "yes"}]}', 'yes'),
         ('{"images": []}', "KeyError\\('annotations'\\)"),
         ('{"annotations": [{"image_id": 1, "file_name": "a"}]}', 'segments_info'),
         (
@@ -229,6 +230,15 @@ def test_categories_without_isthing_are_named(root: Path) -> None:
     ):
         open_coco(root)
     assert len(open_coco(root, None, LabelSet.load('coco'))) == 1
+
+
+def test_isthing_may_be_a_boolean_or_text(root: Path) -> None:
+    path = root / 'annotations' / 'panoptic_val2017.json'
+    content = json.loads(path.read_text())
+    for category, is_thing in zip(content['categories'], ('0', True, '1'), strict=True):
+        category['isthing'] = is_thing
+    path.write_text(json.dumps(content))
+    assert open_coco(root).label_set.is_thing[:3].tolist() == [False, True, True]
 
 
 def test_more_than_255_categories_do_not_fit_a_map(root: Path) -> None:
