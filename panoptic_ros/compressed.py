@@ -52,7 +52,8 @@ def check_compressed(data: bytes) -> tuple[int, int]:
 
 def _png_size_wh(data: bytes) -> tuple[int, int]:
     # The decoder takes memory for as many bytes as a chunk says it has.
-    size_wh, at, kind = None, len(_PNG), b''
+    size_wh: tuple[int, int] | None = None
+    at, kind = len(_PNG), b''
     while kind != b'IEND':
         if at + 12 > len(data):
             raise _damaged('PNG', data, 'it ends before its last chunk')
@@ -63,7 +64,10 @@ def _png_size_wh(data: bytes) -> tuple[int, int]:
         if size_wh is None:
             if kind != b'IHDR' or length != 13:
                 raise _damaged('PNG', data, 'it does not begin with a header')
-            size_wh = struct.unpack_from('>II', data, at - 17)
+            width, height = struct.unpack_from('>II', data, at - 17)
+            size_wh = width, height
+    if size_wh is None:
+        raise _damaged('PNG', data, 'it has no header')
     return size_wh
 
 

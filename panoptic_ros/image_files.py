@@ -86,7 +86,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """
     _, data = cv2.imencode(path.suffix, image)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    path.write_bytes(data.tobytes())
 
 
 @contextmanager

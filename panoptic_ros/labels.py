@@ -1,5 +1,6 @@
 """Label sets: what each class id means, how it is drawn and what robots may do with it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,11 +92,9 @@ class LabelSet:
             raise LabelSetError(
                 f'label set {self.name!r} has {len(self.classes)} classes; expected 1..{VOID}'
             )
-        for what, values in (
-            ('name', [c.name for c in self.classes]),
-            ('category_id', [c.category_id for c in self.classes]),
-        ):
-            repeated = sorted({v for v in values if values.count(v) > 1})
+        for what in ('name', 'category_id'):
+            count = Counter(getattr(c, what) for c in self.classes)
+            repeated = sorted(value for value, times in count.items() if times > 1)
             if repeated:
                 raise LabelSetError(
                     f'label set {self.name!r} has a repeated {what}: {repeated}; each must be '
@@ -194,7 +193,7 @@ class LabelSet:
 def _parse_class(entry: Any, path: Path) -> LabelClass:
     try:
         name, is_thing = entry['name'], entry['thing']
-        color_rgb = tuple(int(value) for value in entry['color'])
+        red, green, blue = map(int, entry['color'])
         category_id = int(entry['category_id'])
         roles = frozenset(entry.get('roles', ()))
         height_m = entry.get('height_m')
@@ -208,4 +207,4 @@ def _parse_class(entry: Any, path: Path) -> LabelClass:
             f'label set file {path}: class entry {entry!r} needs a text name and a true/false '
             'thing; quote names that YAML reads as something else'
         )
-    return LabelClass(name, is_thing, color_rgb, category_id, roles, height_m)
+    return LabelClass(name, is_thing, (red, green, blue), category_id, roles, height_m)

@@ -44,7 +44,7 @@ class Segments:
     box_xyxy: np.ndarray
     track_id: np.ndarray
 
-    _DTYPES: ClassVar = {
+    _DTYPES: ClassVar[dict[str, np.dtype]] = {
         'id': np.dtype(np.uint16),
         'class_id': np.dtype(np.uint8),
         'is_thing': np.dtype(np.bool_),

@@ -146,6 +146,7 @@ def has_external_data(onnx: bytes) -> bool:
 def _proto_fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Yield the number of each field of a protobuf message, and its integer or bytes."""
     at = 0
+    value: int | memoryview
     while at < len(content):
         key, at = _varint(content, at)
         number, wire_type = key >> 3, key & 7

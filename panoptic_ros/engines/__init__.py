@@ -145,7 +145,7 @@ def choose_engine() -> tuple[str, str]:
     machine = platform.machine()
     # Off x86 OpenVINO is not known to be faster, and ONNX Runtime is better tried there.
     order = ENGINES if machine in _X86 else ('tensorrt', 'onnxruntime', 'openvino')
-    passed = []
+    passed: list[tuple[str, str]] = []
     for name in order:
         missing = _unavailable(name)
         if not missing:
@@ -287,7 +287,7 @@ def golden_fault(engine: Engine, model: Model) -> str:
     slack = INT8_SLACK if engine.description.precision == 'int8' else 1.0
     if model.card.head == 'queries':
         return compare_golden_queries(engine.infer(image), golden).exceeded(slack)
-    threshold = model.card.fusion.get('centre_threshold', 0.1)
+    threshold = float(model.card.fusion.get('centre_threshold', 0.1))
     is_thing = model.label_set.is_thing
     return compare_golden(engine.infer(image), golden, threshold, is_thing).exceeded(slack)
 

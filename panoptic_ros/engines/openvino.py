@@ -11,7 +11,7 @@ from panoptic_ros.model.card import TensorSpec
 
 # Left to itself, each import of openvino sends a message to an analytics service, from a process
 # that it forks. Where this package of pip's is not there, it goes without.
-sys.modules.setdefault('openvino_telemetry', None)
+sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
 
 _NAMES = {'f32': 'float32', 'bf16': 'bf16', 'f16': 'float16'}
 

@@ -142,9 +142,11 @@ def match_annotations(truth: PanopticJson, prediction: PanopticJson) -> list[_Js
         unique = len(annotation_of) == len(predicted_names)
         if unique and len(set(true_names.values())) == len(true_names):
             matched = [
-                annotation_of.get(true_names.get(str(a['image_id']))) for a in truth.annotations
+                annotation_of.get(true_names.get(str(a['image_id']), ''))
+                for a in truth.annotations
             ]
             break
+    complete: list[_Json] = []
     for annotation, found in zip(truth.annotations, matched, strict=True):
         if found is None:
             image_id = annotation['image_id']
@@ -153,7 +155,8 @@ def match_annotations(truth: PanopticJson, prediction: PanopticJson) -> list[_Js
                 f'image {image_id}{f" ({file_name})" if file_name else ""}: {prediction.path} has '
                 'no prediction for it; every image of the truth needs one'
             )
-    return matched
+        complete.append(found)
+    return complete
 
 
 def _image_names(content: PanopticJson, with_folders: bool) -> dict[str, str]:

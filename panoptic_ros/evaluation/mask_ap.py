@@ -118,16 +118,15 @@ class MaskAP:
             chosen = np.flatnonzero(class_id == number)
             chosen = chosen[np.argsort(-score[chosen], kind='stable')]
             instances = int(self._instances[number])
-            ap = 100 * _average_precision(right[chosen], ignored[chosen], instances)
-            per_class.append(
-                ClassAP(label.name, float(ap.mean()), *ap[[0, 5]].tolist(), instances)
-            )
+            by_threshold = 100 * _average_precision(right[chosen], ignored[chosen], instances)
+            ap, ap50, ap75 = map(float, (by_threshold.mean(), by_threshold[0], by_threshold[5]))
+            per_class.append(ClassAP(label.name, ap, ap50, ap75, instances))
         occurring = [c for c in per_class if c.instances]
-        means = (
+        ap, ap50, ap75 = (
             float(np.mean([getattr(c, name) for c in occurring])) if occurring else float('nan')
             for name in ('AP', 'AP50', 'AP75')
         )
-        return MaskAPResult(*means, tuple(per_class))
+        return MaskAPResult(ap, ap50, ap75, tuple(per_class))
 
 
 def _best_first(class_id: np.ndarray, score: np.ndarray) -> np.ndarray:

@@ -286,7 +286,7 @@ def _axis(cells: int, pixels: int, between: int, extent: float = 1.0) -> _Axis:
     if not between:
         block = pair[0] + 1
         at = pair - pair[0]
-        steps = ()
+        steps: tuple[np.ndarray, ...] = ()
         window = 2
     else:
         pair = pair.clip(0, seen - 1)

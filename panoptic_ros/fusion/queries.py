@@ -174,8 +174,8 @@ class QueryFusion:
             key[~runs.sample(is_above)] = VOID
         count = FIRST_OBJECT + len(chosen)
         area, box_xyxy = runs.measure(key, count)
-        mean_score = np.bincount(key, weights=score[query] * runs.length, minlength=count)
-        mean_score /= np.maximum(area, 1)
+        score_sum = np.bincount(key, weights=score[query] * runs.length, minlength=count)
+        mean_score = score_sum / np.maximum(area, 1)
         mean_score[FIRST_OBJECT:] = score
         is_present = area > 0
         is_present[VOID] = False

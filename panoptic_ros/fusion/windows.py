@@ -87,7 +87,7 @@ class Windows:
             source = _shifted(y.decides, -y.start), _shifted(x.decides, -x.start)
             target = y.decides, x.decides
             confidence[target] = window.confidence[source]
-            offset_xy[(slice(None), *target)] = window.offset_xy[(slice(None), *source)]
+            offset_xy[:, target[0], target[1]] = window.offset_xy[:, source[0], source[1]]
             semantic[tuple(_scaled(s, fine) for s in target)] = window.semantic[
                 tuple(_scaled(s, fine) for s in source)
             ]
@@ -113,16 +113,17 @@ class Windows:
         """Return a fusion whose fractions of a window are fractions of the picture."""
         area = np.prod(self.window_cells_wh) / np.prod(self.cells_wh)
         reach = np.hypot(*self.window_cells_wh) / np.hypot(*self.cells_wh)
-        fractions = {
-            name: min(1.0, float(getattr(fusion, name) * area))
-            for name in (
-                'min_thing_area_fraction',
-                'min_orphan_area_fraction',
-                'min_stuff_area_fraction',
-            )
-        }
-        distance = min(1.0, float(fusion.max_centre_distance_fraction * reach))
-        return replace(fusion, **fractions, max_centre_distance_fraction=distance)
+
+        def scaled(fraction: float, factor: float) -> float:
+            return min(1.0, float(fraction * factor))
+
+        return replace(
+            fusion,
+            min_thing_area_fraction=scaled(fusion.min_thing_area_fraction, area),
+            min_orphan_area_fraction=scaled(fusion.min_orphan_area_fraction, area),
+            min_stuff_area_fraction=scaled(fusion.min_stuff_area_fraction, area),
+            max_centre_distance_fraction=scaled(fusion.max_centre_distance_fraction, reach),
+        )
 
 
 def _split_axis(length: int, window: int, overlap: int) -> tuple[Span, ...]:

@@ -186,7 +186,8 @@ def write_model(
                 f'cannot write a {precision!r} file; expected one of {", ".join(FILE_NAMES)}'
             )
         files[precision] = _copy_onnx(Path(source), folder / FILE_NAMES[precision])
-    np.savez_compressed(folder / GOLDEN, image=golden_image, **golden_outputs)
+    golden = {'image': golden_image, **golden_outputs}
+    np.savez_compressed(folder / GOLDEN, **golden)  # type: ignore[arg-type]
     card = ModelCard(
         name=folder.resolve().name,
         head=head,

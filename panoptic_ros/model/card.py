@@ -38,6 +38,11 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of a tensor without free sizes. Raises ValueError if there are any."""
+        return tuple(int(size) for size in self.shape)
+
     def __str__(self) -> str:
         return f'{self.dtype} [{", ".join(map(str, self.shape))}]'
 

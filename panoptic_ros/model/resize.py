@@ -47,10 +47,11 @@ class Resize:
         if self.mode == STRETCH:
             return network_wh
         scale = min(network_wh[0] / image_wh[0], network_wh[1] / image_wh[1])
-        return tuple(
+        width, height = (
             min(whole, max(1, round(side * scale)))
             for side, whole in zip(image_wh, network_wh, strict=True)
         )
+        return width, height
 
     def extent_wh(
         self, image_wh: tuple[int, int], network_wh: tuple[int, int]

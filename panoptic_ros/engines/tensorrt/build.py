@@ -265,7 +265,7 @@ def tensor_spec(trt: ModuleType, dtype: Any, shape: Any) -> TensorSpec:
 
 
 def _monitor(trt: ModuleType, cancelled: threading.Event, on_progress: Progress) -> Any:
-    class Monitor(trt.IProgressMonitor):
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         """Called from within TensorRT: nothing may escape from here as an exception."""
 
         def __init__(self) -> None:

@@ -246,7 +246,7 @@ class MirroredBuffer:
         if offset + count * dtype.itemsize > self.nbytes:
             raise ValueError(f'{dtype} {shape} at {offset} exceeds the {self.nbytes} bytes')
         raw = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(self._host_address + offset)
-        return np.frombuffer(raw, dtype).reshape(shape)
+        return np.frombuffer(memoryview(raw), dtype).reshape(shape)
 
     def upload(self, stream: Stream) -> None:
         """Put the copy of all bytes to the device into the stream."""
@@ -309,7 +309,7 @@ def _capture(cuda: CudaRuntime, stream: Stream, enqueue: Callable[[], None]) -> 
             cuda.release('cudaGraphDestroy', graph)
         raise
     cuda.call('cudaStreamEndCapture', stream.handle, byref(graph))
-    return graph.value
+    return graph.value or 0
 
 
 @contextmanager

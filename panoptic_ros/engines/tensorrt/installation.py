@@ -70,8 +70,8 @@ def load_tensorrt() -> ModuleType:
 
 def version_of(text: str) -> tuple[int, int]:
     """Return the first two numbers of a version."""
-    numbers = [int(part) for part in text.split('.')[:2] if part.isdigit()]
-    return (*numbers, 0, 0)[:2]
+    major, minor, *_ = [int(part) for part in text.split('.')[:2] if part.isdigit()] + [0, 0]
+    return major, minor
 
 
 def _dotted(version: tuple[int, int]) -> str:
@@ -87,7 +87,7 @@ def logger_of(trt: ModuleType) -> Any:
     given, hence the cache.
     """
 
-    class Logger(trt.ILogger):
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: deque[str] = deque(maxlen=5)

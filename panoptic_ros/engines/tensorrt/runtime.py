@@ -58,13 +58,13 @@ class _Region:
         self.offsets = {}
         for name, spec in self.specs.items():
             self.offsets[name] = self.nbytes
-            size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+            size = int(np.prod(spec.sizes)) * np.dtype(spec.dtype).itemsize
             self.nbytes += -(-size // _ALIGNMENT) * _ALIGNMENT
 
     def views(self, buffer: MirroredBuffer) -> dict[str, np.ndarray]:
         """Return the tensors' pinned arrays, without the batch axis."""
         return {
-            name: buffer.host_view(self.offsets[name], np.dtype(spec.dtype), spec.shape)[0]
+            name: buffer.host_view(self.offsets[name], np.dtype(spec.dtype), spec.sizes)[0]
             for name, spec in self.specs.items()
         }
 
@@ -258,7 +258,7 @@ def _profiler(trt: Any) -> Any:
 
 def _layer(entry: Any, milliseconds: dict[str, float], runs: int) -> Layer:
     # A plan built without detailed verbosity has names where others have records.
-    record = {'Name': entry} if isinstance(entry, str) else entry
+    record: dict[str, Any] = {'Name': entry} if isinstance(entry, str) else entry
     name = record.get('Name', '?')
     total = milliseconds.get(name, np.nan)
     return Layer(

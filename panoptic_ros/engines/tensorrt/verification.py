@@ -53,7 +53,7 @@ def verify(engine: Engine, model: Model) -> Verification:
     outputs = engine.infer(image)
     if model.card.head == 'queries':
         return _verify_queries(outputs, golden, model)
-    threshold = model.card.fusion.get('centre_threshold', 0.1)
+    threshold = float(model.card.fusion.get('centre_threshold', 0.1))
     faults = [compare_golden(outputs, golden, threshold, model.label_set.is_thing).exceeded()]
     instance_iou = _instance_iou(outputs, golden, model)
     if instance_iou < MIN_INSTANCE_IOU:
