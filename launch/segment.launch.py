@@ -7,6 +7,7 @@
 """
 
 import os
+import shlex
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,8 +23,19 @@ from panoptic_ros.ros.parameters import PARAMETERS, declaration
 
 SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the source tree
 
-# Topics that config/segment.rviz shows.
-SHOWN = ('overlay', 'semantic', 'instance', 'markers', 'objects', 'support_surfaces', 'free_space')
+# Topics that the views in config/ show.
+SHOWN = (
+    'overlay',
+    'semantic_color',
+    'instance_color',
+    'semantic',
+    'instance',
+    'markers',
+    'objects',
+    'support_surfaces',
+    'free_space',
+    'points',
+)
 
 # Name, default value, description.
 ARGUMENTS = (
@@ -42,11 +54,17 @@ ARGUMENTS = (
         "camera's process needs it as well",
     ),
     ('rviz', 'false', 'true starts rviz with overlay, maps and markers'),
-    ('rviz_config', str(SHARE / 'config' / 'segment.rviz'), 'Configuration of rviz'),
+    (
+        'rviz_config',
+        '',
+        'Configuration of rviz; empty for config/segment_optical.rviz, or segment_forward.rviz in '
+        'a rviz_fixed_frame such as base_link or odom',
+    ),
     (
         'rviz_fixed_frame',
         '',
-        "Fixed frame of rviz: the images' frame_id; empty for the one in rviz_config",
+        'Fixed frame of rviz; empty for the one in rviz_config, or else the frame of the images, '
+        'for which rviz waits',
     ),
     ('log_level', 'info', 'debug, info, warn, error or fatal'),
 )
@@ -127,12 +145,19 @@ def segment_node(given: dict[str, str]) -> Node:
 
 def rviz_node(given: dict[str, str]) -> Node:
     namespace = given['namespace'].strip('/')
-    frame = given['rviz_fixed_frame']
+    topic = f'/{namespace}/segment/overlay' if namespace else '/segment/overlay'
+    options = {
+        '--topic': topic,
+        '--frame': given['rviz_fixed_frame'],
+        '--config': given['rviz_config'],
+    }
+    chosen = [part for name, value in options.items() if value for part in (name, value)]
     return Node(
         package='rviz2',
         executable='rviz2',
-        arguments=['-d', given['rviz_config'], *(['-f', frame] if frame else [])],
-        # The file names the topics of a node without a namespace.
+        # Starts rviz2 with the view in the frame of the images.
+        prefix=shlex.join([sys.executable, '-m', 'panoptic_ros', 'rviz', *chosen, '--']),
+        # The views name the topics of a node without a namespace.
         remappings=[
             (f'/segment/{topic}', f'/{namespace}/segment/{topic}') for topic in SHOWN if namespace
         ],

@@ -37,7 +37,7 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 ROS_PACKAGES = {'rclpy', 'rosbags', 'tf2_ros', 'launch', 'launch_ros', 'builtin_interfaces'}
 # Modules outside ros/ and benchmark/ that may import ROS: commands that write or start it.
-ROS_COMMANDS: set[str] = set()
+ROS_COMMANDS = {'cli.rviz'}
 TORCH_PACKAGES = {'torch', 'torchvision', 'timm', 'transformers'}
 TORCH_PARTS = {'training', 'importing'}
 TORCH_COMMANDS = {'cli.train'}

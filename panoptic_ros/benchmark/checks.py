@@ -31,6 +31,8 @@ IMAGE_ENCODINGS = {
     'instance': '16UC1',
     'confidence': 'mono8',
     'overlay': 'bgr8',
+    'semantic_color': 'bgr8',
+    'instance_color': 'bgr8',
     'panoptic': '32SC1',
     'mask': 'mono8',
 }

@@ -75,6 +75,12 @@ COMMANDS = (
         'ros',
     ),
     Command(
+        'rviz',
+        'panoptic_ros.cli.rviz',
+        "start rviz2 with the node's outputs, in the frame of the images",
+        'ros',
+    ),
+    Command(
         'soak',
         'panoptic_ros.cli.soak',
         'run the node for long on all kinds of input and check that nothing is lost or leaks',

@@ -183,6 +183,14 @@ def _overlay(frame: Frame) -> bytes:
     return frame.image(visualize.overlay(image_bgr, frame.panoptic, frame.label_set, opacity))
 
 
+def _semantic_color(frame: Frame) -> bytes:
+    return frame.image(visualize.semantic_color(frame.panoptic.semantic, frame.label_set))
+
+
+def _instance_color(frame: Frame) -> bytes:
+    return frame.image(visualize.instance_color(frame.panoptic, frame.label_set))
+
+
 def _object_rows(frame: Frame) -> np.ndarray:
     """Return the rows of the things that have one of ``object_roles``, intp [n]."""
     roles = listed(frame.tuning.object_roles)
@@ -324,6 +332,22 @@ OUTPUTS = (
         _support_surfaces,
         'level surfaces that can carry objects, as slabs',
         Needs.DEPTH,
+    ),
+    Output(
+        '~/semantic_color',
+        'sensor_msgs/Image',
+        Image,
+        _semantic_color,
+        '`bgr8`: colour of the class of every pixel, black where void',
+        is_for_people=True,
+    ),
+    Output(
+        '~/instance_color',
+        'sensor_msgs/Image',
+        Image,
+        _instance_color,
+        '`bgr8`: every object in a shade of its class colour that it keeps, black elsewhere',
+        is_for_people=True,
     ),
     Output(
         '~/overlay',

@@ -3,6 +3,7 @@
 import ast
 import os
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,7 @@ from panoptic_ros.ros.parameters import Structure, Tuning
 LAUNCH_FILE = resource('launch', 'segment.launch.py')
 REPLAY_LAUNCH_FILE = resource('launch', 'replay_benchmark.launch.py')
 PARAMETERS = resource('config', 'segment.yaml')
-RVIZ = resource('config', 'segment.rviz')
+RVIZ_VIEWS = ('segment_optical.rviz', 'segment_forward.rviz')
 PROFILE = resource('config', 'fastdds.xml')
 
 
@@ -150,7 +151,7 @@ def launch_constant(name: str, path: Path = LAUNCH_FILE) -> ast.expr:
     return value
 
 
-# What rviz 2 reads, by class; it passes over keys it does not know without a word.
+# Keys that rviz2 reads, by class of the display; it ignores others silently.
 DISPLAY = {'Class', 'Name', 'Enabled', 'Value'}
 RVIZ_KEYS = {
     'rviz_default_plugins/Image': DISPLAY
@@ -158,6 +159,9 @@ RVIZ_KEYS = {
     'rviz_default_plugins/MarkerArray': DISPLAY | {'Topic', 'Namespaces'},
     'rviz_default_plugins/Map': DISPLAY | {'Topic', 'Alpha', 'Color Scheme', 'Draw Behind'},
     'rviz_default_plugins/Axes': DISPLAY | {'Reference Frame', 'Length', 'Radius'},
+    'rviz_default_plugins/PointCloud2': DISPLAY
+    | {'Topic', 'Style', 'Size (Pixels)', 'Size (m)', 'Alpha', 'Decay Time', 'Selectable'}
+    | {'Position Transformer', 'Color Transformer'},
 }
 TOPIC = {
     # The launch file gives these the node's namespace.
@@ -169,12 +173,12 @@ TOPIC = {
 }
 
 
-@pytest.fixture
-def rviz() -> dict[str, Any]:
-    return yaml.safe_load(RVIZ.read_text())
+@pytest.fixture(params=RVIZ_VIEWS)
+def rviz(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return yaml.safe_load(resource('config', request.param).read_text())
 
 
-def test_rviz_displays_have_no_key_that_rviz_passes_over(rviz: dict[str, Any]) -> None:
+def test_rviz_displays_have_only_keys_that_rviz_reads(rviz: dict[str, Any]) -> None:
     displays = rviz['Visualization Manager']['Displays']
     for display in displays:
         assert display.keys() <= RVIZ_KEYS[display['Class']], display['Name']
@@ -192,8 +196,67 @@ def test_rviz_manager(rviz: dict[str, Any]) -> None:
         *('Class', 'Displays', 'Enabled', 'Global Options', 'Name', 'Tools', 'Transformation'),
         *('Value', 'Views'),
     }
-    assert manager['Global Options']['Fixed Frame'] == 'camera_optical_frame'
     assert manager['Views']['Current']['Class'] == 'rviz_default_plugins/Orbit'
+
+
+def test_rviz_views_differ_in_frame_and_view_only() -> None:
+    optical, forward = (
+        yaml.safe_load(resource('config', name).read_text())['Visualization Manager']
+        for name in RVIZ_VIEWS
+    )
+    assert optical['Displays'] == forward['Displays']
+    frames = [view['Global Options'].pop('Fixed Frame') for view in (optical, forward)]
+    assert frames == ['camera_optical_frame', 'base_link']
+    assert optical['Global Options'] == forward['Global Options']
+
+
+def orbit_camera(view: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return position and direction of the view, as orbit_view_controller.cpp places it."""
+    orbit = view['Visualization Manager']['Views']['Current']
+    yaw, pitch = orbit['Yaw'], orbit['Pitch']
+    focus = np.array([orbit['Focal Point'][axis] for axis in 'XYZ'], float)
+    away = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
+    return focus + orbit['Distance'] * away, -away
+
+
+@pytest.mark.parametrize(
+    ('name', 'forward', 'up'),
+    [
+        ('segment_optical.rviz', (0, 0, 1), (0, -1, 0)),
+        ('segment_forward.rviz', (1, 0, 0), (0, 0, 1)),
+    ],
+)
+def test_rviz_looks_forward_from_behind_and_above(name: str, forward: tuple, up: tuple) -> None:
+    position, direction = orbit_camera(yaml.safe_load(resource('config', name).read_text()))
+    assert np.dot(direction, forward) > 0.5
+    assert np.dot(position, up) > 5
+    assert np.dot(position, forward) < 0
+
+
+def test_rviz_window_has_the_docks_of_its_displays(rviz: dict[str, Any]) -> None:
+    # QMainWindow::saveState() names the docks in UTF-16.
+    state = bytes.fromhex(rviz['Window Geometry']['QMainWindow State'])
+    assert state.startswith(b'\0\0\0\xff')
+    shown = {
+        display['Name']
+        for display in rviz['Visualization Manager']['Displays']
+        if display['Class'] == 'rviz_default_plugins/Image' and display['Enabled']
+    }
+    assert shown == {'Overlay', 'Classes'}
+    for name in (*shown, 'Displays'):
+        assert name.encode('utf-16-be') in state
+
+
+def test_launch_starts_rviz_in_the_frame_of_the_images(launch_file: dict[str, Any]) -> None:
+    rviz, _ = start(launch_file, rviz='true', namespace='robot')
+    command = shlex.split(rviz.prefix)
+    assert command[1:4] == ['-m', 'panoptic_ros', 'rviz']
+    assert command[4:] == ['--topic', '/robot/segment/overlay', '--']
+    assert ('/segment/overlay', '/robot/segment/overlay') in rviz.remappings
+    rviz, _ = start(launch_file, rviz='true', rviz_fixed_frame='odom', rviz_config='my.rviz')
+    assert shlex.split(rviz.prefix)[4:] == [
+        *('--topic', '/segment/overlay', '--frame', 'odom', '--config', 'my.rviz', '--'),
+    ]
 
 
 def test_fast_dds_profile() -> None:

@@ -108,12 +108,13 @@ def state(peer) -> str:
 
 
 def test_every_topic_of_one_frame(module_node, peer, segmenter, scene_bgr) -> None:
-    for name in (*MAPS, 'overlay'):
+    pictures = ('overlay', 'semantic_color', 'instance_color')
+    for name in (*MAPS, *pictures):
         peer.subscribe(Image, OUT + name)
     peer.subscribe(CameraInfo, OUT + 'camera_info')
     peer.subscribe(MarkerArray, OUT + 'markers')
     image = messages.image_message(scene_bgr, peer.header())
-    names = [*MAPS, 'overlay', 'camera_info', 'markers']
+    names = [*MAPS, *pictures, 'camera_info', 'markers']
     topics = [OUT + name for name in names]
     found = peer.exchange(IMAGE, image, *topics, before=(CAMERA_INFO, camera_info()))
     answers = dict(zip(names, found, strict=True))
@@ -133,11 +134,16 @@ def test_every_topic_of_one_frame(module_node, peer, segmenter, scene_bgr) -> No
     cars = panoptic.semantic == segmenter.model.label_set.class_id('car')
     assert np.array_equal(pixels(answers['mask']), np.where(cars, 255, 0))
 
-    overlay = answers['overlay']
-    assert overlay.encoding == 'bgr8'
-    assert serialize_message(overlay.header) == serialize_message(image.header)
-    drawn = visualize.overlay(scene_bgr, panoptic, segmenter.model.label_set, 0.5)
-    assert np.array_equal(pixels(overlay), drawn)
+    label_set = segmenter.model.label_set
+    drawn = {
+        'overlay': visualize.overlay(scene_bgr, panoptic, label_set, 0.5),
+        'semantic_color': visualize.semantic_color(panoptic.semantic, label_set),
+        'instance_color': visualize.instance_color(panoptic, label_set),
+    }
+    for name, picture in drawn.items():
+        assert answers[name].encoding == 'bgr8'
+        assert serialize_message(answers[name].header) == serialize_message(image.header)
+        assert np.array_equal(pixels(answers[name]), picture)
 
     info = answers['camera_info']
     assert serialize_message(info.header) == serialize_message(image.header)
