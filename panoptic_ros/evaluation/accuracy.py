@@ -79,7 +79,7 @@ def measure_accuracy(
             raise DatasetError(f'image {sample.image_id}: {error}') from error
         of_image = PanopticQuality(label_set)
         of_image.add(image)
-        quality.merge(of_image)
+        quality.add(image)
         overlap.add(image)
         mask_ap.add(image, prediction.segments.score)
         scored = ScoredImage(of_image.result().PQ, sample, prediction)

@@ -18,9 +18,6 @@ from panoptic_ros.evaluation.classes import Classes
 from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.panoptic import Panoptic
 
-_BATCH = 32
-"""Images counted in one pass, because the overhead of numpy calls exceeds the work per image."""
-
 
 @dataclass(frozen=True)
 class ClassQuality:
@@ -64,8 +61,6 @@ class QualityResult:
 class PanopticQuality:
     """Panoptic Quality of a stream of images.
 
-    Instances can be pickled and merged, so processes can share the work.
-
     Parameters
     ----------
     classes
@@ -75,7 +70,6 @@ class PanopticQuality:
     def __init__(self, classes: Classes) -> None:
         self.classes = classes
         self.images = 0
-        self._waiting: list[Intersections] = []
         self._iou_sum = np.zeros(len(classes))
         self._tp = np.zeros(len(classes), np.int64)
         self._fp = np.zeros(len(classes), np.int64)
@@ -102,89 +96,40 @@ class PanopticQuality:
 
     def add(self, image: Intersections) -> None:
         """Count one image by its intersections."""
-        self._waiting.append(image)
         self.images += 1
-        if len(self._waiting) == _BATCH:
-            self._count()
+        truth_class, prediction_class = image.truth_class, image.prediction_class
+        area, prediction_area = image.area, image.prediction_area
+        excused = area[0].copy()  # pixels of each predicted segment on void
+        same_class = (truth_class[:, None] == prediction_class) & (area > 0)
+        same_class[0] = False
+        row, column = np.nonzero(same_class & ~image.truth_is_crowd[:, None])
+        shared = area[row, column]
+        iou = shared / (image.truth_area[row] + prediction_area[column] - shared - excused[column])
+        is_match = iou > 0.5
+        row, column, iou = row[is_match], column[is_match], iou[is_match]
 
-    def _count(self) -> None:
-        """Count the waiting images in one pass over their concatenated tables."""
-        images, self._waiting = self._waiting, []
-        if not images:
-            return
-        rows = np.array([len(image.truth_class) for image in images])
-        columns = np.array([len(image.prediction_class) for image in images])
-        truth_class = np.concatenate([image.truth_class for image in images])
-        prediction_class = np.concatenate([image.prediction_class for image in images])
-        is_crowd = np.concatenate([image.truth_is_crowd for image in images])
-        truth_area = np.concatenate([image.truth_area for image in images])
-        areas = np.concatenate([image.area.reshape(-1) for image in images])
-
-        # The pairs of segments that share pixels, about a hundred in an image, and their rows and
-        # columns in the concatenated tables.
-        width = np.repeat(columns, rows)
-        start = np.cumsum(width) - width
-        first_column = np.cumsum(columns) - columns
-        cell = np.flatnonzero(areas != 0)
-        shared = areas[cell]
-        row = np.searchsorted(start, cell, 'right') - 1
-        column = cell + (np.repeat(first_column, rows) - start)[row]
-        void_row = np.zeros(len(truth_class), bool)
-        void_row[np.cumsum(rows) - rows] = True
-        on_void = void_row[row]
-        prediction_area = np.zeros(len(prediction_class), np.int64)
-        np.add.at(prediction_area, column, shared)
-        excused = np.zeros_like(prediction_area)
-        excused[column[on_void]] = shared[on_void]
-
-        same_class = (truth_class[row] == prediction_class[column]) & ~on_void
-        may_match = np.flatnonzero(same_class & ~is_crowd[row])
-        row_of, column_of, both = row[may_match], column[may_match], shared[may_match]
-        iou = both / (truth_area[row_of] + prediction_area[column_of] - both - excused[column_of])
-        matched = iou > 0.5
-        row_of, column_of, iou = row_of[matched], column_of[matched], iou[matched]
-
-        missed = ~(is_crowd | void_row)
-        missed[row_of] = False
-
-        crowds = np.flatnonzero(is_crowd)
+        missed = ~image.truth_is_crowd
+        missed[0] = False
+        missed[row] = False
+        crowds = np.flatnonzero(image.truth_is_crowd)
         if len(crowds):
             # numpy keeps the last value of a repeated index: the last group of a class.
-            number = np.repeat(np.arange(len(images)), rows)[crowds]
-            last = np.zeros((len(images), len(self.classes)), np.intp)
-            last[number, truth_class[crowds]] = crowds
-            is_last = np.zeros(len(truth_class), bool)
-            is_last[last[last > 0]] = True
-            on_crowd = same_class & is_last[row]
-            excused[column[on_crowd]] += shared[on_crowd]
+            crowd_of_class = np.zeros(len(self.classes), np.intp)
+            crowd_of_class[truth_class[crowds]] = crowds
+            crowd = crowd_of_class[prediction_class]
+            excused += np.where(crowd > 0, area[crowd, np.arange(len(crowd))], 0)
         wrong = 2 * excused <= prediction_area
-        wrong[first_column] = False
-        wrong[column_of] = False
+        wrong[0] = False
+        wrong[column] = False
 
         count = len(self.classes)
-        self._iou_sum += np.bincount(truth_class[row_of], weights=iou, minlength=count)
-        self._tp += np.bincount(truth_class[row_of], minlength=count)
+        self._iou_sum += np.bincount(truth_class[row], weights=iou, minlength=count)
+        self._tp += np.bincount(truth_class[row], minlength=count)
         self._fn += np.bincount(truth_class[missed], minlength=count)
         self._fp += np.bincount(prediction_class[wrong], minlength=count)
 
-    def merge(self, other: 'PanopticQuality') -> None:
-        """Add the counts of another instance; raises ValueError if its classes differ."""
-        if self.classes != other.classes:
-            raise ValueError(
-                f'cannot merge results of classes {other.classes.name!r} into those of '
-                f'{self.classes.name!r}; both must have the same classes'
-            )
-        self._count()
-        other._count()
-        self.images += other.images
-        self._iou_sum += other._iou_sum
-        self._tp += other._tp
-        self._fp += other._fp
-        self._fn += other._fn
-
     def result(self) -> QualityResult:
         """Return the result over all images so far."""
-        self._count()
         weight = self._tp + 0.5 * self._fp + 0.5 * self._fn
         occurs = weight > 0
         weight = np.where(occurs, weight, 1)

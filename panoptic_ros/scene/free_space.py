@@ -7,7 +7,6 @@ Positions are in the ground frame of :mod:`.ground_view`; metres and seconds.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -51,11 +50,6 @@ class Traversability:
     cost: np.ndarray
     is_obstacle: np.ndarray
     is_agent: np.ndarray
-
-    @cached_property
-    def kind(self) -> np.ndarray:
-        """uint8 [256], bit 0 where :attr:`is_obstacle`, bit 1 where :attr:`is_agent`."""
-        return self.is_obstacle.astype(np.uint8) | 2 * self.is_agent.astype(np.uint8)
 
     @classmethod
     def of(cls, label_set: LabelSet, walkable_cost: int) -> 'Traversability':
@@ -297,40 +291,29 @@ def _by_depth(
     obstacle_height_m: float,
     depth_m: np.ndarray,
 ) -> _Obstacles:
-    """Return what stands still, what moves (uint8 grids, 0 or 1), and the agents."""
-    step, grid = view.step, view.grid
-    size_x, size_y = grid.size_xy
-    kind = cv2.LUT(np.ascontiguousarray(panoptic.semantic[::step, ::step]), traversability.kind)
-    depth_m = np.ascontiguousarray(depth_m[::step, ::step])
-    in_the_way = view.height_m(depth_m) <= obstacle_height_m
+    """Return stationary and moving obstacles (uint8 grids, 0 or 1), and the agents."""
+    grid, rays, every = view.grid, view.sampled_rays, np.s_[:: view.step, :: view.step]
+    camera_m = np.array(view.pose.position_m, np.float32)
+    depth_m, semantic = depth_m[every], panoptic.semantic[every]
+    with np.errstate(over='ignore'):  # depth may be any number
+        in_the_way = rays[2] * depth_m + camera_m[2] <= obstacle_height_m
     in_the_way &= depth_m <= view.max_range_m
-    in_the_way &= kind > 0
+    in_the_way &= traversability.is_obstacle.take(semantic)
     pixel = np.flatnonzero(in_the_way)
-    x, y = view.cells_of_pixels(pixel, depth_m.ravel().take(pixel))
-    is_agent = kind.ravel().take(pixel) > 1
+    depth = depth_m.ravel().take(pixel)
+    x_m, y_m = (rays[k].ravel().take(pixel) * depth + camera_m[k] for k in range(2))
+    is_agent = traversability.is_agent.take(semantic.ravel().take(pixel))
 
-    on_grid = np.flatnonzero((x >= 0) & (x < size_x) & (y >= 0) & (y < size_y))
-    count = size_x * size_y
-    cell = y.take(on_grid).astype(np.int32) * size_x
-    cell += x.take(on_grid).astype(np.int32)
-    cell += count * is_agent.take(on_grid)
-    crowded = np.bincount(cell, minlength=2 * count) >= MIN_HITS
-    still, moving = crowded.view(np.uint8).reshape(2, *grid.shape)
+    cell = grid.cells(np.stack([x_m, y_m], -1))
+    cells = grid.size_xy[0] * grid.size_xy[1]
+    hits = np.bincount((cell + cells * is_agent)[cell >= 0], minlength=2 * cells)
+    still, moving = (hits >= MIN_HITS).view(np.uint8).reshape(2, *grid.shape)
 
-    # Agents beyond the grid are reported as well.
-    is_agent = np.flatnonzero(is_agent)
-    pixel, x, y = pixel.take(is_agent), x.take(is_agent), y.take(is_agent)
-    width, columns = panoptic.semantic.shape[1], depth_m.shape[1]
-    row = pixel // columns
-    ids = panoptic.instance.ravel().take(row * (step * width - step * columns) + pixel * step)
-    if not ids.all():  # stuff that moves (Vistas: On Rails) has no instance
-        x, y, ids = x[ids > 0], y[ids > 0], ids[ids > 0]
-    below_xy_m = view.pose.position_m[:2]
-    x_m, y_m = (
-        cells * np.float32(grid.resolution_m) + np.float32(corner_m)
-        for cells, corner_m in zip((x, y), grid.origin_xy_m, strict=True)
-    )
-    range_m = np.hypot(x_m - np.float32(below_xy_m[0]), y_m - np.float32(below_xy_m[1]))
+    # Agents beyond the grid are reported as well. Stuff that moves (Vistas: On Rails) has no id.
+    ids = panoptic.instance[every].ravel().take(pixel)
+    is_agent &= ids != NO_INSTANCE
+    ids, x_m, y_m = ids[is_agent], x_m[is_agent], y_m[is_agent]
+    range_m = np.hypot(x_m - camera_m[0], y_m - camera_m[1])
     ids, bounds, order = _sorted_by_thing(ids, range_m)
     # The nearest twentieth may be outliers of depth.
     chosen = order[bounds[:-1] + (bounds[1:] - bounds[:-1]) // 20]

@@ -147,7 +147,7 @@ class Grid:
         return np.stack(np.meshgrid(*self.axes()), -1)
 
     def cells(self, point_xy_m: np.ndarray) -> np.ndarray:
-        """Return the flat index of the cell of each point [n, 2], -1 outside, intp [n]."""
+        """Return the flat index of the cell of each point [n, 2], intp [n], -1 outside."""
         # Coordinate by coordinate: numpy is many times slower along an axis of length two.
         x, y = (
             np.floor((point_xy_m[..., k] - self.origin_xy_m[k]) / self.resolution_m)
@@ -265,57 +265,11 @@ class GroundView:
         return max(1, self.camera.size_wh[0] // DEPTH_COLUMNS)
 
     @cached_property
-    def _of_pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The viewing rays of the pixels :attr:`step` apart, float32.
-
-        Contributions of the columns [3, w] and of the rows [3, h] per metre of depth, and the
-        position at depth 0 [3]: x and y in cells from the corner of the grid, z in metres above
-        the ground.
-        """
-        per_m = np.array([1 / self.grid.resolution_m] * 2 + [1.0])
-        start = (self.pose.position_m - np.array([*self.grid.origin_xy_m, 0.0])) * per_m
-        m = self._ray_to_ground * per_m[:, None]
+    def sampled_rays(self) -> np.ndarray:
+        """Viewing rays with depth 1 of the pixels :attr:`step` apart, float32 [3, h, w]."""
         width, height = self.camera.size_wh
-        of_column = m[:, :1] * np.arange(0, width, self.step)
-        of_row = m[:, 1:2] * np.arange(0, height, self.step) + m[:, 2:]
-        return of_column.astype(np.float32), of_row.astype(np.float32), start.astype(np.float32)
-
-    @cached_property
-    def _up_per_m(self) -> np.ndarray:
-        of_column, of_row, _ = self._of_pixels
-        return of_column[2] + of_row[2, :, None]
-
-    def height_m(self, depth_m: np.ndarray) -> np.ndarray:
-        """Return the height above the ground of the pixels :attr:`step` apart, float32 [h, w].
-
-        ``depth_m`` is float32 [h, w], the depth of these pixels.
-        """
-        with np.errstate(over='ignore'):  # depth may be any number
-            height_m = self._up_per_m * depth_m
-            height_m += self._of_pixels[2][2]
-        return height_m
-
-    def cells_of_pixels(
-        self, pixel: np.ndarray, depth_m: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return x and y of some of these pixels, in cells from the grid's corner, float32 [n].
-
-        Parameters
-        ----------
-        pixel
-            intp [n], flat indices into an array of the pixels :attr:`step` apart.
-        depth_m
-            float32 [n], their depth.
-        """
-        of_column, of_row, start = self._of_pixels
-        row = pixel // of_column.shape[1]
-        column = pixel - row * of_column.shape[1]
-        x, y = (of_column[k].take(column) + of_row[k].take(row) for k in range(2))
-        x *= depth_m
-        x += start[0]
-        y *= depth_m
-        y += start[1]
-        return x, y
+        row, column = np.mgrid[0 : height : self.step, 0 : width : self.step]
+        return self.rays_to_ground(column, row).astype(np.float32)
 
     def rays_to_ground(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Return viewing rays with depth 1 in the ground frame, float64 [3, *shape]."""

@@ -1,6 +1,4 @@
-import copy
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -271,12 +269,6 @@ def test_many_images_and_figures_in_between() -> None:
     assert pytest.approx(100 * (25 + 50 * 2 / 3) / 75) == result.per_class[CAR].SQ
 
 
-def test_only_equal_label_sets_merge() -> None:
-    other = LabelSet('other', LABELS.classes)
-    with pytest.raises(ValueError, match="'other' into those of 'toy'"):
-        PanopticQuality(LABELS).merge(PanopticQuality(other))
-
-
 # --- maps of ids, as files hold them ------------------------------------------------------------
 
 
@@ -383,20 +375,6 @@ def test_maps_of_ids_equal_the_plain_definition(
     quality.add(Intersections.of_ids(ids, listed, true_ids, true_listed))
     plain.update(predicted, true, true_ids == 0)
     assert_equal_to_plain(quality.result(), plain)
-
-
-@given(st.lists(similar_maps(), min_size=2, max_size=5))
-def test_merging_equals_one_stream(pairs: list[tuple[Panoptic, Panoptic]]) -> None:
-    whole, first, second = (PanopticQuality(LABELS) for _ in range(3))
-    for index, (prediction, truth) in enumerate(pairs):
-        whole.update(prediction, truth)
-        (first if index % 2 else second).update(prediction, truth)
-    merged = copy.deepcopy(first)
-    merged.merge(pickle.loads(pickle.dumps(second)))
-    assert merged.images == whole.images
-    for ours, theirs in zip(merged.result().per_class, whole.result().per_class, strict=True):
-        assert (ours.tp, ours.fp, ours.fn) == (theirs.tp, theirs.fp, theirs.fn)
-        assert pytest.approx(theirs.PQ, abs=1e-12) == ours.PQ
 
 
 @given(similar_maps())

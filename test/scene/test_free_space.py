@@ -60,6 +60,13 @@ ALL = slice(None)
 # ---- pose and grid ----
 
 
+def points(
+    view: GroundView, column: np.ndarray, row: np.ndarray, depth_m: np.ndarray
+) -> np.ndarray:
+    """Return the position of pixels of known depth in the ground frame, float64 [3, n]."""
+    return view.rays_to_ground(column, row) * depth_m + np.array(view.pose.position_m)[:, None]
+
+
 def test_the_ground_frame_of_a_level_camera_is_forward_left_up_from_the_ground_below_it() -> None:
     pose = CameraPose.over(GroundPlane(1.5))
     # Optical: right, down, forward.
@@ -169,7 +176,7 @@ def test_every_pixel_that_a_cell_is_given_looks_at_that_cell(
     back = view.ground_xy_m(*uv.T)
     inside = ~np.isnan(back[:, 0])  # all but those exactly at the range
     assert back[inside] == pytest.approx(centres[inside], abs=1e-6)
-    by_depth = view.points(*uv.T, optical[:, 2])
+    by_depth = points(view, *uv.T, optical[:, 2])
     assert np.abs(by_depth[:2].T - centres).max(initial=0) < 1e-2
 
 
@@ -485,7 +492,7 @@ def truth_of(frame: StreetFrame, view: GroundView) -> tuple[np.ndarray, np.ndarr
     Found the other way round, from every pixel's true depth to the cell it lies in.
     """
     row, column = np.nonzero(np.isfinite(frame.depth_m))
-    x, y, z = view.points(column, row, frame.depth_m[row, column])
+    x, y, z = points(view, column, row, frame.depth_m[row, column])
     cell = view.grid.cells(np.stack([x, y], -1))
     class_id = frame.truth.semantic[row, column]
     count = len(view.range_m)
