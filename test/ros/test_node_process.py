@@ -1,0 +1,543 @@
+"""Start, lifecycle and end of the node; each test has a node as a process of its own."""
+
+import array
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.qos import ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CompressedImage, Image
+from visualization_msgs.msg import Marker, MarkerArray
+
+from panoptic_ros.benchmark.processes import own_domain
+from panoptic_ros.engines import open_engine
+from panoptic_ros.model import Model
+from panoptic_ros.ros import messages
+from panoptic_ros.segmenter import Segmenter
+
+IMAGE, CAMERA_INFO = '/own/image', '/own/camera_info'
+OUT = '/own/segment/'
+SIZE_WH = (128, 64)
+
+
+@pytest.fixture(scope='module')
+def segmenter(tiny_model: Path) -> Segmenter:
+    model = Model.load(tiny_model)
+    return Segmenter(model, open_engine(model, 'onnxruntime'))
+
+
+@pytest.fixture
+def scene_bgr(tiny_scene: Callable[..., np.ndarray]) -> np.ndarray:
+    return np.ascontiguousarray(tiny_scene(SIZE_WH)[..., ::-1])
+
+
+@pytest.fixture
+def subscribed(peer):
+    peer.subscribe(Image, OUT + 'semantic')
+    return peer
+
+
+def pixels(message: Image) -> np.ndarray:
+    assert message.encoding == 'mono8'
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
+
+
+def diagnostics(peer) -> dict[str, str]:
+    """Return the newest values that are published from now on."""
+    received = peer.received['/diagnostics'] or peer.subscribe(DiagnosticArray, '/diagnostics')
+    seen = len(received)
+    peer.wait_until(lambda: len(received) > seen, 'diagnostics')
+    (status,) = received[-1].status
+    return {entry.key: entry.value for entry in status.values} | {
+        'name': status.name,
+        'message': status.message,
+        'level': status.level,
+    }
+
+
+def change_state(peer, transition: int) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return peer.call(ChangeState, OUT + 'change_state', request).success
+
+
+def state(peer) -> str:
+    return peer.ask(GetState, OUT + 'get_state', GetState.Request()).current_state.label
+
+
+def test_lifecycle(start_node, tiny_model, subscribed, scene_bgr) -> None:
+    node = start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime')
+    )
+    peer = subscribed
+
+    def serves() -> None:
+        image = messages.image_message(scene_bgr, peer.header())
+        peer.exchange(IMAGE, image, OUT + 'semantic')
+
+    def camera_subscribers() -> int:
+        return peer.node.count_subscribers(IMAGE) + peer.node.count_subscribers(CAMERA_INFO)
+
+    serves()
+    assert state(peer) == 'active'
+    assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
+    assert state(peer) == 'inactive'
+    peer.wait_until(lambda: camera_subscribers() == 0, 'the node to unsubscribe')
+    assert diagnostics(peer)['message'] == 'the node is inactive'
+    assert peer.set_parameter(OUT, 'engine_threads', 1).startswith(
+        'parameter engine_threads is fixed'
+    )
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    serves()
+    assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
+    assert change_state(peer, Transition.TRANSITION_CLEANUP)
+    assert state(peer) == 'unconfigured'
+    peer.wait_until(
+        lambda: peer.node.count_publishers(OUT + 'semantic') == 0, 'the publisher to go'
+    )
+
+    assert peer.set_parameter(OUT, 'model', 'no-such-model') == ''
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert state(peer) == 'unconfigured'
+    found = diagnostics(peer)
+    assert found['level'] == b'\x02'
+    assert "configure failed: no model is called 'no-such-model'" in found['message']
+
+    assert peer.set_parameter(OUT, 'model', str(tiny_model)) == ''
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    image = messages.image_message(scene_bgr, peer.header())
+    peer.exchange(IMAGE, image, OUT + 'semantic')
+    assert change_state(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert state(peer) == 'finalized'
+    assert node.interrupt() == 0
+    assert 'Traceback' not in node.log
+
+
+@pytest.mark.parametrize(
+    'signals',
+    [(signal.SIGINT,), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM,), (signal.SIGTERM,) * 2],
+    ids=['SIGINT', 'SIGINT twice', 'SIGTERM', 'SIGTERM twice'],
+)
+def test_signals_end_the_node_cleanly(start_node, tiny_model, signals: tuple[int, ...]) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime')
+    node.wait_for_log('waiting for images')
+    assert node.interrupt(*signals) == 0
+    assert 'Traceback' not in node.log
+    assert 'rror' not in node.log
+
+
+PROGRAM = """
+import sys, time
+from panoptic_ros.errors import EngineError
+from panoptic_ros.ros import node
+
+def load(structure):
+{load}
+
+class Node(node.SegmentNode):
+    def __init__(self):
+        super().__init__(load=load)
+
+node.SegmentNode = Node
+sys.exit(node.main())
+"""
+
+
+def program(load: str) -> tuple[str, str]:
+    return '-c', PROGRAM.format(load=load)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_the_engine_loads(start_node, number: int) -> None:
+    load = "    print('loading', file=sys.stderr, flush=True)\n    time.sleep(600)"
+    node = start_node(program=program(load))
+    node.wait_for_log('loading')
+    assert node.interrupt(number, number) == 0
+    assert 'Traceback' not in node.log
+
+
+SLOW_LOAD = """
+    print('loading', file=sys.stderr, flush=True)
+    while not os.path.exists({path!r}):
+        time.sleep(0.05)
+    return node.load_segmenter(structure)
+import os
+"""
+
+
+def test_diagnostics_while_the_engine_loads(start_node, peer, tiny_model, tmp_path) -> None:
+    go = tmp_path / 'go'
+    start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}'),
+        program=program(SLOW_LOAD.format(path=str(go))),
+    )
+    assert diagnostics(peer)['message'] == 'the node is configuring'
+    assert diagnostics(peer)['state'] == 'configuring'  # again and again
+    go.touch()
+    peer.wait_until(lambda: diagnostics(peer)['state'] == 'active', 'the node to be active')
+
+
+HANGING_LOAD = """
+    segmenter = node.load_segmenter(structure)
+    def hang(*arguments):
+        print('hangs', file=sys.stderr, flush=True)
+        time.sleep(600)
+    segmenter.engine.infer = hang
+    return segmenter
+node.STOP_TIMEOUT_S = 2.0
+from panoptic_ros.ros import diagnostics
+diagnostics.STUCK_NS = 1_000_000_000
+"""
+
+
+def hung_node(start_node, peer, tiny_model, scene_bgr):
+    # In a namespace of its own: what dies without a word is known to others for some seconds yet.
+    node = start_node(
+        *('-r', '__ns:=/hung', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(HANGING_LOAD),
+    )
+    peer.subscribe(Image, '/hung/segment/semantic')
+
+    def hangs() -> bool:
+        peer.publish('/hung/image', messages.image_message(scene_bgr, peer.header()))
+        return 'hangs' in node.log
+
+    peer.wait_until(hangs, 'the engine to hang')
+    return node
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_engine_that_hangs_is_said_and_left_behind(
+    start_node, peer, tiny_model, scene_bgr, number: int
+) -> None:
+    node = hung_node(start_node, peer, tiny_model, scene_bgr)
+
+    def is_reported() -> bool:
+        found = diagnostics(peer)
+        return (found['level'], found['message'][:31]) == (
+            b'\x02',
+            'the engine has not answered for',
+        )
+
+    peer.wait_until(is_reported, 'the error in the diagnostics')
+    assert node.interrupt(number, number) == 3
+    assert 'the engine has not answered for 2 s; the process ends' in node.log
+    assert 'Traceback' not in node.log
+
+
+def test_deactivating_with_an_engine_that_hangs_can_be_interrupted(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    node = hung_node(start_node, peer, tiny_model, scene_bgr)
+    client = peer.node.create_client(ChangeState, '/hung/segment/change_state')
+    peer.wait_until(client.service_is_ready, 'the service')
+    deactivate = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    client.call_async(ChangeState.Request(transition=deactivate))
+    peer.wait_until(
+        lambda: 'not answered' in diagnostics(peer)['message'], 'diagnostics while it waits'
+    )
+    assert node.interrupt() == 3
+    assert 'Traceback' not in node.log
+
+
+def test_a_programming_error_in_a_transition_leaves_nothing_behind(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    load = """
+    loads.append(1)
+    if len(loads) == 1:
+        raise ZeroDivisionError('on purpose')
+    return node.load_segmenter(structure)
+loads = []
+"""
+    node = start_node(
+        *('-r', '__ns:=/own', '-p', 'autostart:=false', '-p', f'model:={tiny_model}'),
+        program=program(load),
+    )
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
+    node.wait_for_log('ZeroDivisionError: on purpose')
+    peer.wait_until(
+        lambda: peer.node.count_publishers(OUT + 'semantic') == 0, 'the publisher to go'
+    )
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    peer.subscribe(Image, OUT + 'semantic')
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
+    assert peer.node.count_publishers(OUT + 'semantic') == 1
+    assert node.interrupt() == 0
+
+
+def test_signals_while_the_node_works(start_node, peer, tiny_model, scene_bgr) -> None:
+    node = start_node('-r', '__ns:=/own', '-p', f'model:={tiny_model}')
+    peer.subscribe(Image, OUT + 'overlay')
+    image = messages.image_message(scene_bgr, peer.header())
+    peer.exchange(IMAGE, image, OUT + 'overlay')
+    markers = peer.subscribe(MarkerArray, OUT + 'markers')
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'overlay')
+    for _ in range(30):
+        peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+    assert node.interrupt(signal.SIGINT, signal.SIGINT) == 0
+    assert 'Traceback' not in node.log
+    peer.wait_until(
+        lambda: markers and [m.action for m in markers[-1].markers] == [Marker.DELETEALL],
+        'the markers to be taken back',
+    )
+
+
+def one_sentence(node, words: list[str]) -> None:
+    assert 'Traceback' not in node.log
+    for word in words:
+        assert word in node.log
+
+
+def test_unknown_model_ends_the_process(start_node) -> None:
+    node = start_node('-p', 'model:=no-such-model')
+    assert node.wait() == 2
+    one_sentence(node, ["configure failed: no model is called 'no-such-model'"])
+    assert len(node.lines) == 1
+
+
+def test_damaged_model_ends_the_process(start_node, own_tiny_model) -> None:
+    path = own_tiny_model / 'model.onnx'
+    path.write_bytes(path.read_bytes()[:-1] + b'x')
+    node = start_node('-p', f'model:={own_tiny_model}')
+    assert node.wait() == 2
+    one_sentence(node, ['configure failed:', 'model.onnx'])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (('-p', 'engine:=abacus'), ["parameter engine is 'abacus'", 'openvino']),
+        (('-p', 'camera_height_m:=-1.0'), ['camera_height_m is -1.0', '0.05 to 100.0 m']),
+        (('-p', 'image_transport:=5'), ['image_transport is 5', 'raw, compressed']),
+        (('--params-file', '/no/such/file.yaml'), ['/no/such/file.yaml']),
+    ],
+)
+def test_unusable_arguments_end_the_process(
+    start_node, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    node = start_node(*arguments)
+    assert node.wait() == 2
+    one_sentence(node, words)
+
+
+def test_a_log_folder_that_cannot_be_made_ends_the_process(
+    start_node, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'file' / 'log'))
+    node = start_node()
+    assert node.wait() == 2
+    one_sentence(node, ['log directory', 'ROS_LOG_DIR names another'])
+
+
+def test_its_own_output_is_not_taken_for_a_camera(start_node, tiny_model) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-r', 'image:=/segment/overlay')
+    assert node.wait() == 2
+    one_sentence(node, ["the image topic /segment/overlay is one of this node's own"])
+
+
+def test_unknown_parameter_is_named(start_node, tiny_model) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-p', 'modle:=x')
+    node.wait_for_log('parameter modle is not known and has no effect')
+    node.wait_for_log('waiting for images')
+
+
+def test_without_autostart_it_waits_to_be_configured(start_node, peer, tiny_model) -> None:
+    node = start_node(
+        *('-r', '__ns:=/own', '-p', 'autostart:=false', '-p', f'model:={tiny_model}')
+    )
+    assert state(peer) == 'unconfigured'
+    assert diagnostics(peer)['message'] == 'the node is unconfigured'
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    # Not possible now; up to Jazzy rclpy then sends no answer.
+    impossible = Transition(id=Transition.TRANSITION_DEACTIVATE)
+    client = peer.node.create_client(ChangeState, OUT + 'change_state')
+    peer.wait_until(client.service_is_ready, 'the service')
+    client.call_async(ChangeState.Request(transition=impossible))
+    assert state(peer) == 'inactive'
+    node.wait_for_log('ransition')
+    assert change_state(peer, Transition.TRANSITION_INACTIVE_SHUTDOWN)
+    assert state(peer) == 'finalized'
+    assert node.interrupt() == 0
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png'])
+def test_compressed_images(
+    start_node, peer, segmenter, tiny_model, scene_bgr, extension: str
+) -> None:
+    start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        *('-p', 'image_transport:=compressed'),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+    _, data = cv2.imencode(extension, scene_bgr)
+    image = CompressedImage(
+        header=peer.header(), format=extension[1:], data=array.array('B', data.tobytes())
+    )
+    (answer,) = peer.exchange(f'{IMAGE}/compressed', image, OUT + 'semantic')
+    picture = messages.decode_compressed_image(image)
+    assert np.array_equal(pixels(answer), segmenter.segment(picture.pixels).panoptic.semantic)
+    assert serialize_message(answer.header) == serialize_message(image.header)
+    bad = CompressedImage(header=peer.header(), format='jpeg', data=array.array('B', b'nonsense'))
+
+    def is_counted() -> bool:
+        peer.publish(f'{IMAGE}/compressed', bad)
+        return int(diagnostics(peer)['frames bad']) > 0
+
+    peer.wait_until(is_counted, 'the bad image to be counted')
+
+
+def test_quality_of_service_can_be_overridden(start_node, peer, tiny_model) -> None:
+    start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}'),
+        *('-p', f'qos_overrides.{IMAGE}.subscription.reliability:=reliable'),
+        *('-p', f'qos_overrides.{IMAGE}.subscription.depth:=3'),
+        *('-p', f'qos_overrides.{OUT}overlay.publisher.reliability:=best_effort'),
+    )
+
+    node = peer.node
+    for topic, find, expected in (
+        (IMAGE, node.get_subscriptions_info_by_topic, ReliabilityPolicy.RELIABLE),
+        (CAMERA_INFO, node.get_subscriptions_info_by_topic, ReliabilityPolicy.BEST_EFFORT),
+        (OUT + 'overlay', node.get_publishers_info_by_topic, ReliabilityPolicy.BEST_EFFORT),
+        (OUT + 'semantic', node.get_publishers_info_by_topic, ReliabilityPolicy.RELIABLE),
+    ):
+        peer.wait_until(
+            lambda find=find, topic=topic, expected=expected: (
+                [info.qos_profile.reliability for info in find(topic)] == [expected]
+            ),
+            f'{topic} to be {expected.name}',
+        )
+
+
+def test_quality_of_service_of_no_topic_is_named(start_node, tiny_model) -> None:
+    node = start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}'),
+        *('-p', 'qos_overrides./segment/overlay.publisher.depth:=3'),  # without the namespace
+        *('-p', f'qos_overrides.{OUT}overlay.publisher.depth:=3'),
+    )
+    node.wait_for_log('waiting for images')
+    node.wait_for_log('has no effect')
+    (warning,) = [line for line in node.lines if '[WARN]' in line]
+    assert 'qos_overrides./segment/overlay.publisher.depth has no effect' in warning
+
+
+@pytest.mark.parametrize(
+    'override',
+    [
+        'qos_overrides./image.subscription.reliability:=perhaps',
+        'qos_overrides./segment/semantic.publisher.history:=all',
+        'qos_overrides./segment/semantic.publisher.depth:=deep',
+    ],
+)
+def test_unusable_quality_of_service(start_node, tiny_model, override: str) -> None:
+    node = start_node('-p', f'model:={tiny_model}', '-p', override)
+    assert node.wait() == 2
+    topic = re.search(r'qos_overrides(.[\w/]+)', override)[1]
+    one_sentence(node, [f'qos_overrides{topic}', 'cannot be used', 'keep_last'])
+
+
+FAILING_LOAD = """
+    segmenter = node.load_segmenter(structure)
+    segment, calls = segmenter.segment, []
+    def sometimes(*arguments):
+        calls.append(1)
+        if len(calls) <= {failures}:
+            raise {error}('on purpose')
+        return segment(*arguments)
+    segmenter.segment = sometimes
+    return segmenter
+"""
+
+
+def test_engine_that_fails_once_does_not_end_the_node(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    load = FAILING_LOAD.format(failures=1, error='EngineError')
+    node = start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(load),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
+    found = diagnostics(peer)
+    assert found['frames failed'] == '1'
+    assert found['last trouble'] == 'on purpose'
+    assert 'on purpose; this image is skipped' in node.log
+
+
+LOST_LOAD = """
+    segmenter = node.load_segmenter(structure)
+    loads.append(1)
+    if len(loads) == 1:
+        def lost(*arguments):
+            raise EngineError('the GPU is gone')
+        segmenter.segment = lost
+    return segmenter
+loads = []
+"""
+
+
+def test_engine_that_is_lost_is_an_error_until_configured_again(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(LOST_LOAD),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+
+    def is_reported() -> bool:
+        peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+        return diagnostics(peer)['message'] == 'the GPU is gone'
+
+    peer.wait_until(is_reported, 'the error in the diagnostics')
+    for transition in ('DEACTIVATE', 'CLEANUP', 'CONFIGURE', 'ACTIVATE'):
+        assert change_state(peer, getattr(Transition, f'TRANSITION_{transition}')), transition
+    peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
+    assert diagnostics(peer)['message'] != 'the GPU is gone'
+
+
+def test_programming_error_ends_the_process_with_a_traceback(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    load = FAILING_LOAD.format(failures=1, error='ZeroDivisionError')
+    node = start_node(
+        *('-r', '__ns:=/own', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        program=program(load),
+    )
+    peer.subscribe(Image, OUT + 'semantic')
+
+    def has_ended() -> bool:
+        if peer.node.count_subscribers(IMAGE):
+            peer.publish(IMAGE, messages.image_message(scene_bgr, peer.header()))
+        return node.process.poll() is not None
+
+    peer.wait_until(has_ended, 'the node to end')
+    assert node.wait() == 1
+    assert 'ZeroDivisionError: on purpose' in node.log
+
+
+def test_programming_error_in_a_transition_is_logged(start_node) -> None:
+    node = start_node(program=program("    raise ZeroDivisionError('on purpose')"))
+    assert node.wait() == 2
+    assert 'ZeroDivisionError: on purpose' in node.log
+
+
+def test_domain_is_ours() -> None:
+    assert os.environ['ROS_DOMAIN_ID'] == str(own_domain())
+    assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
