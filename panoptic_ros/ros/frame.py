@@ -10,7 +10,6 @@ from std_msgs.msg import Header
 
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic, Segments
-from panoptic_ros.ros.messages.calibration import fit_camera
 from panoptic_ros.ros.messages.cdr import header_cdr, image_cdr
 from panoptic_ros.ros.messages.images import Picture
 from panoptic_ros.ros.parameters import Tuning
@@ -103,6 +102,9 @@ class Frame:
         Classes of the map.
     calibration
         Calibration of the camera as received; None without a usable one.
+    camera
+        Camera model for the pixels of the maps; None without a calibration, or if it is not that
+        of a pinhole camera. Without it nothing is placed in space.
     tuning
         Parameters this frame is processed with.
     scene
@@ -114,6 +116,7 @@ class Frame:
     segmentation: Segmentation
     label_set: LabelSet
     calibration: CameraInfo | None
+    camera: CameraModel | None
     tuning: Tuning
     scene: Scene = field(default_factory=Scene)
 
@@ -126,13 +129,6 @@ class Frame:
     def things(self) -> Segments:
         """Objects."""
         return self.panoptic.segments.things
-
-    @cached_property
-    def camera(self) -> CameraModel | None:
-        """Camera model for the pixels of the maps; None without calibration."""
-        if self.calibration is None:
-            return None
-        return fit_camera(self.calibration, self.panoptic.size_wh)
 
     @cached_property
     def ground(self) -> GroundPlane:

@@ -85,8 +85,15 @@ class NodeParameters:
     def _check(self, changes: list[Parameter]) -> SetParametersResult:
         # rclpy has checked types and ranges already.
         reasons = (self._fixed_error(change) or _choice_error(change) for change in changes)
-        reason = next(filter(None, reasons), '')
+        reason = next(filter(None, reasons), '') or self._contradiction(changes)
         return SetParametersResult(successful=not reason, reason=reason)
+
+    def _contradiction(self, changes: list[Parameter]) -> str:
+        try:
+            _changed(self.tuning, changes)
+        except ValueError as error:
+            return f'parameter {error}'
+        return ''
 
     def _fixed_error(self, change: Parameter) -> str:
         # The current value is accepted, so that `ros2 param load` takes what `dump` wrote. (The
@@ -140,7 +147,10 @@ def _declare(node: Node, group: type[Group]) -> Group:
         if choice_error := _choice_error(parameter):
             raise ParameterError(choice_error)
         values.append(parameter)
-    return _changed(group(), values)
+    try:
+        return _changed(group(), values)
+    except ValueError as error:
+        raise ParameterError(f'parameter {error}') from error
 
 
 def _choice_error(parameter: Parameter) -> str:

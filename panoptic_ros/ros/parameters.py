@@ -253,6 +253,21 @@ class Tuning:
         low=1.0,
         high=1000.0,
     )
+    camera_matrix: str = _parameter(
+        'auto',
+        'Matrix of camera_info that describes the images: P for rectified images, K for raw ones; '
+        'auto is P where it is filled in, else K',
+        choices=('auto', 'P', 'K'),
+    )
+    image_black_level: int = _parameter(
+        0, 'Value of 16-bit images that becomes black', low=0, high=65534
+    )
+    image_white_level: int = _parameter(
+        65535,
+        'Value of 16-bit images that becomes white, for example 4095 for a 12-bit camera',
+        low=1,
+        high=65535,
+    )
     depth_tolerance_s: float = _parameter(
         0.02,
         'Maximum difference of the stamps of image and depth; 0.0 for equal stamps only',
@@ -342,6 +357,19 @@ class Tuning:
         2.0, 'Time without an image until /diagnostics warns', unit='s', low=0.1, high=3600.0
     )
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that contradict each other."""
+        if self.image_white_level <= self.image_black_level:
+            raise ValueError(
+                f'image_white_level is {self.image_white_level}; expected more than '
+                f'image_black_level, {self.image_black_level}'
+            )
+
+    @property
+    def image_levels(self) -> tuple[int, int]:
+        """Black and white level of 16-bit images."""
+        return self.image_black_level, self.image_white_level
+
     @property
     def tracker_settings(self) -> TrackerSettings:
         """Settings of the tracker."""
@@ -365,6 +393,7 @@ SECTIONS = {
     'Tracking': 'tracking',
     'Maps and objects': 'panoptic_packing',
     'Camera above the ground': 'camera_height_m',
+    'Images': 'camera_matrix',
     'Depth': 'depth_tolerance_s',
     'Transforms': 'transform_wait_s',
     'Free space and collisions': 'grid_length_m',

@@ -20,8 +20,8 @@ from std_msgs.msg import Header
 from panoptic_ros.errors import EngineError, FrameError
 from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
 from panoptic_ros.ros.frame import Frame, Needs
+from panoptic_ros.ros.inputs.calibration import CalibrationInput
 from panoptic_ros.ros.inputs.depth import DepthInput
-from panoptic_ros.ros.messages.calibration import check_camera_info
 from panoptic_ros.ros.messages.headers import stamp_ns
 from panoptic_ros.ros.messages.images import Picture, decode_compressed_image, decode_image
 from panoptic_ros.ros.parameters import Tuning
@@ -65,6 +65,8 @@ class Pipeline:
         Publishes the frames.
     tuning
         Returns the current parameters.
+    camera_info_topic
+        Resolved name, for warnings.
     depth_inputs
         Inputs that have to know of every image.
     is_diagnosed
@@ -91,6 +93,7 @@ class Pipeline:
         tuning: Callable[[], Tuning],
         *,
         log: FrameLog,
+        camera_info_topic: str = '/camera_info',
         depth_inputs: tuple[DepthInput, ...] = (),
         is_diagnosed: Callable[[], bool] = lambda: False,
         publish_timing: Callable[[Header, FrameTimes], None] = lambda header, times: None,
@@ -108,7 +111,7 @@ class Pipeline:
         self._publish_timing = publish_timing
         self._card_fusion = segmenter.fusion
         self._applied: Tuning | None = None
-        self._calibration: CameraInfo | None = None
+        self._calibration = CalibrationInput(node.get_logger(), log, camera_info_topic)
         self._last_header: Header | None = None
         self._latest: tuple[int, Frame] | None = None
 
@@ -133,17 +136,7 @@ class Pipeline:
 
     def take_camera_info(self, topic: str, message: CameraInfo) -> None:
         """Use a calibration for the following images; an unusable one counts as none."""
-        try:
-            check_camera_info(message)
-        except FrameError as error:
-            self._calibration = None
-            self._node.get_logger().warning(
-                f'{topic}: {error}; until a usable one comes there are no markers and no '
-                '~/camera_info',
-                throttle_duration_sec=WARN_PERIOD_S,
-            )
-        else:
-            self._calibration = message
+        self._calibration.take(message)
 
     def halt(self) -> None:
         """Finish the frame in work, drop the waiting one, forget tracks and delete markers."""
@@ -167,7 +160,7 @@ class Pipeline:
             depth_input.begin(header)
         tuning = self._apply_tuning()
         try:
-            picture = _decode(message)
+            picture = _decode(message, tuning.image_levels)
             decoded_ns = monotonic_ns()
             segmentation = self.segmenter.segment(picture.pixels, picture.encoding)
         except FrameError as error:
@@ -193,11 +186,15 @@ class Pipeline:
             picture=picture,
             segmentation=segmentation,
             label_set=self.segmenter.model.label_set,
-            calibration=self._calibration,
+            calibration=self._calibration.info,
+            camera=self._calibration.camera(picture.size_wh, tuning.camera_matrix),
             tuning=tuning,
         )
         self._publisher.publish_maps(frame)
-        frame = replace(frame, scene=self._estimator.estimate(frame, self._needs(tuning)))
+        needs = self._needs(tuning)
+        if needs:
+            self._calibration.report(tuning.camera_matrix)
+        frame = replace(frame, scene=self._estimator.estimate(frame, needs))
         self._publisher.publish_rest(frame)
         done_ns = monotonic_ns()
         self._latest = done_ns, frame
@@ -249,7 +246,7 @@ class Pipeline:
         return age_ns if 0 <= age_ns < MAX_AGE_NS else None
 
 
-def _decode(message: Image | CompressedImage) -> Picture:
-    return (
-        decode_image(message) if isinstance(message, Image) else decode_compressed_image(message)
-    )
+def _decode(message: Image | CompressedImage, levels: tuple[int, int]) -> Picture:
+    if isinstance(message, Image):
+        return decode_image(message, levels)
+    return decode_compressed_image(message, levels)

@@ -113,6 +113,7 @@ class Session:
             publisher,
             lambda: parameters.tuning,
             log=self.log,
+            camera_info_topic=node.resolve_topic_name('camera_info'),
             depth_inputs=tuple(filter(None, (self.depth, self.virtual_depth))),
             is_diagnosed=is_diagnosed,
             publish_timing=self._publish_timing,

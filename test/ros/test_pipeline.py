@@ -214,3 +214,36 @@ def test_closing_closes_the_engine() -> None:
     bench = Bench()
     bench.pipeline.close()
     assert bench.segmenter.is_closed
+
+
+def test_a_calibration_that_never_comes_is_reported_once() -> None:
+    bench = Bench(['markers'])
+    for number in range(20):
+        bench.process(street([], SIZE_WH), FRAME_NS * number)
+    ((level, text),) = bench.node.logged
+    assert level == 'warning'
+    assert text.startswith('/camera_info: no usable calibration has come')
+    level, text = bench.pipeline.log.camera_state(0, 1e9)
+    assert (level, text[:13]) == (DiagnosticStatus.WARN, '/camera_info:')
+
+
+def test_without_outputs_in_space_no_calibration_is_needed() -> None:
+    bench = Bench(['semantic'])
+    for number in range(20):
+        bench.process(street([], SIZE_WH), FRAME_NS * number)
+    assert bench.node.logged == []
+
+
+def test_a_fisheye_lens_places_nothing_and_says_why() -> None:
+    bench = Bench(['free_space', 'camera_info'])
+    info = calibration(SIZE_WH, FOCAL_PX)
+    info.distortion_model, info.d = 'equidistant', [0.0] * 4
+    bench.pipeline.take_camera_info('/camera_info', info)
+    for number in range(2):
+        sent = bench.process(street([car_box(20.0)], SIZE_WH), FRAME_NS * number)
+        assert [topic for topic, _ in sent] == ['~/camera_info']
+    ((_, text),) = bench.node.logged
+    assert "distortion_model 'equidistant'" in text
+    bench.tuning = Tuning(camera_matrix='P')
+    sent = bench.process(street([car_box(20.0)], SIZE_WH), FRAME_NS * 2)
+    assert [topic for topic, _ in sent] == ['~/camera_info', '~/free_space']

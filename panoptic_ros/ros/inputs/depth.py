@@ -100,7 +100,9 @@ class DepthInput:
         try:
             depth_m = decode_depth(match.depth, self._may_be_empty)
             size_wh = frame.picture.size_wh
-            return fit_depth(depth_m, size_wh, self._calibration, frame.calibration)
+            return fit_depth(
+                depth_m, size_wh, self._calibration, frame.calibration, tuning.camera_matrix
+            )
         except FrameError as error:
             self._sync.count_bad()
             self._warn(str(error))

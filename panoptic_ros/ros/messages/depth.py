@@ -101,6 +101,7 @@ def fit_depth(
     size_wh: tuple[int, int],
     depth_info: CameraInfo | None,
     image_info: CameraInfo | None,
+    matrix: str = 'auto',
 ) -> np.ndarray:
     """Return depth for the pixels of its image, resized by nearest neighbour if it has to be.
 
@@ -115,6 +116,8 @@ def fit_depth(
     depth_info, image_info
         Calibrations that :func:`check_camera_info` accepts, None where there is none. Two that
         do not agree mean that depth is not aligned to the image.
+    matrix
+        Which matrix counts, as for :func:`~panoptic_ros.ros.messages.calibration.choose_matrix`.
 
     Raises FrameError if depth is not aligned, or has another size than the image and another
     shape, or no calibrations to prove that both see the same.
@@ -123,7 +126,7 @@ def fit_depth(
     both = depth_info is not None and image_info is not None
     sizes = f'depth is {width}x{height}, the image {size_wh[0]}x{size_wh[1]}'
     if both:
-        cameras = (fit_camera(info, size_wh) for info in (image_info, depth_info))
+        cameras = (fit_camera(info, size_wh, matrix) for info in (image_info, depth_info))
         wanted, found = ((c.fx, c.fy, c.cx, c.cy) for c in cameras)
         scales = *wanted[:2], size_wh[0], size_wh[0]
         if any(

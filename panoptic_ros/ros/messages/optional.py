@@ -1,4 +1,4 @@
-"""Message packages that come with ROS but are not on PyPI; None where they are not installed."""
+"""Packages that come with ROS but are not on PyPI; None where they are not installed."""
 
 try:
     import vision_msgs.msg as vision_msgs
@@ -10,4 +10,14 @@ try:
 except ModuleNotFoundError:
     OccupancyGrid = None
 
-__all__ = ['OccupancyGrid', 'vision_msgs']
+try:
+    import cv_bridge
+except ImportError:  # not installed, or built for another numpy
+    cv_bridge = None
+
+try:
+    from sensor_msgs_py import point_cloud2
+except ModuleNotFoundError:
+    point_cloud2 = None
+
+__all__ = ['OccupancyGrid', 'cv_bridge', 'point_cloud2', 'vision_msgs']

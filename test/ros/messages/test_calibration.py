@@ -17,6 +17,7 @@ from panoptic_ros.ros.messages import (
     fit_camera,
     fit_camera_info,
 )
+from panoptic_ros.ros.messages.calibration import check_pinhole, matrix_warning
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane, place_boxes
 
 HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id='camera_optical')
@@ -68,7 +69,8 @@ def test_camera_info_of_a_cropped_and_binned_image() -> None:
         ({'k': [math.nan, *[0.0] * 8]}, ['camera_info.k', 'nan', 'finite']),
         ({'d': [math.inf]}, ['camera_info.d', 'inf']),
         ({'p': [math.nan] * 12}, ['camera_info.p']),
-        ({'k': [0.0] * 9}, ['focal', '0.0']),
+        ({'k': [0.0] * 9, 'p': [0.0] * 12}, ['camera_info.k', 'focal', '0.0']),
+        ({'p': [-5.0, *[0.0] * 11]}, ['camera_info.p', '-5.0']),
         ({'k': [500.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]}, ['-1.0', '0.01 pixels']),
         ({'k': [1e300, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]}, ['1e+300', 'up to 1e+09']),
         ({'width': 0}, ['0x480']),
@@ -119,3 +121,85 @@ def test_any_camera_info_is_refused_or_stays_finite(
     has_place = placed.method > 0
     assert np.isfinite(placed.position_m[has_place]).all()
     assert np.isfinite(placed.size_m[has_place]).all()
+
+
+RECTIFIED = {
+    'width': 640,
+    'height': 320,
+    'k': [883.85, 0.0, 331.5, 0.0, 883.85, 159.5, 0.0, 0.0, 1.0],
+    'd': [-0.32, 0.11, 0.0, 0.0, 0.0],
+    'p': [707.08, 0.0, 319.5, 0.0, 0.0, 707.08, 159.5, 0.0, 0.0, 0.0, 1.0, 0.0],
+}
+
+
+@pytest.mark.parametrize(
+    ('choice', 'changes', 'x_m'),
+    [
+        ('auto', {}, 1.361),  # the rectified image: P
+        ('P', {}, 1.361),
+        ('K', {}, 1.042),  # the raw image
+        ('auto', {'k': [0.0] * 9}, 1.361),
+        ('K', {'k': [0.0] * 9}, 1.361),
+        ('auto', {'p': [0.0] * 12}, 1.042),
+        ('P', {'p': [0.0] * 12}, 1.042),
+    ],
+)
+def test_p_counts_where_it_is_filled_in(
+    choice: str, changes: dict[str, object], x_m: float
+) -> None:
+    info = camera_info(**RECTIFIED | changes)
+    check_camera_info(info)
+    camera = fit_camera(info, (640, 320), choice)
+    assert 3.43 * camera.rays(np.array([600.0, 250.0]))[0] == pytest.approx(x_m, abs=1e-3)
+
+
+def test_matrices_that_differ_much_are_reported_unless_chosen() -> None:
+    info = camera_info(**RECTIFIED)
+    assert 'P (fx 707.1, cx 319.5) and K (fx 883.9, cx 331.5)' in matrix_warning(info)
+    assert matrix_warning(info, 'P') == matrix_warning(info, 'K') == ''
+    assert matrix_warning(camera_info()) == ''
+    assert matrix_warning(camera_info(p=[0.0] * 12)) == ''
+
+
+FISHEYE = {'distortion_model': 'equidistant', 'd': [0.0] * 4}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'choice', 'words'),
+    [
+        (FISHEYE, 'auto', "distortion_model 'equidistant'"),
+        (FISHEYE, 'K', "distortion_model 'equidistant'"),
+        ({'distortion_model': 'fov'}, 'auto', "distortion_model 'fov'"),
+        (RECTIFIED, 'K', 'moves pixels by up to'),
+        ({**RECTIFIED, 'p': [0.0] * 12}, 'auto', 'moves pixels by up to'),
+        (
+            {**RECTIFIED, 'distortion_model': 'rational_polynomial', 'd': [2.0] * 8},
+            'K',
+            'moves pixels by up to',
+        ),
+    ],
+)
+def test_lenses_that_are_no_pinhole_are_refused(
+    changes: dict[str, object], choice: str, words: str
+) -> None:
+    info = camera_info(**changes)
+    with pytest.raises(FrameError, match=words) as caught:
+        check_pinhole(info, choice)
+    assert 'rectify the images' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'choice'),
+    [
+        ({}, 'auto'),
+        (RECTIFIED, 'auto'),
+        (RECTIFIED, 'P'),
+        (FISHEYE, 'P'),
+        ({'d': [0.01, 0.0, 0.0, 0.0, 0.0], 'p': [0.0] * 12}, 'auto'),
+        ({'d': [], 'p': [0.0] * 12, 'distortion_model': ''}, 'auto'),
+    ],
+)
+def test_rectified_images_and_weak_distortion_are_accepted(
+    changes: dict[str, object], choice: str
+) -> None:
+    check_pinhole(camera_info(**changes), choice)

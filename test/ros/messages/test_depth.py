@@ -137,7 +137,8 @@ DEPTH_M = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
 
 def small_info(width: int = 4, height: int = 3, **changes: object) -> CameraInfo:
     k = [width, 0.0, (width - 1) / 2, 0.0, height, (height - 1) / 2, 0.0, 0.0, 1.0]
-    return camera_info(**{'width': width, 'height': height, 'k': k} | changes)
+    p = [*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0]
+    return camera_info(**{'width': width, 'height': height, 'k': k, 'p': p} | changes)
 
 
 def test_depth_of_the_images_size_stays_as_it_is() -> None:
