@@ -28,7 +28,7 @@ from panoptic_ros.ros.parameters import Tuning
 from panoptic_ros.ros.publishing import FramePublisher
 from panoptic_ros.ros.scene import Proximity, SceneEstimator, proximity
 from panoptic_ros.ros.worker import NewestWorker
-from panoptic_ros.scene.tracking import Tracker
+from panoptic_ros.scene.tracking import CLOCK_JUMP_NS, Tracker
 from panoptic_ros.segmenter import Segmenter
 
 WARN_PERIOD_S = 5.0
@@ -232,7 +232,7 @@ class Pipeline:
 
     def _compare_stamps(self, topic: str, header: Header) -> None:
         last, self._last_header = self._last_header, header
-        if last is not None and stamp_ns(header) < stamp_ns(last):
+        if last is not None and stamp_ns(header) < stamp_ns(last) - CLOCK_JUMP_NS:
             back_s = (stamp_ns(last) - stamp_ns(header)) / 1e9
             self._node.get_logger().info(
                 f'{topic}: stamps jumped back by {back_s:.3f} s (a recording that starts over?); '

@@ -34,6 +34,13 @@ from panoptic_ros.scene.motion import (
 MAX_ID = 65535
 """Largest track id, the limit of an instance map; after it, free ids are reused."""
 
+CLOCK_JUMP_NS = 1_000_000_000
+"""Stamps that go back by more mean that time started over, as when a recording is repeated; less
+is a frame out of order."""
+
+MAX_PERIOD_S = 60.0
+"""Tracks do not continue over a longer pause between two frames."""
+
 _GRID_CELLS = 240  # cells of the grid for masks along the shorter side of the image
 
 
@@ -85,7 +92,8 @@ class Tracker:
     """Assign the ids of tracks to the things of each frame.
 
     Every thing that continues no track begins one, because every pixel of a thing needs an id. A
-    track ends when it was not seen for ``max_gap_s``, or its predicted box is outside the image.
+    track ends when it was out of sight for longer than ``max_gap_s``, or its predicted box is
+    outside the image.
 
     Parameters
     ----------
@@ -111,7 +119,8 @@ class Tracker:
     def update(self, panoptic: Panoptic, stamp_ns: int) -> Panoptic:
         """Return the map with the ids of tracks in place of the ids of the frame.
 
-        Maps that are older than those before, or of another size, start afresh.
+        Maps that are older than those before by more than :data:`CLOCK_JUMP_NS`, or of another
+        size, start afresh; older ones within it count as taken at the same time.
 
         Parameters
         ----------
@@ -121,9 +130,11 @@ class Tracker:
             Stamp of the frame, nanoseconds.
         """
         size_wh = panoptic.size_wh
-        if self._stamp_ns is None or stamp_ns < self._stamp_ns or size_wh != self._size_wh:
+        last_ns = self._stamp_ns
+        if last_ns is None or stamp_ns < last_ns - CLOCK_JUMP_NS or size_wh != self._size_wh:
             self.reset()
         else:
+            stamp_ns = max(stamp_ns, last_ns)
             self._advance(stamp_ns)
         self._stamp_ns, self._size_wh = stamp_ns, size_wh
         segments = panoptic.segments
@@ -203,6 +214,9 @@ class Tracker:
         width, height = self._size_wh
         is_inside = (right > 0) & (bottom > 0) & (left < width) & (top < height)
         is_recent = stamp_ns - table['seen_ns'] <= self.settings.max_gap_s * 1e9
+        if elapsed_s <= MAX_PERIOD_S:
+            # Between consecutive frames nothing was out of sight, however slow the camera is.
+            is_recent |= table['seen_ns'] == self._stamp_ns
         self._keep(np.flatnonzero(is_inside & is_recent))
 
     def _keep(self, rows: np.ndarray) -> None:

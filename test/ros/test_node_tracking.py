@@ -78,13 +78,16 @@ def test_ids_stay_in_maps_and_markers(street: Street) -> None:
 
 def test_out_of_sight_for_too_long_is_another(street: Street) -> None:
     (left, right), _ = street.show()
-    ids, _ = street.show(late_s=2.0)
-    assert not {left, right} & set(ids)
+    ids, _ = street.show(left=False, late_s=0.5)
+    assert ids == (0, right)
+    ids, _ = street.show(late_s=1.0)
+    assert ids[1] == right
+    assert ids[0] not in {0, left}
 
 
 def test_a_recording_that_starts_over_starts_new_tracks(street: Street) -> None:
     before, _ = street.show()
-    after, _ = street.show(late_s=-0.5)
+    after, _ = street.show(late_s=-1.5)
     assert not set(before) & set(after)
 
 

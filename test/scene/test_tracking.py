@@ -98,7 +98,37 @@ def test_one_that_is_hidden_for_too_long_is_another() -> None:
     tracker.update(frame(car(5)), 0)
     assert ids_of(tracker.update(frame(), 300_000_000)) == []
     assert ids_of(tracker.update(frame(car(5)), 500_000_000)) == [1]
+    assert ids_of(tracker.update(frame(), 600_000_000)) == []
     assert ids_of(tracker.update(frame(car(5)), 1_000_000_001)) == [2]
+
+
+@pytest.mark.parametrize('period_s', [0.01, 1.02, 2.5, 30.0])
+def test_ids_stay_at_any_frame_rate(period_s: float) -> None:
+    tracker = Tracker()
+    scene = frame(car(5), car(30), car(50))
+    for number in range(5):
+        after = tracker.update(scene, round(number * period_s * 1e9))
+        assert ids_of(after) == [1, 2, 3]
+
+
+def test_tracks_end_in_a_long_pause() -> None:
+    tracker = Tracker()
+    assert ids_of(tracker.update(frame(car(5)), 0)) == [1]
+    assert ids_of(tracker.update(frame(car(5)), 61_000_000_000)) == [2]
+
+
+@pytest.mark.parametrize('stamps_ms', [(0, 100, 99.999, 200), (0, 100, 300, 200, 400)])
+def test_frames_out_of_order_keep_their_ids(stamps_ms: tuple[float, ...]) -> None:
+    tracker = Tracker()
+    for stamp_ms in stamps_ms:
+        assert ids_of(tracker.update(frame(car(5), car(30)), round(stamp_ms * 1e6))) == [1, 2]
+
+
+def test_a_jump_back_starts_new_tracks() -> None:
+    tracker = Tracker()
+    tracker.update(frame(car(5)), 5_000_000_000)
+    assert ids_of(tracker.update(frame(car(5)), 4_000_000_000)) == [1]
+    assert ids_of(tracker.update(frame(car(5)), 3_999_999_999)) == [2]
 
 
 def test_small_and_fast_ones_are_found_without_overlap() -> None:
@@ -201,13 +231,6 @@ def test_a_frame_of_the_same_time_changes_nothing() -> None:
     assert np.isfinite(tracker.tracks.velocity_px_s).all()
 
 
-def test_an_older_stamp_starts_afresh_with_new_ids() -> None:
-    tracker = Tracker()
-    tracker.update(frame(car(5)), 2 * FRAME_NS)
-    assert ids_of(tracker.update(frame(car(5)), FRAME_NS)) == [2]
-    assert tracker.tracks.age_s.tolist() == [0]
-
-
 def test_another_size_starts_afresh() -> None:
     tracker = Tracker()
     tracker.update(frame(car(5)), 0)
@@ -233,8 +256,9 @@ def test_negative_and_huge_stamps() -> None:
 def test_settings_may_change_at_any_time() -> None:
     tracker = Tracker()
     tracker.update(frame(car(5)), 0)
+    tracker.update(frame(), FRAME_NS)
     tracker.settings = TrackerSettings(max_gap_s=0)
-    assert ids_of(tracker.update(frame(car(5)), FRAME_NS)) == [2]
+    assert ids_of(tracker.update(frame(car(5)), 2 * FRAME_NS)) == [2]
 
 
 # Sizes and numbers.

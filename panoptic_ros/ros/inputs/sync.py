@@ -53,15 +53,16 @@ class DepthSync(Generic[T]):
     """Finds the depth image with the closest stamp, for one image at a time.
 
     An image is announced (:meth:`begin`), segmented, and only then matched (:meth:`match`), so
-    its depth may arrive meanwhile. Depth images are offered in the order of their stamps; one
-    that is older than the last means that time jumped back, and all before it are dropped. One
-    thread may offer while another matches.
+    its depth may arrive meanwhile. A depth image that is older than the newest by more than
+    :data:`SILENCE_NS` means that time jumped back, and all before it are dropped. One thread may
+    offer while another matches.
     """
 
     def __init__(self) -> None:
         self._changed = Condition()
         self._counts = DepthCounts()
         self._recent: deque[_Stamped[T]] = deque(maxlen=KEPT)
+        self._newest_ns = 0  # stamp of the newest depth image
         self._wanted_ns = 0
         self._best: _Stamped[T] | None = None
         self._missed: range = range(0)  # stamps at which depth comes too late
@@ -82,8 +83,10 @@ class DepthSync(Generic[T]):
         with self._changed:
             self._counts.received += 1
             self._counts.late += stamp_ns in self._missed
-            if self._recent and stamp_ns < self._recent[-1].stamp_ns:
+            if stamp_ns < self._newest_ns - SILENCE_NS:
                 self._recent.clear()
+                self._newest_ns = stamp_ns
+            self._newest_ns = max(self._newest_ns, stamp_ns)
             self._recent.append(_Stamped(stamp_ns, depth))
             self._consider(self._recent[-1])
             self._changed.notify_all()
@@ -131,4 +134,4 @@ class DepthSync(Generic[T]):
     def _may_come(self) -> bool:
         if not self._recent:
             return False
-        return 0 < self._wanted_ns - self._recent[-1].stamp_ns <= SILENCE_NS
+        return 0 < self._wanted_ns - self._newest_ns <= SILENCE_NS

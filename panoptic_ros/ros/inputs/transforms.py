@@ -13,6 +13,7 @@ from panoptic_ros.errors import FrameError
 from panoptic_ros.ros.messages.headers import stamp_ns
 from panoptic_ros.ros.parameters import ParameterError
 from panoptic_ros.scene.ground_view import CameraPose
+from panoptic_ros.scene.tracking import CLOCK_JUMP_NS
 
 try:
     import tf2_ros
@@ -24,9 +25,6 @@ POLL_S = 0.002
 
 RETRY_S = 1.0
 """After a wait without result, images do not wait for this long."""
-
-CLOCK_JUMP_NS = 1_000_000_000
-"""Stamps that go back by more mean that time started over, as when a recording is repeated."""
 
 
 class CameraPoses:

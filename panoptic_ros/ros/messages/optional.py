@@ -15,9 +15,4 @@ try:
 except ImportError:  # not installed, or built for another numpy
     cv_bridge = None
 
-try:
-    from sensor_msgs_py import point_cloud2
-except ModuleNotFoundError:
-    point_cloud2 = None
-
-__all__ = ['OccupancyGrid', 'cv_bridge', 'point_cloud2', 'vision_msgs']
+__all__ = ['OccupancyGrid', 'cv_bridge', 'vision_msgs']

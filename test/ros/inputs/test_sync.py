@@ -84,9 +84,16 @@ def test_late_depth_is_counted_once_its_picture_was_given_up() -> None:
 
 
 def test_time_that_jumps_back_forgets_what_was_before() -> None:
-    sync = offered(1000, 2000, 100)
-    assert matched(sync, 2000) == Match(None, -1900)
-    assert matched(sync, 100) == Match('depth 100', 0)
+    second = 1_000_000_000
+    sync = offered(2 * second, 3 * second, second)
+    assert matched(sync, 3 * second) == Match(None, -2 * second)
+    assert matched(sync, second) == Match(f'depth {second}', 0)
+
+
+def test_depth_out_of_order_is_kept() -> None:
+    sync = offered(100, 300, 200)
+    for stamp_ns in (100, 200, 300):
+        assert matched(sync, stamp_ns) == Match(f'depth {stamp_ns}', 0)
 
 
 def test_nobody_waits_where_depth_as_new_as_the_picture_is_there() -> None:

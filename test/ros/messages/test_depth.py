@@ -154,7 +154,7 @@ def test_depth_of_another_size_is_resized_by_nearest_neighbour() -> None:
 
 
 def shifted(info: CameraInfo, pixels: float) -> CameraInfo:
-    info.k[2] += pixels
+    info.p[2] += pixels
     return info
 
 
@@ -165,7 +165,12 @@ def shifted(info: CameraInfo, pixels: float) -> CameraInfo:
         ((8, 6), small_info(), None, ['without camera_info of both']),
         ((8, 3), small_info(), small_info(8, 3), ['8x3', 'same proportions']),
         ((4, 3), shifted(small_info(), 1.0), small_info(), ['differ', 'aligned to the image']),
-        ((4, 3), small_info(k=[5.0, 0, 1.5, 0, 3, 1, 0, 0, 1]), small_info(), ['aligned']),
+        (
+            (4, 3),
+            small_info(p=[5.0, 0, 1.5, 0, 0, 3, 1, 0, 0, 0, 1, 0]),
+            small_info(),
+            ['aligned'],
+        ),
     ],
 )
 def test_depth_that_does_not_fit_its_image(

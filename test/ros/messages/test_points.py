@@ -13,7 +13,7 @@ from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.messages import Picture
 from panoptic_ros.ros.messages.cdr import header_cdr
-from panoptic_ros.ros.messages.points import POINT, point_cloud
+from panoptic_ros.ros.messages.points import FIELDS, POINT, point_cloud
 from panoptic_ros.scene.geometry import CameraModel
 
 LABELS = LabelSet.load('cityscapes')
@@ -108,3 +108,13 @@ def test_every_pixel_has_its_point(width: int, height: int) -> None:
     assert np.array_equal(points['label'], panoptic.semantic)
     red = points['rgb'].view(np.uint32) >> 16
     assert np.array_equal(red, picture.pixels[..., 2])
+
+
+def test_agrees_with_sensor_msgs_py() -> None:
+    module = pytest.importorskip('sensor_msgs_py.point_cloud2', reason='it is not installed')
+    cloud = small_cloud()
+    points = module.read_points(cloud, reshape_organized_cloud=True)
+    assert np.array_equal(points.view(np.uint8), read(cloud).view(np.uint8))
+    built = module.create_cloud(HEADER, FIELDS, points)
+    assert (built.width, built.height, built.point_step) == (3, 2, cloud.point_step)
+    assert built.data == cloud.data
