@@ -28,6 +28,7 @@ from panoptic_ros.large.writing.whole_files import whole_file
 POLYGON_FORMATS = ('gpkg', 'geojson', 'qupath')
 TABLE_FORMATS = ('csv', 'parquet')
 
+_STRIP = 128  # rows that are worked on at a time: whole bands would take several times the memory
 _OPACITY = 0.5  # of the classes over the picture
 
 
@@ -76,13 +77,13 @@ def stitch_bands(store: BandStore, grid: Grid, on_band: Callable[[], None]) -> S
 
 def final_rows(
     store: BandStore, grid: Grid, stitching: Stitching
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Give the map from top to bottom, the rows that one band decides about at a time.
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """Give the map from top to bottom, a few rows at a time.
 
-    Each is a class map, uint16 [H, width], an instance map, uint32 [H, width], and the overview
-    of the picture there, uint8 [rows, columns, 3] RGB.
+    Each has the number of its band, a class map, uint16 [H, width], an instance map, uint32
+    [H, width], and the overview of the picture there, uint8 [rows, columns, 3] RGB.
     """
-    across = len(grid.columns)
+    across, step = len(grid.columns), overview_step(grid.size_wh)
     for row, span in enumerate(grid.rows):
         overview, maps = store.read(row)
         shape = span.core_stop - span.core_start, grid.size_wh[0]
@@ -92,7 +93,13 @@ def final_rows(
             semantic[place], instance[place] = stitching.final(
                 window_map, row * across + column, window.core_slices
             )
-        yield semantic, instance, overview
+        shown = 0
+        for start in range(0, shape[0], _STRIP):
+            rows = slice(start, min(shape[0], start + _STRIP))
+            top, end = (span.core_start + y for y in (rows.start, rows.stop))
+            count = len(overview_pixels(top, end, step))
+            yield row, semantic[rows], instance[rows], overview[shown : shown + count]
+            shown += count
 
 
 def write_map(
@@ -136,7 +143,11 @@ def write_map(
         polygons = stack.enter_context(
             PolygonFiles(results.folder, 'polygons', results.polygons, georeference, scale_xy)
         )
-        for semantic, instance, picture in final_rows(store, grid, stitching):
+        written = 0
+        for row, semantic, instance, picture in final_rows(store, grid, stitching):
+            if row > written:
+                on_band()
+                written = row
             raster.add(semantic, instance)
             areas.add(semantic)
             overview.add(semantic, instance, picture)
@@ -147,7 +158,7 @@ def write_map(
                     area = np.where(is_area, semantic, -1).astype(np.int32)
                 for outlines in outliner.add(instance, area):
                     polygons.add(describe_objects(outlines, objects, label_set, georeference))
-            on_band()
+        on_band()
         last = outliner.finish()
         polygons.add(describe_objects(last, objects, label_set, georeference))
     classes = class_table(areas, objects, label_set)

@@ -32,30 +32,33 @@ _LABELS_TAG, _SIZE_TAG = 'PANOPTIC_LABELS', 'PANOPTIC_PIXEL_SIZE'
 
 
 class RowWriter:
-    """Writes rows of any number to a tiled raster, in whole rows of blocks."""
+    """Writes rows of any number to a tiled raster, a row of blocks at a time."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
-        self._pending: list[np.ndarray] = []
+        shape = dataset.count, BLOCK, dataset.width
+        self._rows = np.empty(shape, dataset.dtypes[0])
+        self._filled = 0
         self._next = 0
 
     def add(self, rows: np.ndarray) -> None:
         """Add the next rows, [bands, rows, width] of the raster's type."""
-        self._pending.append(rows)
-        height = sum(part.shape[1] for part in self._pending)
-        self._flush(height - height % BLOCK)
+        start = 0
+        while start < rows.shape[1]:
+            count = min(BLOCK - self._filled, rows.shape[1] - start)
+            self._rows[:, self._filled : self._filled + count] = rows[:, start : start + count]
+            self._filled += count
+            start += count
+            if self._filled == BLOCK:
+                self.finish()
 
     def finish(self) -> None:
         """Write what is left."""
-        self._flush(sum(part.shape[1] for part in self._pending))
-
-    def _flush(self, count: int) -> None:
-        if not count:
-            return
-        rows = np.concatenate(self._pending, axis=1)
-        self._dataset.write(rows[:, :count], window=Window(0, self._next, rows.shape[2], count))
-        self._pending = [rows[:, count:].copy()] if count < rows.shape[1] else []
-        self._next += count
+        if self._filled:
+            window = Window(0, self._next, self._rows.shape[2], self._filled)
+            self._dataset.write(self._rows[:, : self._filled], window=window)
+        self._next += self._filled
+        self._filled = 0
 
 
 @contextmanager

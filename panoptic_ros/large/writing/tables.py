@@ -22,6 +22,7 @@ from panoptic_ros.large.writing.whole_files import whole_file
 Table = dict[str, np.ndarray]
 """Columns of one length by name."""
 
+_CHUNK = 10000  # rows that are made to text at a time
 _DENSITY_AREA = {'m': (1e6, 'km2'), 'um': (1e6, 'mm2'), 'px': (1e6, 'megapixel')}
 
 
@@ -197,7 +198,10 @@ def write_table(path: Path, table: Table) -> None:
         with temporary.open('w', encoding='utf-8', newline='') as file:
             writer = csv.writer(file, lineterminator='\n')
             writer.writerow(table)
-            writer.writerows(zip(*(_texts(column) for column in table.values()), strict=True))
+            count = len(next(iter(table.values())))
+            for start in range(0, count, _CHUNK):
+                columns = (_texts(c[start : start + _CHUNK]) for c in table.values())
+                writer.writerows(zip(*columns, strict=True))
 
 
 def _texts(column: np.ndarray) -> Sequence:
