@@ -376,6 +376,10 @@ class BagWriter:
                 topic, message_type, typestore=self._typestore, offered_qos_profiles=[qos]
             )
 
+    def knows(self, message_type: str) -> bool:
+        """Return whether the definition of ``package/msg/Type`` is known, as mcap needs it."""
+        return message_type in self._typestore.fielddefs
+
     def write(self, message: Message) -> None:
         """Append a message of a topic that was announced; in the order of their times."""
         with self._faults():

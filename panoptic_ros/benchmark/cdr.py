@@ -78,6 +78,11 @@ def message_class(message_type: str) -> type:
         ) from error
 
 
+def type_name(message_class: type) -> str:
+    """Return ``package/msg/Type`` of a message class."""
+    return f'{message_class.__module__.split(".")[0]}/msg/{message_class.__name__}'
+
+
 def begins_with_header(message_class: Any) -> bool:
     """Return whether the first field of a message class is a std_msgs/Header."""
     fields = message_class.get_fields_and_field_types()

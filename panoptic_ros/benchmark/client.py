@@ -91,6 +91,9 @@ class Client:
         Processes that :meth:`wait_until` requires to run.
     lock
         Is held while messages are recorded; hold it to read :attr:`frames`.
+    record
+        Called with each message received: topic, message class, time of receipt (ns) and the
+        serialised message; None for no recording.
     stopped
         Ends all waiting when set, by :meth:`stop`.
     """
@@ -105,6 +108,7 @@ class Client:
         self.reports = 0
         self.usage: list[tuple[float, float, float]] = []
         self.processes: list[Process] = []
+        self.record: Callable[[str, type, int, bytes], None] | None = None
         self.stopped = Event()
         self.lock = Condition()
         self._service_clients: dict[str, Any] = {}
@@ -175,6 +179,8 @@ class Client:
                 if publishes and key is not None:
                     self.frames.publish(key)
                 self.frames.receive(label, key, received_ns, data)
+                if self.record is not None:
+                    self.record(topic, message_class, received_ns, data)
                 self.lock.notify_all()
 
         self.node.create_subscription(message_class, topic, take, qos, raw=True)

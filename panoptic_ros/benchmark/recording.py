@@ -19,6 +19,7 @@ from std_msgs.msg import Header
 from tqdm import tqdm
 
 from panoptic_ros.benchmark.bags import TRUTH_TOPICS, BagWriter, Message
+from panoptic_ros.benchmark.cdr import type_name
 from panoptic_ros.benchmark.checks import pixels
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import open_dataset
@@ -211,8 +212,42 @@ def write_frame(bag: BagWriter, frame: CameraFrame, is_first: bool) -> None:
     for name, message in frame.by_topic.items():
         topic = f'/{name}'
         if is_first:
-            package, kind = type(message).__module__.split('.')[0], type(message).__name__
             is_reliable = topic not in _BEST_EFFORT
             depth = 10 if is_reliable else 5
-            bag.add(topic, f'{package}/msg/{kind}', reliable=is_reliable, depth=depth)
+            bag.add(topic, type_name(type(message)), reliable=is_reliable, depth=depth)
         bag.write(Message(topic, stamp_ns, serialize_message(message)))
+
+
+class Recorder:
+    """Records messages as they are received; see :attr:`.client.Client.record`.
+
+    Parameters
+    ----------
+    bag
+        Open for writing.
+
+    Attributes
+    ----------
+    skipped
+        Topics that are not recorded, because the definition of their type is not known here.
+    """
+
+    def __init__(self, bag: BagWriter) -> None:
+        self.skipped: set[str] = set()
+        self._bag = bag
+        self._topics: set[str] = set()
+        self._latest_ns = 0
+
+    def __call__(self, topic: str, message_class: type, received_ns: int, data: bytes) -> None:
+        """Append a serialised message."""
+        if topic not in self._topics | self.skipped:
+            message_type = type_name(message_class)
+            if not self._bag.knows(message_type):
+                self.skipped.add(topic)
+                return
+            self._bag.add(topic, message_type, reliable=topic not in _BEST_EFFORT, depth=10)
+            self._topics.add(topic)
+        if topic in self._topics:
+            # Two topics may be received in another order than they are reported.
+            self._latest_ns = max(self._latest_ns, received_ns)
+            self._bag.write(Message(topic, self._latest_ns, data))

@@ -9,10 +9,12 @@ import argparse
 import importlib.util
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 OK, FAILED, USER_ERROR = 0, 1, 2
 """Exit codes: all checks passed, a check failed, the arguments cannot be used."""
 
+RECORDING = 'recording'
 START_TIMEOUT_S = 120.0
 REPORT_TIMEOUT_S = 30.0
 
@@ -62,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     with Processes(args.out) as processes:
         for old in [*args.out.glob('panel_*.png'), args.out / 'report.json']:
             old.unlink(missing_ok=True)
+        shutil.rmtree(args.out / RECORDING, ignore_errors=True)
         report = _run_processes(args, plan, label_set, processes)
     write_json(args.out / 'report.json', report.as_json())
     print(report.text())
@@ -77,13 +81,18 @@ def _run_processes(
     args: argparse.Namespace, plan: Plan, label_set: LabelSet, processes: Processes
 ) -> 'Report':
     os.environ.update(process_environment())  # before the first ROS context
+    from panoptic_ros.benchmark.bags import BagWriter
     from panoptic_ros.benchmark.client import Client
-    from panoptic_ros.benchmark.demo.observer import Observer
+    from panoptic_ros.benchmark.demo.observer import Observer, record
     from panoptic_ros.benchmark.demo.report import Report
     from panoptic_ros.benchmark.frames import Frames
 
     observer = Observer(label_set, sample_every=max(1, plan.frames // 5))
-    with Client(Frames()) as client:
+    with ExitStack() as stack:
+        bag = stack.enter_context(BagWriter(args.out / RECORDING, 'mcap')) if args.record else None
+        client = stack.enter_context(Client(Frames()))
+        if bag is not None:
+            record(client, bag)
         with_points = plan.node['depth'] and args.points
         topics = observer.subscribe(client, with_points=with_points)
         print(f'starting the node with model {args.model} ...', flush=True)
@@ -158,6 +167,11 @@ def make_parser() -> argparse.ArgumentParser:
         '--min-pq',
         type=float,
         help='fail below this PQ in percent (25 for an embedded model on the street)',
+    )
+    parser.add_argument(
+        '--record',
+        action='store_true',
+        help='record the images and all outputs as OUT/recording, an MCAP for Foxglove or rerun',
     )
     parser.add_argument(
         '--points',

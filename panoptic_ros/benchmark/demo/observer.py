@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
+from panoptic_ros.benchmark.bags import BagWriter
 from panoptic_ros.benchmark.cdr import FrameKey
 from panoptic_ros.benchmark.checks import (
     IMAGE_ENCODINGS,
@@ -19,6 +21,7 @@ from panoptic_ros.benchmark.checks import (
 )
 from panoptic_ros.benchmark.client import Client
 from panoptic_ros.benchmark.frames import FrameRecord, Frames
+from panoptic_ros.benchmark.recording import Recorder
 from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality
@@ -177,3 +180,12 @@ class Observer:
 
 def _outputs(record: FrameRecord) -> bool:
     return any(topic not in _CAMERA_TOPICS for topic in record.messages)
+
+
+def record(client: Client, bag: BagWriter) -> None:
+    """Record all messages that the client receives, and what viewers show besides."""
+    client.record = Recorder(bag)
+    client.receive('/depth', Image, qos=qos_profile_sensor_data)
+    client.receive('/depth/camera_info', CameraInfo)
+    client.receive('/diagnostics', DiagnosticArray)
+    client.receive(f'{client.target}/timing', DiagnosticArray)

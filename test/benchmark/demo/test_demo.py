@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
+from panoptic_ros.benchmark.bags import BagReader
 from panoptic_ros.benchmark.cdr import FrameKey
 from panoptic_ros.benchmark.client import Status
 from panoptic_ros.benchmark.demo.__main__ import make_parser
@@ -93,7 +94,7 @@ def test_demo_checks_every_topic(tmp_path, tiny_model, tiny_scene):
     cv2.imwrite(str(picture), tiny_scene((640, 320))[..., ::-1])
     out = tmp_path / 'out'
     arguments = ('--model', tiny_model, '--frames', 40, '--rate', 10, '--out', out)
-    demo = run_demo(picture, *arguments)
+    demo = run_demo(picture, *arguments, '--record')
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert 'every check passed' in demo.stdout
     report = json.loads((out / 'report.json').read_text())
@@ -111,6 +112,11 @@ def test_demo_checks_every_topic(tmp_path, tiny_model, tiny_scene):
     assert picture.shape[1] == 2 * 640
     for log in ('camera.log', 'node.log'):
         assert (out / log).stat().st_size > 0
+    with BagReader(out / 'recording') as bag:
+        counts = {topic.name: topic.count for topic in bag.topics}
+    for topic in ('semantic', 'markers', 'overlay'):
+        assert counts[f'/segment/{topic}'] == report['received'][topic]
+    assert {'/image', '/camera_info', '/diagnostics', '/segment/timing'} <= counts.keys()
 
 
 @pytest.mark.process
