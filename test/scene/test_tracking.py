@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,8 +6,6 @@ from hypothesis.extra import numpy as hnp
 
 from panoptic_ros.labels import VOID, LabelClass, LabelSet
 from panoptic_ros.panoptic import Panoptic, check_maps, measure_segments
-from panoptic_ros.runs import Runs
-from panoptic_ros.scene.association import Masks, shared_cells
 from panoptic_ros.scene.motion import TrackerSettings
 from panoptic_ros.scene.tracking import MAX_ID, Tracker
 
@@ -56,8 +52,6 @@ def ids_of(panoptic: Panoptic) -> list[int]:
 
 
 # Ids that stay.
-
-
 def test_first_frame_numbers_from_one_and_keeps_the_maps() -> None:
     given_frame = frame(car(5), car(40), ids=[7, 300])
     (found,) = track([given_frame])
@@ -173,8 +167,6 @@ def test_one_that_left_the_picture_does_not_come_back_as_the_next_one() -> None:
 
 
 # Classes.
-
-
 def test_a_car_taken_for_a_truck_keeps_its_id() -> None:
     found = track([frame(car(5)), frame(car(6, class_id=TRUCK)), frame(car(7))])
     assert [ids_of(f) for f in found] == [[1]] * 3
@@ -201,8 +193,6 @@ def test_of_two_classes_the_same_one_is_preferred() -> None:
 
 
 # Time.
-
-
 @pytest.mark.parametrize('frame_ns', [20_000_000, 100_000_000, 400_000_000])
 def test_motion_is_by_the_second(frame_ns: int) -> None:
     """60 px/s to the right, whatever the time between frames, and two frames are missing."""
@@ -262,8 +252,6 @@ def test_settings_may_change_at_any_time() -> None:
 
 
 # Sizes and numbers.
-
-
 def test_empty_frames() -> None:
     found = track([frame(), frame(car(5)), frame(), frame(car(5)), frame()])
     assert [ids_of(f) for f in found] == [[], [1], [], [1], []]
@@ -315,8 +303,6 @@ def test_what_is_out_of_sight_is_bounded() -> None:
 
 
 # Motion.
-
-
 def test_velocity_of_one_that_was_seen_once_is_zero() -> None:
     tracker = Tracker()
     tracker.update(frame(car(5)), 0)
@@ -373,94 +359,6 @@ def test_positions_of_another_number_are_refused() -> None:
     tracker.update(frame(car(5)), 0)
     with pytest.raises(ValueError, match=r'shape \(2, 3\); expected \(1, 3\)'):
         tracker.locate(np.zeros((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ('name', 'value'),
-    [
-        ('max_gap_s', -0.1),
-        ('max_gap_s', 61),
-        ('min_overlap', 1.1),
-        ('min_overlap_of_classes', float('nan')),
-        ('max_deviation', -1),
-        ('box_noise', 2),
-        ('acceleration', -1),
-        ('start_velocity', float('inf')),
-        ('max_lost', 10001),
-    ],
-)
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f'{name} is {value}; expected a number from 0 to'):
-        TrackerSettings(**{name: value})
-
-
-# Against a plain way, and what always holds.
-
-
-@settings(deadline=None)
-@given(
-    hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 4)),
-    hnp.arrays(np.uint16, (7, 9), elements=st.integers(0, 3)),
-    hnp.arrays(np.int64, (4, 2), elements=st.integers(-10, 10)),
-)
-def test_shared_cells_as_counted_pixel_by_pixel(
-    before: np.ndarray, now: np.ndarray, shift_xy: np.ndarray
-) -> None:
-    tracked = Masks.of(before, np.array([2, 4, 1, 3], np.uint16)).moved(shift_xy)
-    seen = Masks.of(now, np.array([3, 1, 2], np.uint16))
-    expected = np.zeros((4, 3))
-    for owner, track_id in enumerate((2, 4, 1, 3)):
-        for y, x in np.argwhere(before == track_id):
-            x2, y2 = x + shift_xy[owner, 0], y + shift_xy[owner, 1]
-            if 0 <= x2 < 9 and 0 <= y2 < 7 and now[y2, x2]:
-                expected[owner, (3, 1, 2).index(now[y2, x2])] += 1
-    assert np.array_equal(shared_cells(tracked, 4, seen, 3), expected)
-    assert np.array_equal(seen.area(3), [(now == k).sum() for k in (3, 1, 2)])
-
-
-@settings(deadline=None)
-@given(
-    instance=hnp.arrays(np.uint16, (4, 5), elements=st.integers(0, 3)),
-    columns=st.lists(st.integers(0, 4), min_size=5, max_size=5),
-    copies=st.lists(st.integers(0, 4), min_size=4, max_size=4),
-    step=st.integers(1, 4),
-)
-def test_masks_of_runs_are_those_of_the_map_they_make(
-    instance: np.ndarray, columns: list[int], copies: list[int], step: int
-) -> None:
-    runs = Runs.of(instance)
-    edge = np.concatenate(([0], np.cumsum(columns)))
-    enlarged = replace(
-        runs,
-        start=edge[runs.start],
-        stop=edge[runs.stop],
-        width=int(edge[-1]),
-        copies=np.array(copies),
-    )
-    ids = np.array([3, 1, 2], np.uint16)
-    found = Masks.of_runs(enlarged, np.array([-1, 1, 2, 0])[runs.sample(instance)], step)
-    grid = instance.repeat(columns, axis=1).repeat(copies, axis=0)[step // 2 :: step]
-    grid = grid[:, step // 2 :: step]
-    assert found.size_wh == grid.shape[::-1]
-    assert (found.start < found.stop).all()
-    painted = np.zeros(grid.shape, np.uint16)
-    for owner, row, start, stop in zip(
-        found.owner, found.row, found.start, found.stop, strict=True
-    ):
-        painted[row, start:stop] = ids[owner]
-    assert np.array_equal(painted, grid)
-    place = found.row * grid.shape[1] + found.start
-    assert (np.diff(place) > 0).all()
-
-
-@settings(deadline=None)
-@given(hnp.arrays(np.uint16, (5, 6), elements=st.integers(0, 3)), st.permutations([0, 1, 2]))
-def test_masks_taken_apart_and_joined(instance: np.ndarray, order: list[int]) -> None:
-    masks = Masks.of(instance, np.array([1, 2, 3], np.uint16))
-    chosen = masks.where(np.array(order[:2]), 3)
-    assert np.array_equal(chosen.area(2), masks.area(3)[order[:2]])
-    joined = chosen.joined(masks, 2)
-    assert np.array_equal(joined.area(5), [*chosen.area(2), *masks.area(3)])
 
 
 def random_frames(draw: st.DrawFn) -> list[Panoptic]:
