@@ -40,7 +40,7 @@ ROS_PACKAGES = {'rclpy', 'rosbags', 'tf2_ros', 'launch', 'launch_ros', 'builtin_
 ROS_COMMANDS = {'cli.rviz'}
 TORCH_PACKAGES = {'torch', 'torchvision', 'timm', 'transformers'}
 TORCH_PARTS = {'training', 'importing'}
-TORCH_COMMANDS = {'cli.train'}
+TORCH_COMMANDS = {'cli.training.train', 'cli.training.prune'}
 RUNTIME_PARTS = {part for part in LEVELS if LEVELS[part] <= LEVELS['segmenter']} | {'ros'}
 
 MAX_LINES = 600

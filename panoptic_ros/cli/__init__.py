@@ -56,14 +56,18 @@ COMMANDS = (
         'panoptic_ros.cli.labels',
         'print the class table for a consumer (Hydra, Nav2, panoptic_mapping)',
     ),
-    Command('train', 'panoptic_ros.cli.train', 'train a network', extra='train'),
-    Command('prune', 'panoptic_ros.training.pruning', 'make a trained network narrower', 'train'),
     Command(
-        'export', 'panoptic_ros.training.export', 'export trained weights as a model', 'train'
+        'train', 'panoptic_ros.cli.training.train', 'train or fine-tune a network', extra='train'
+    ),
+    Command(
+        'prune', 'panoptic_ros.cli.training.prune', 'make a trained network narrower', 'train'
+    ),
+    Command(
+        'export', 'panoptic_ros.cli.training.export', 'export trained weights as a model', 'train'
     ),
     Command(
         'quantize',
-        'panoptic_ros.training.quantize',
+        'panoptic_ros.cli.training.quantize',
         'add an int8 file for CPUs to a model',
         'train',
     ),

@@ -1,12 +1,9 @@
-"""From a training run to a model folder: ``panoptic export RUN --out models/NAME``."""
+"""Export a trained network to a model folder: ONNX files, card and golden file."""
 
-import argparse
 import copy
-import datetime
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,168 +13,79 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.model import Model, write_model
 from panoptic_ros.model.card import TrainingData
-from panoptic_ros.training.deployed import OUTPUTS, DeployedNetwork
-from panoptic_ros.training.network import PanopticNetwork
-from panoptic_ros.training.restart import load_exported
-from panoptic_ros.training.training import open_run
+from panoptic_ros.training.inference_graph import OUTPUTS, InferenceGraph
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 OPSET = 18
-_DATA_TERMS = {
-    'cityscapes': TrainingData(
-        'Cityscapes, 1,971 images of 12 cities at 640x320',
-        'uploaded as CC BY 4.0; the original Cityscapes terms are for non-commercial research: '
-        'check both before you ship a product',
-    ),
-    'coco': TrainingData('COCO Panoptic', 'annotations CC BY 4.0; images under their own terms'),
-}
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = 'Export a training run to a model folder: ONNX files, card, golden.'
-    parser.add_argument('run', help='folder of the training run')
-    parser.add_argument('--out', required=True, help='model folder, for example models/NAME')
-    parser.add_argument(
-        '--size', default='640x320', metavar='WxH', help='input size (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--fusion',
-        nargs='*',
-        default=[],
-        metavar='NAME=VALUE',
-        help='thresholds for the card, for example min_stuff_area_fraction=0.002',
-    )
-    parser.add_argument(
-        '--semantic-stride',
-        type=int,
-        default=2,
-        choices=(1, 2, 3, 4),
-        help='input pixels a cell of the class map (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--blend',
-        metavar='MODEL',
-        help='mix in the weights of the exported model that the run started from',
-    )
-    parser.add_argument(
-        '--blend-share',
-        type=float,
-        default=0.3,
-        metavar='SHARE',
-        help='how much of them, 0..1 (default: %(default)s)',
-    )
-    parser.add_argument('--peaks', type=int, default=128, help='most objects in a picture')
-
-
-def run(args: argparse.Namespace) -> int:
-    """Export; returns the exit code."""
-    size_wh = parse_size(args.size)
-    fusion = parse_fusion(args.fusion)
-    config, state = open_run(args.run)
-    network = config.build_network(pretrained=False)
-    network.load_state_dict(state['average'])
-    provenance = {
-        'trained': f'{state["images_seen"]} images in {state["seconds"] / 60:.0f} minutes',
-        'initial_weights': state.get('initial_weights', 'not known'),
-        'synthetic_share': f'{config.made_share:.2f}',
-        'command': f'panoptic train config/training/{config.name}.yaml --data ROOT',
-        'exported': datetime.date.today().isoformat(),
-    }
-    if args.blend:
-        other = config.build_network(pretrained=False)
-        blended_in = Model.load(args.blend)
-        load_exported(other, blended_in)
-        network = blend(network, other, args.blend_share)
-        provenance['blended'] = f'{args.blend_share:g} of {blended_in.card.name}'
-    model = export_model(
-        network,
-        args.out,
-        size_wh=size_wh,
-        label_set=config.label_set,
-        peaks=args.peaks,
-        semantic_stride=args.semantic_stride,
-        fusion=fusion,
-        provenance=provenance,
-        data=(
-            _DATA_TERMS.get(config.dataset)
-            or TrainingData(config.dataset, "see the data set's own terms"),
-        ),
-    )
-    for precision, entry in model.card.files.items():
-        print(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')
-    return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``640x320``; raises PanopticRosError unless both are multiples of 32."""
-    parts = text.lower().split('x')
-    if len(parts) != 2 or not all(p.isdigit() and int(p) and int(p) % 32 == 0 for p in parts):
-        raise PanopticRosError(
-            f'size {text!r} is not usable; expected WIDTHxHEIGHT in multiples of 32, like 640x320'
-        )
-    return int(parts[0]), int(parts[1])
-
-
-def parse_fusion(texts: Sequence[str]) -> CentreFusion:
-    """Read ``NAME=VALUE`` texts; raises PanopticRosError for an unknown or unusable one."""
-    try:
-        pairs = (text.split('=', 1) for text in texts)
-        values = {name: float(value) for name, value in pairs}
-        if 'max_instances' in values:
-            values['max_instances'] = int(values['max_instances'])
-        return CentreFusion(**values)
-    except (TypeError, ValueError) as error:
-        raise PanopticRosError(
-            f'--fusion {" ".join(texts)} is not usable ({error}); expected NAME=VALUE of '
-            f'{", ".join(vars(CentreFusion()))}'
-        ) from error
 
 
 def export_model(
     network: PanopticNetwork,
     folder: str | Path,
     *,
-    size_wh: tuple[int, int],
+    golden_image: np.ndarray,
     label_set: str,
+    scale: float | None = None,
     peaks: int = 128,
     semantic_stride: int = 2,
     fusion: CentreFusion | None = None,
     provenance: dict[str, str] | None = None,
     data: tuple[TrainingData, ...] = (),
 ) -> Model:
-    """Write a model folder whose float32 and float16 ONNX files have the very same weights.
+    """Write a model folder whose float32 and float16 ONNX files have the same weights.
 
     Batch normalisation is folded into the convolutions and all weights are rounded to float16
-    once; the float32 file stores them as float16 too (runtimes widen them when they load it), so
+    once. The float32 file stores them as float16 too (runtimes widen them when they load it), so
     that it is half as large and the two differ in arithmetic only.
 
-    The golden image is a synthetic street, its outputs are the float32 network's in torch.
+    Parameters
+    ----------
+    network
+        The trained network; it stays as it is.
+    folder
+        The model folder.
+    golden_image
+        uint8 [H, W, 3] RGB at the input size, multiples of 32. The float32 network's outputs for
+        it, computed in torch, prove every engine.
+    label_set
+        Name of a label set, or a ``.yaml`` file in the model folder.
+    scale, fusion, provenance, data
+        For the card; see :class:`~panoptic_ros.model.ModelCard`.
+    peaks, semantic_stride
+        See :class:`~panoptic_ros.training.inference_graph.InferenceGraph`.
+
+    Raises PanopticRosError for a semantic stride that does not fit windows.
     """
+    if scale is not None and semantic_stride not in (1, 2, 4):
+        raise PanopticRosError(
+            f'the semantic stride is {semantic_stride}; a model with a scale needs 1, 2 or 4, so '
+            'that windows meet at whole cells'
+        )
+    height, width = golden_image.shape[:2]
+    network = copy.deepcopy(network)
+    network.backbone.set_input_size((width, height))
     network = fold_batch_norm(network)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(parameter.half().float())
-    width, height = size_wh
-    image = synthetic_samples(seed=7, count=1, size_wh=size_wh)[0].image_rgb
-    batch = torch.from_numpy(np.ascontiguousarray(image))[None]
+    batch = torch.from_numpy(np.ascontiguousarray(golden_image))[None]
     grid = {'peaks': peaks, 'semantic_stride': semantic_stride}
-    deployed = DeployedNetwork(network, **grid)
+    graph = InferenceGraph(network, **grid)
     with torch.inference_mode():
         outputs = {
-            name: tensor[0].numpy() for name, tensor in zip(OUTPUTS, deployed(batch), strict=True)
+            name: tensor[0].numpy() for name, tensor in zip(OUTPUTS, graph(batch), strict=True)
         }
     with tempfile.TemporaryDirectory() as scratch:
         files = {}
         for precision in ('float32', 'float16'):
             half = precision == 'float16'
-            deployed = DeployedNetwork(copy.deepcopy(network), half=half, **grid)
+            graph = InferenceGraph(copy.deepcopy(network), half=half, **grid)
             path = Path(scratch) / f'{precision}.onnx'
-            _export_onnx(deployed, batch, path)
+            _export_onnx(graph, batch, path)
             model = onnx.load(path)
             if not half:
                 _store_weights_as_float16(model)
@@ -190,7 +98,8 @@ def export_model(
             onnx_by_precision=files,
             label_set=label_set,
             size_wh=(width, height),
-            golden_image=image,
+            golden_image=golden_image,
+            scale=scale,
             golden_outputs=outputs,
             fusion=vars(fusion) if fusion else {},
             provenance=provenance,
@@ -198,8 +107,8 @@ def export_model(
         )
 
 
-def _export_onnx(deployed: DeployedNetwork, batch: torch.Tensor, path: Path) -> None:
-    # The exporter reports at length that torchvision is not there and what it will deprecate.
+def _export_onnx(graph: InferenceGraph, batch: torch.Tensor, path: Path) -> None:
+    # The exporter warns at length about missing torchvision and coming deprecations.
     exporter_log = logging.getLogger('torch.onnx')
     level = exporter_log.level
     exporter_log.setLevel(logging.ERROR)
@@ -207,7 +116,7 @@ def _export_onnx(deployed: DeployedNetwork, batch: torch.Tensor, path: Path) -> 
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             torch.onnx.export(
-                deployed,
+                graph,
                 (batch,),
                 path,
                 input_names=['image'],
@@ -223,25 +132,56 @@ def _export_onnx(deployed: DeployedNetwork, batch: torch.Tensor, path: Path) -> 
 
 
 def fold_batch_norm(network: PanopticNetwork) -> PanopticNetwork:
-    """Return a copy in evaluation mode whose batch normalisations live in the convolutions."""
+    """Return a copy in evaluation mode whose batch normalisations are part of the convolutions.
+
+    A batch normalisation is folded where its input is the output of a convolution, whatever the
+    modules are called. An activation inside it, as timm has it, stays.
+    """
     network = copy.deepcopy(network).eval()
-    for module in network.modules():
-        if (
-            isinstance(module, nn.Sequential)
-            and len(module) >= 2
-            and isinstance(module[0], nn.Conv2d)
-            and isinstance(module[1], nn.BatchNorm2d)
-        ):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])
-            module[1] = nn.Identity()
+    for convolution, norm_name in _convolutions_with_norm(network):
+        parent, _, child = norm_name.rpartition('.')
+        holder = network.get_submodule(parent)
+        norm = getattr(holder, child)
+        fused = fuse_conv_bn_eval(convolution, norm)
+        convolution.weight, convolution.bias = fused.weight, fused.bias
+        setattr(holder, child, getattr(norm, 'act', nn.Identity()))
     return network
+
+
+def _convolutions_with_norm(network: PanopticNetwork) -> list[tuple[nn.Conv2d, str]]:
+    """Return each convolution followed by a batch normalisation, and the name of the latter."""
+    made_by: dict[int, nn.Conv2d] = {}
+    kept: list[torch.Tensor] = []  # a tensor that is freed would give its id to another
+    found = []
+
+    def after_convolution(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        made_by[id(output)] = module
+        kept.append(output)
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d):
+
+            def before_norm(module: nn.Module, inputs: tuple, name: str = name) -> None:
+                if id(inputs[0]) in made_by:
+                    found.append((made_by[id(inputs[0])], name))
+
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    width, height = network.backbone.input_size_wh
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, height, width))
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def blend(network: PanopticNetwork, other: PanopticNetwork, share: float) -> PanopticNetwork:
     """Return the weighted mean of two networks' weights, batch normalisation folded.
 
-    A network that was trained on and the one it started from lie in one basin, and a point
-    between them often does better than both on new images (WiSE-FT, arXiv 2109.01903). ``share``
+    A network and the one that its training started from lie in one basin, and a point between
+    them often does better than both on new images (WiSE-FT, arXiv 2109.01903). ``share``
     0..1 is the share of ``other``.
 
     Raises PanopticRosError for a share outside 0..1.
@@ -275,7 +215,7 @@ def _store_weights_as_float16(model: onnx.ModelProto) -> None:
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Drop what the exporter notes for debugging: file paths of this machine, stack traces."""
+    """Remove the debugging notes of the exporter: file paths of this machine, stack traces."""
     model.doc_string = ''
     del model.metadata_props[:]
     del model.graph.metadata_props[:]

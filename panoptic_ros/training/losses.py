@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_ros.labels import VOID
-from panoptic_ros.training.network import Heads
+from panoptic_ros.training.network.panoptic_network import Heads
 
 
 @dataclass(frozen=True)

@@ -1,46 +1,40 @@
-"""Narrower layers from a trained network: ``panoptic prune RUN --data ROOT --share 0.85``.
+"""Narrow the layers of a trained network.
 
-Most of a light backbone's time goes into the widened middle of its blocks. Channels there are
-taken out one by one, each time the one that what follows misses least, and the convolution that
-follows is refitted to the rest: the optimal brain surgeon (Hassibi and Stork, 1992) for a linear
-layer under squared error, on the activations of real images. What is lost is then mostly won back
-by training on.
+A light backbone spends most of its time in the widened middle of its blocks. Channels there are
+removed one by one: each time the one whose removal changes the input of the next convolution's
+output least, after that convolution is refitted to the remaining channels. This is the optimal
+brain surgeon (Hassibi and Stork, 1992) for a linear layer under squared error, on the activations
+of real images. Training afterwards recovers most of the loss.
 """
 
-import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from panoptic_ros.datasets.opening import open_dataset
-from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.training.network import PanopticNetwork
-from panoptic_ros.training.training import CHECKPOINT, evenly_spread, open_run
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 STEP = 16
-"""Channels are taken out in groups of so many: narrower remainders save no time."""
+"""Channels are removed in groups of this size: odd remainders save no time."""
 
-# Writing one value of a map takes as long as so many multiplications (measured on AVX2).
+# Writing one value of a map takes as long as this many multiplications (measured on AVX2).
 _WRITE_COST = 14
-_CELLS = 600  # looked at in each map of each image
+_CELLS = 600  # sampled in each map of each image
 
 
 @dataclass(frozen=True)
 class Widened:
-    """The middle of a block: the layers that make its channels, and the one that uses them up.
+    """The middle of a block: the layers that produce its channels and the one that consumes them.
 
     Parameters
     ----------
     makers
-        Names of the convolutions with batch normalisation whose outputs are these channels; the
-        first alone sees other channels, the others are depthwise.
+        Names of the convolutions with batch normalisation whose outputs are these channels. All
+        but the first are depthwise.
     user
-        Name of the pointwise convolution with batch normalisation behind them.
+        Name of the pointwise convolution with batch normalisation that follows them.
     """
 
     makers: tuple[str, ...]
@@ -55,22 +49,22 @@ def widened_layers(network: PanopticNetwork) -> list[Widened]:
             names = [f'backbone.stages.{stage}.{number}.layers.{i}' for i in range(3)]
             if len(block.layers) == 3:
                 found.append(Widened((names[0], names[1]), names[2]))
-            else:  # the first block works on what the stem makes
+            else:  # the first block works on the output of the stem
                 found.append(Widened(('backbone.stem', names[0]), names[1]))
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class Elimination:
-    """In which order channels are best taken out, and what each costs.
+    """The best order of removing channels, and the error of each removal.
 
     Parameters
     ----------
     order
-        int64 [C], channels, the first to go first.
+        int64 [C], channels in the order of removal.
     loss
-        float64 [C], squared error per sample summed over the outputs, once the channels up to and
-        with this one are gone and the rest is refitted.
+        float64 [C], squared error per sample, summed over the outputs, after the removal of the
+        channels up to this one and a refit of the others.
     """
 
     order: np.ndarray
@@ -78,7 +72,7 @@ class Elimination:
 
 
 def eliminate(covariance: np.ndarray, weight: np.ndarray) -> Elimination:
-    """Order the inputs of a linear layer by how little their going changes its output.
+    """Order the inputs of a linear layer by how little their removal changes its output.
 
     Parameters
     ----------
@@ -93,7 +87,7 @@ def eliminate(covariance: np.ndarray, weight: np.ndarray) -> Elimination:
     order, loss = [], []
     total = 0.0
     while len(left):
-        # Taking out a channel and refitting the others raises the squared error by this.
+        # Removing a channel and refitting the others raises the squared error by this.
         rise = np.square(weight).sum(0) / np.diagonal(inverse)
         index = int(rise.argmin())
         total += rise[index]
@@ -108,20 +102,20 @@ def eliminate(covariance: np.ndarray, weight: np.ndarray) -> Elimination:
 
 
 def refit(covariance: np.ndarray, weight: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return the weights float64 [outputs, kept] that come closest to the output of all inputs."""
+    """Return the weights float64 [outputs, kept] that best reproduce the output of all inputs."""
     regular = _regular(covariance)
     return np.linalg.solve(regular[np.ix_(kept, kept)], regular[kept] @ weight.T).T
 
 
 def _regular(covariance: np.ndarray) -> np.ndarray:
-    """Add what keeps a channel that never varies from making the matrix singular."""
+    """Return a covariance that a constant channel does not make singular."""
     scale = np.trace(covariance) / len(covariance)
     return covariance + 1e-5 * max(scale, 1e-12) * np.eye(len(covariance))
 
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What is known of the channels before a pointwise convolution.
+    """Statistics of the channels before a pointwise convolution.
 
     Parameters
     ----------
@@ -132,7 +126,7 @@ class Activations:
     output_variance
         Variance of the block's output, summed over its channels.
     cost
-        Multiplications that one of these channels costs, counted for one image.
+        Multiplications per channel and image.
     """
 
     mean: np.ndarray
@@ -144,7 +138,7 @@ class Activations:
 def measure_activations(
     network: PanopticNetwork, layers: Sequence[Widened], images: Iterable[Tensor]
 ) -> list[Activations]:
-    """Run batches float [N, 3, H, W] and return what arrives before each ``user``."""
+    """Run batches float [N, 3, H, W]; return the statistics before each ``user``."""
     modules = dict(network.named_modules())
     generator = torch.Generator().manual_seed(0)
     inputs: dict[str, list[Tensor]] = {layer.user: [] for layer in layers}
@@ -163,12 +157,12 @@ def measure_activations(
         def before(_, x, user=layer.user):
             inputs[user].append(sample(x[0]))
 
-        def behind(_, x, y, user=layer.user):
+        def after(_, x, y, user=layer.user):
             outputs[user].append(sample(y))
 
         hooks += [
             modules[layer.user].register_forward_pre_hook(before),
-            block.register_forward_hook(behind),
+            block.register_forward_hook(after),
         ]
         for name in (*layer.makers, layer.user):
 
@@ -205,10 +199,10 @@ def measure_activations(
 def choose_widths(
     eliminations: Sequence[Elimination], activations: Sequence[Activations], share: float
 ) -> list[int]:
-    """Return how many channels of each layer stay so that ``share`` of the cost does.
+    """Return how many channels of each layer stay so that ``share`` of the cost stays.
 
-    Greedy: again and again the group of :data:`STEP` channels goes whose going adds least error,
-    relative to the variance of its block's output, for the cost that it saves.
+    Greedy: repeatedly remove the group of :data:`STEP` channels that adds the least error,
+    relative to the variance of its block's output, per cost that it saves.
     """
     widths = [len(e.order) for e in eliminations]
     budget = share * sum(w * a.cost for w, a in zip(widths, activations, strict=True))
@@ -229,71 +223,6 @@ def choose_widths(
     return widths
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = (
-        "Narrow the blocks of a trained network's backbone to make it faster; go on training "
-        'with the configuration that it prints and --init OUT.'
-    )
-    parser.add_argument('run', help='folder of the training run')
-    parser.add_argument('--data', required=True, help='root folder of the data set')
-    parser.add_argument('--split', default='train', help='split to look at (default: train)')
-    parser.add_argument('--out', required=True, help='folder for the narrower weights')
-    parser.add_argument(
-        '--share',
-        type=float,
-        default=0.8,
-        help="how much of the blocks' computation stays, 0..1 (default: %(default)s)",
-    )
-    parser.add_argument(
-        '--without-detail', action='store_true', help='leave out the detail at stride 2 too'
-    )
-    parser.add_argument(
-        '--images', type=int, default=64, help='images to measure on (default: %(default)s)'
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Prune; returns the exit code."""
-    if not 0 < args.share < 1:
-        raise PanopticRosError(f'--share is {args.share:g}; expected between 0 and 1')
-    if args.images < 1:
-        raise PanopticRosError(f'--images is {args.images}; expected 1 or more')
-    config, state = open_run(args.run)
-    target = Path(args.out) / CHECKPOINT
-    if target.exists():
-        raise PanopticRosError(f'{target} exists; name another folder with --out')
-    weights = state['average']
-    if args.without_detail:
-        config = replace(config, detail_channels=0, trained_part='')
-        weights = {k: v for k, v in weights.items() if not k.startswith('semantic_head.detail.')}
-    network = config.build_network(pretrained=False)
-    network.load_state_dict(weights)
-    samples, _ = open_dataset(config.dataset, args.data, args.split)
-    picked = evenly_spread(len(samples), args.images)
-    images = (_batch_of(samples[i].image_rgb) for i in tqdm(picked, unit='image'))
-    pruned, widths = prune(network, images, args.share)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {
-            'average': pruned,
-            'config': asdict(replace(config, block_channels=tuple(widths))),
-            'images_seen': state['images_seen'],
-            'seconds': state['seconds'],
-            'initial_weights': state.get('initial_weights', 'not known'),
-        },
-        target,
-    )
-    print(f'{target}\nblock_channels: {widths}')
-    return 0
-
-
-def _batch_of(image_rgb: np.ndarray) -> Tensor:
-    """Return float [1, 3, H, W], cut to multiples of 32."""
-    height, width = (side // 32 * 32 for side in image_rgb.shape[:2])
-    return torch.from_numpy(image_rgb[None, :height, :width]).permute(0, 3, 1, 2).float()
-
-
 def prune(
     network: PanopticNetwork, images: Iterable[Tensor], share: float
 ) -> tuple[dict[str, Tensor], list[int]]:
@@ -302,11 +231,11 @@ def prune(
     Parameters
     ----------
     network
-        Trained; it stays as it is.
+        A trained network; it is not changed.
     images
         Batches float [N, 3, H, W].
     share
-        How much of the cost of all blocks stays, 0..1.
+        Share of the cost of all blocks that stays, 0..1.
 
     Returns the state of the narrower network, and the widths of its blocks.
     """
@@ -330,7 +259,7 @@ def prune(
             for part in ('0.weight', '1.weight', '1.bias', '1.running_mean', '1.running_var'):
                 state[f'{maker}.{part}'] = state[f'{maker}.{part}'][kept]
         fitted = refit(known.covariance, weight, kept)
-        # The batch normalisation behind takes in what the fitted weights lack on average.
+        # The batch normalisation that follows compensates the change of the mean.
         shift = weight @ known.mean - fitted @ known.mean[kept]
         state[f'{layer.user}.0.weight'] = torch.from_numpy(fitted).float()[:, :, None, None]
         state[f'{layer.user}.1.running_mean'] -= torch.from_numpy(shift).float()

@@ -1,13 +1,12 @@
-"""A model in 8-bit integers: ``panoptic quantize MODEL DATASET ROOT``, without training.
+"""Quantize a model to 8-bit integers after training.
 
-Convolutions compute in integers (Jacob et al., arXiv 1712.05877): weights with one scale for each
-output channel, activations with one for each tensor, which covers what they were for some images.
-Two ends stay in float32, where integers cost the most quality and save the least time: what the
-picture enters, and what the heads end with. The file is ONNX with QuantizeLinear and
-DequantizeLinear, which ONNX Runtime and OpenVINO turn into integer kernels.
+Convolutions compute in integers (Jacob et al., arXiv 1712.05877). Weights have one scale per
+output channel, activations one per tensor, from their range on calibration images. The first
+convolutions and the last ones of the heads stay in float32, because integers cost the most quality
+and save the least time there. The file is ONNX with QuantizeLinear and DequantizeLinear, which
+ONNX Runtime and OpenVINO turn into integer kernels.
 """
 
-import argparse
 import logging
 import shutil
 import tempfile
@@ -16,10 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
-from panoptic_ros.datasets.opening import open_dataset
-from panoptic_ros.datasets.subset import evenly_spaced
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model, add_onnx
@@ -27,57 +23,28 @@ from panoptic_ros.segmenter import prepare_all
 from panoptic_ros.training.export import strip
 
 FLOAT_CONVOLUTIONS = 3
-"""So many convolutions from the image on stay in float32: of EfficientNet-Lite the stem and the
-first block. With them in integers street-lite loses 0.6 PQ, without 0.2, in the same time."""
+"""Number of convolutions, from the image on, that stay in float32: the stem and the first block
+of EfficientNet-Lite. With them in integers street-lite loses 0.6 PQ, without 0.2, in the same
+time."""
 
 _QUANTIZED = ('Conv', 'Add', 'Resize', 'MaxPool', 'AveragePool', 'Concat', 'Clip', 'Relu')
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.description = (
-        'Add an int8 file to a model, calibrated on images of a data set; engine_precision int8 '
-        'and --precision int8 use it.'
-    )
-    parser.add_argument('model', help='folder of a model, for example models/NAME')
-    parser.add_argument('dataset', help='what to calibrate on, as for panoptic evaluate')
-    parser.add_argument('root', type=Path, nargs='?', help='its folder (synthetic needs none)')
-    parser.add_argument('--split', default='train', help='part of the data set (%(default)s)')
-    parser.add_argument(
-        '--images', type=int, default=64, help='how many, evenly spread (%(default)s)'
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Quantise; returns the exit code."""
-    model = Model.load(args.model)
-    samples, _ = open_dataset(args.dataset, args.root, args.split)
-    samples = evenly_spaced(samples, args.images)
-    progress = tqdm(samples, unit='image', desc='ranges', disable=None)
-    command = f'panoptic quantize {model.card.name} {args.dataset} ROOT --split {args.split}'
-    model = quantize(
-        model, [sample.image_rgb for sample in progress], f'{command} --images {len(samples)}'
-    )
-    entry = model.card.files['int8']
-    print(f'{model.folder / entry.path}  int8  {entry.bytes / 1e6:.1f} MB')
-    return 0
-
-
 def quantize(model: Model, images_rgb: Sequence[np.ndarray], command: str = '') -> Model:
-    """Add an int8 file to a model's folder and card, and prove it on the golden picture.
+    """Add an int8 file to a model's folder and card, and verify it on the golden image.
 
     Parameters
     ----------
     model
-        With a float32 file.
+        A model with a float32 file.
     images_rgb
-        uint8 [H, W, 3] of any size, to see the ranges of the activations. Fifty pictures like
-        those to come are enough.
+        uint8 [H, W, 3] of any size, from which the ranges of the activations are measured. Fifty
+        typical images are enough.
     command
-        What to say in the card's provenance.
+        Command line for the card's provenance.
 
     Raises PanopticRosError without images, ModelError without a float32 file, EngineError if the
-    integers give wrong results for the golden picture; then the model is as it was.
+    results for the golden image are wrong; then the model is not changed.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -107,7 +74,7 @@ def quantize(model: Model, images_rgb: Sequence[np.ndarray], command: str = '') 
     level = log.level
     with tempfile.TemporaryDirectory() as scratch:
         plain, integer = Path(scratch, 'plain.onnx'), Path(scratch, 'int8.onnx')
-        log.setLevel(logging.ERROR)  # it recommends what was done
+        log.setLevel(logging.ERROR)  # it recommends the pre-processing that was done
         try:
             quant_pre_process(model.onnx_path('float32'), plain, skip_symbolic_shape=True)
             quantize_static(
@@ -121,7 +88,7 @@ def quantize(model: Model, images_rgb: Sequence[np.ndarray], command: str = '') 
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                # Processors without VNNI add products of 8 bits up in 16: weights of 7 bits fit.
+                # Processors without VNNI add 8-bit products in 16 bits: 7-bit weights fit.
                 reduce_range=True,
             )
         finally:
@@ -145,8 +112,8 @@ def quantize(model: Model, images_rgb: Sequence[np.ndarray], command: str = '') 
 def float_nodes(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the nodes that stay in float32, of a graph in topological order.
 
-    The first :data:`FLOAT_CONVOLUTIONS` convolutions, the last ones (behind which there is no
-    other), and all that follows those.
+    The first :data:`FLOAT_CONVOLUTIONS` convolutions, the last ones (without a convolution after
+    them), and everything after those.
     """
     convolutions = [node.name for node in graph.node if node.op_type == 'Conv']
     leads_to_convolution: set[str] = set()  # names of values

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from panoptic_ros.model import Model
-from panoptic_ros.training.backbones import EfficientNetLite
 from panoptic_ros.training.export import export_model
-from panoptic_ros.training.network import PanopticNetwork
+from panoptic_ros.training.golden_image import golden_image
+from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 
 @pytest.fixture(scope='session')
@@ -19,4 +20,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
         for _ in range(3):
             network(torch.rand(2, 3, 64, 128) * 255)
     folder = tmp_path_factory.mktemp('models') / 'random'
-    return export_model(network, folder, size_wh=(128, 64), label_set='cityscapes', peaks=16)
+    return export_model(
+        network,
+        folder,
+        golden_image=golden_image('cityscapes', (128, 64)),
+        label_set='cityscapes',
+        peaks=16,
+    )

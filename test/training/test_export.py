@@ -4,12 +4,13 @@ import onnxruntime
 import pytest
 import torch
 
+from panoptic_ros.cli.training.export import parse_fusion, parse_size
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
-from panoptic_ros.training.backbones import EfficientNetLite
-from panoptic_ros.training.deployed import DeployedNetwork, infer_heads
-from panoptic_ros.training.export import blend, fold_batch_norm, parse_fusion, parse_size
-from panoptic_ros.training.network import PanopticNetwork
+from panoptic_ros.training.export import blend, fold_batch_norm
+from panoptic_ros.training.inference_graph import InferenceGraph, infer_heads
+from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 
 def run(model: Model, precision: str) -> dict[str, np.ndarray]:
@@ -82,7 +83,7 @@ def test_folding_changes_nothing() -> None:
 
 def test_heads_come_in_the_shapes_fusion_takes() -> None:
     network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)
-    heads = infer_heads(DeployedNetwork(network, peaks=8), np.zeros((64, 96, 3), np.uint8))
+    heads = infer_heads(InferenceGraph(network, peaks=8), np.zeros((64, 96, 3), np.uint8))
     assert heads.semantic.shape == (32, 48)
     assert heads.confidence.shape == (16, 24)
     assert heads.offset_xy.shape == (2, 16, 24)

@@ -10,7 +10,7 @@ from panoptic_ros.training.losses import (
     hard_pixel_cross_entropy,
     panoptic_losses,
 )
-from panoptic_ros.training.network import Heads
+from panoptic_ros.training.network.panoptic_network import Heads
 
 
 def test_cross_entropy_of_all_pixels_is_the_weighted_mean_without_void() -> None:

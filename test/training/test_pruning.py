@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from panoptic_ros.cli import main
-from panoptic_ros.training.backbones import EfficientNetLite
-from panoptic_ros.training.network import PanopticNetwork
+from panoptic_ros.training.config import TrainingConfig
+from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.pruning import (
     Activations,
     Elimination,
@@ -17,7 +18,7 @@ from panoptic_ros.training.pruning import (
     refit,
     widened_layers,
 )
-from panoptic_ros.training.training import CHECKPOINT, TrainingConfig
+from panoptic_ros.training.run_folder import CHECKPOINT
 
 CONFIG = {
     'name': 'tiny',
@@ -125,7 +126,7 @@ def run_folder(tmp_path: Path) -> Path:
     config = TrainingConfig.of(CONFIG)
     torch.manual_seed(0)
     state = {
-        'average': config.build_network(pretrained=False).state_dict(),
+        'average': config.build_network(19, pretrained=False).state_dict(),
         'config': asdict(config),
         'images_seen': 8,
         'seconds': 1.0,
@@ -148,7 +149,7 @@ def test_the_command_leaves_weights_to_start_from(
     config = TrainingConfig.of(state['config'])
     assert config.detail_channels == 0
     assert f'block_channels: {list(config.block_channels)}' in capsys.readouterr().out
-    config.build_network().load_state_dict(state['average'])
+    config.build_network(19).load_state_dict(state['average'])
     assert main(command) == 2
     assert f'{out / CHECKPOINT} exists; name another folder' in capsys.readouterr().err
 

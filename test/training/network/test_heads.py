@@ -1,6 +1,6 @@
 import torch
 
-from panoptic_ros.training.heads import SemanticHead, find_peaks
+from panoptic_ros.training.network.heads import SemanticHead, find_peaks
 
 
 def test_peaks_are_local_maxima_in_falling_order() -> None:

@@ -6,7 +6,8 @@ from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.training.data import Augmentation, TrainingExamples, repeat_factors
+from panoptic_ros.training.augmentation import Augmentation
+from panoptic_ros.training.examples import TrainingExamples, repeat_factors
 from panoptic_ros.training.losses import Batch, LossWeights
 
 STILL = Augmentation(

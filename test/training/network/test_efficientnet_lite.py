@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from panoptic_ros.training.backbones import DepthwiseConv2d, EfficientNetLite
+from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
+from panoptic_ros.training.network.layers import DepthwiseConv2d
 
 
 @pytest.mark.parametrize('kernel', [3, 5, 7])

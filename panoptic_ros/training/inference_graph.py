@@ -1,4 +1,4 @@
-"""The network as it is deployed: camera bytes in, as few bytes as fusion needs out."""
+"""The graph that is exported: the network with its preprocessing and the dense part of fusion."""
 
 import numpy as np
 import torch
@@ -6,15 +6,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panoptic_ros.fusion import CentreHeads
-from panoptic_ros.training.heads import find_peaks
-from panoptic_ros.training.network import PanopticNetwork
+from panoptic_ros.training.network.heads import find_peaks
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 OUTPUTS = ('semantic', 'confidence', 'centre_score', 'centre_index', 'offset_xy')
 """Names of the outputs, in order; see :class:`~panoptic_ros.fusion.CentreHeads`."""
 
 
-class DeployedNetwork(nn.Module):
-    """Wrap a network with its preprocessing and with all that is cheaper inside the graph.
+class InferenceGraph(nn.Module):
+    """A network with its preprocessing and everything that is cheaper inside the graph.
 
     ``forward`` takes uint8 [N, H, W, 3] RGB and returns the tensors named in :data:`OUTPUTS`:
     class ids at ``semantic_stride`` (uint8, the argmax of the upsampled logits: taking it before
@@ -48,8 +48,8 @@ class DeployedNetwork(nn.Module):
             logits = F.interpolate(logits, size=grid, mode='bilinear', align_corners=False)
         semantic = logits.argmax(1)
         # The highest softmax probability, 1 / sum(exp(logit - highest)): the exponents are at
-        # most 0, so float16 does not overflow. Said with max and mean because the exporter widens
-        # amax and sum to float32, which costs TensorRT two copies of all logits.
+        # most 0, so float16 does not overflow. Written with max and mean because the exporter
+        # widens amax and sum to float32, which costs TensorRT two copies of all logits.
         logits = F.avg_pool2d(heads.semantic, 2)
         highest = logits.max(1, keepdim=True).values
         spread = (logits - highest).exp().mean(1)
@@ -65,8 +65,8 @@ class DeployedNetwork(nn.Module):
         )
 
 
-def infer_heads(deployed: DeployedNetwork, image_rgb: np.ndarray) -> CentreHeads:
+def infer_heads(graph: InferenceGraph, image_rgb: np.ndarray) -> CentreHeads:
     """Run uint8 [H, W, 3] through torch and return the heads that fusion takes."""
     with torch.inference_mode():
-        outputs = deployed(torch.from_numpy(image_rgb)[None])
+        outputs = graph(torch.from_numpy(image_rgb)[None])
     return CentreHeads(**dict(zip(OUTPUTS, (o[0].numpy() for o in outputs), strict=True)))

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_ros.training.backbones import conv_bn
-from panoptic_ros.training.pyramid import double_size, separable_conv
+from panoptic_ros.training.network.layers import conv_bn, double_size, separable_conv
 
 
 class Detail(nn.Module):

@@ -1,23 +1,10 @@
-"""The feature pyramid: four backbone maps in, one map at stride 4 out that sees all scales."""
+"""The feature pyramid: four backbone maps in, one map at stride 4 of all scales out."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from panoptic_ros.training.backbones import conv_bn
-
-
-def separable_conv(channels: int, c_out: int, kernel: int) -> nn.Sequential:
-    """Depthwise convolution, then pointwise, each with batch normalisation and ReLU6."""
-    return nn.Sequential(
-        conv_bn(channels, channels, kernel, groups=channels), conv_bn(channels, c_out, 1)
-    )
-
-
-def double_size(x: Tensor) -> Tensor:
-    """Return [N, C, 2 h, 2 w], bilinear between the middles of cells."""
-    return F.interpolate(x, scale_factor=2, mode='bilinear', align_corners=False)
+from panoptic_ros.training.network.layers import conv_bn, double_size, separable_conv
 
 
 class GlobalContext(nn.Module):

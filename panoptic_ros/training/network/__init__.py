@@ -1,0 +1,1 @@
+"""The network: one shared backbone, a feature pyramid, a semantic head and a centre head."""
