@@ -14,7 +14,7 @@ from panoptic_ros.datasets.street.world import World
 
 @lru_cache(maxsize=2)
 def _sensor_noise(size_wh: tuple[int, int]) -> np.ndarray:
-    """Noise around 128 with standard deviation 16, larger than the image by 64 each way."""
+    """Return noise of mean 128 and deviation 16, uint8, 64 pixels larger than the image."""
     rng = np.random.default_rng(99)
     width, height = size_wh
     values = rng.standard_normal((height + 64, width + 64, 3), np.float32) * 16 + 128
@@ -22,7 +22,7 @@ def _sensor_noise(size_wh: tuple[int, int]) -> np.ndarray:
 
 
 class Appearance:
-    """Sky, light, film: what turns faces into a picture."""
+    """Sky, light and sensor: turns a map of faces into an image."""
 
     def __init__(self, camera: Camera, world: World) -> None:
         self._camera = camera
@@ -32,7 +32,7 @@ class Appearance:
         self._sky = self._make_sky(generator(world.seed, 6))
         level = np.arange(256) / 255.0
         curve = style.exposure * (style.contrast * (level - 0.3) + 0.3)
-        # Highlights reach white whatever the exposure, as they do in the sky of real pictures,
+        # Highlights reach white at every exposure, as the sky does in real images,
         curve = np.clip(curve + (0.97 - style.exposure) * level**7, 0, 1)
         # and are not tinted.
         tint = 1 + (np.array(style.tint) - 1) * (1 - level[:, None] ** 3)
@@ -40,7 +40,7 @@ class Appearance:
         self._tone = np.rint(255 * tone).astype(np.uint8)[None]
 
     def _make_sky(self, rng: np.random.Generator) -> np.ndarray:
-        """A panorama, float32 [3, rows down to the horizon, columns]; it repeats sideways."""
+        """Return a panorama, float32 [3, rows down to the horizon, columns], periodic sideways."""
         style = self._world.style
         width, height = self._camera.size_wh
         rows = height + 2
@@ -57,7 +57,7 @@ class Appearance:
         # White clouds in a blue sky, grey ones in a white sky.
         cloud = np.float32([226, 230, 232] if style.sky_rgb[0] > 215 else [252, 252, 252])
         sky = (sky + (cloud[:, None, None] - sky) * clouds * 0.7).astype(np.float32)
-        # Its beginning once more at the end: a view never has to wrap around.
+        # The beginning is repeated at the end, so that a view never wraps around.
         return sky if style.curvature == 0 else np.concatenate([sky, sky[..., :width]], 2)
 
     def image(
@@ -99,7 +99,7 @@ class Appearance:
         return cv2.addWeighted(image, 1.0, noise, strength, -128.0 * strength)
 
     def _sky_view(self, ego_s: float) -> np.ndarray:
-        """The part of the panorama in view, float32 [3, rows, W]."""
+        """Return the visible part of the panorama, float32 [3, rows, W]."""
         width, height = self._camera.size_wh
         heading = self._world.style.curvature * ego_s
         start = int(heading * self._camera.focal) % max(1, self._sky.shape[2] - width)
@@ -116,7 +116,7 @@ class Appearance:
         ground: Ground,
         ego_s: float,
     ) -> np.ndarray:
-        """The atlas at every pixel, uint16 [H, W]."""
+        """Return the texel of every pixel, uint16 [H, W]."""
         atlas = self._atlas
         x, y = depth * self._camera.ray_x, depth * self._camera.ray_y
         coordinates = []

@@ -24,7 +24,7 @@ from panoptic_ros.datasets.street.things import (
 BLOCK_M = 48.0
 
 CROSSING_M = (2.0, 10.0)
-"""A side street's carriageway in its block; its own sidewalks lie beside it, 2 m wide."""
+"""Extent of a side street's carriageway in its block; sidewalks of 2 m lie on both sides."""
 
 _ZEBRA_M = (12.6, 15.8)
 
@@ -35,7 +35,7 @@ BLOCK_PERIOD = 512  # blocks after which instance ids come again: 24 km
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What stands still on one stretch of the road.
+    """The stationary content of one stretch of the road.
 
     ``marks`` float32 [n, 5]: rectangles of paint (1) or mended asphalt (its brightness, about 0)
     on the road: s0, s1 relative to the block, from and to across, and which.
@@ -47,7 +47,7 @@ class Block:
 
 
 class BlockBuilder:
-    """Draws one block: houses, parks, trees, furniture, parked vehicles, standing people."""
+    """Draws one block at random: houses, parks, trees, furniture, vehicles, people."""
 
     def __init__(self, seed: int, style: Style, number: int) -> None:
         self._rng = generator(seed, 1, number)
@@ -211,7 +211,7 @@ class BlockBuilder:
             s += length
 
     def _kerbside(self, side: int, sign: int, begin: float, street: bool) -> None:
-        """Lamps, trees, signs, lights and parked two-wheelers in the strip along the kerb."""
+        """Place lamps, trees, signs, traffic lights and parked two-wheelers along the kerb."""
         style = self._style
         at = sign * (style.kerb(side) + 0.55)
         metal = np.full(3, self._uniform(45, 120))
@@ -284,7 +284,7 @@ class BlockBuilder:
         )
 
     def _fronts(self, side: int, sign: int, begin: float) -> None:
-        """People and bicycles along the house fronts, each at a place of its own."""
+        """Place people and bicycles along the house fronts, without overlap."""
         style = self._style
         places = begin + 1.5 + 2.2 * np.arange(int((BLOCK_M - begin - 3) / 2.2))
         self._rng.shuffle(places)
@@ -309,7 +309,7 @@ class BlockBuilder:
                 )
 
     def _crossers(self) -> None:
-        """People who cross before the car comes, on the zebra behind the side street."""
+        """Place people on the zebra crossing who finish before the car arrives."""
         style = self._style
         width = max(style.kerb(0), style.kerb(1)) + 0.8
         arrival = (self._start + _ZEBRA_M[0]) / style.ego_mps

@@ -42,7 +42,7 @@ class Camera:
 
     @cached_property
     def down(self) -> np.ndarray:
-        """The direction straight down, in the optical frame."""
+        """The downward direction in the optical frame, float64 [3]."""
         return np.array([0.0, np.cos(self.pitch_rad), np.sin(self.pitch_rad)])
 
     @cached_property
@@ -57,28 +57,28 @@ class Camera:
         return rows.astype(np.float32)[:, None]
 
     def optical(self, x: np.ndarray, up: np.ndarray, ahead: np.ndarray) -> np.ndarray:
-        """Foot frame to optical frame, float64 [n, 3]."""
+        """Transform points from the foot frame to the optical frame, float64 [n, 3]."""
         return self.optical_direction(x, up - self.height_m, ahead)
 
     def optical_direction(self, x: np.ndarray, up: np.ndarray, ahead: np.ndarray) -> np.ndarray:
-        """Level directions in the optical frame, float64 [n, 3]."""
+        """Transform directions from the foot frame to the optical frame, float64 [n, 3]."""
         _, cos, sin = self.down
         return np.stack([x, -up * cos - ahead * sin, ahead * cos - up * sin], 1)
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
-        """Project optical points ahead of the lens, float64 [n, 2]."""
+        """Project points in front of the camera to pixels, float64 [n, 2]."""
         k = self.matrix
         return points[:, :2] / points[:, 2:] * self.focal + (k[0, 2], k[1, 2])
 
     def fixed_point(self, uv: np.ndarray) -> np.ndarray:
-        """Pixels as OpenCV wants them with four fractional bits, int32 [n, 2]."""
+        """Convert pixels to fixed point with four fractional bits for OpenCV, int32 [n, 2]."""
         return np.rint(np.clip(uv, -20000, 20000) * 16).astype(np.int32)
 
 
 def road_to_foot(
     s: np.ndarray, across: np.ndarray, world: World
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Road places, relative to the camera along s: x and ahead in the foot frame, and yaw."""
+    """Transform road coordinates, with s relative to the camera, to x, ahead and yaw."""
     bend = world.style.curvature
     if bend == 0.0:
         return across - world.ego_across, s, np.zeros_like(s)
@@ -88,7 +88,7 @@ def road_to_foot(
 
 
 def foot_to_road(x: np.ndarray, ahead: np.ndarray, world: World) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse of :func:`road_to_foot`: s relative to the camera, and across."""
+    """Return s relative to the camera, and across: the inverse of :func:`road_to_foot`."""
     bend = world.style.curvature
     x = x + world.ego_across
     if bend == 0.0:
@@ -106,7 +106,7 @@ FIRST_FACE = 7
 
 
 class Ground:
-    """The empty road: which face every pixel below the horizon sees, and where on it."""
+    """The empty road: the ground face of every pixel below the horizon, and the position on it."""
 
     def __init__(self, camera: Camera, world: World) -> None:
         self._world = world
@@ -161,7 +161,7 @@ class Ground:
         self.rgb = np.stack(rows).astype(np.float32)
 
     def _faces_across(self, across: np.ndarray) -> np.ndarray:
-        """Ground faces by place across the road, where no street crosses; int32."""
+        """Return the ground face at each position across the road without side streets, int32."""
         style = self._world.style
         edges: list[float] = []
         zones: list[int] = []
@@ -180,7 +180,7 @@ class Ground:
         return np.array(zones, np.int32)[np.digitize(across, edges)]
 
     def faces(self, ego_s: float) -> np.ndarray:
-        """Face numbers of the empty scene, int32 [H, W]."""
+        """Return the face numbers of the empty scene, int32 [H, W]."""
         style = self._world.style
         face = np.zeros(self._size, np.int32)
         ground = face[self.top :]

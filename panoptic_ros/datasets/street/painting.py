@@ -24,7 +24,7 @@ _HAZE_RGB = 200.0
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """What is known of each face number; all arrays have one entry a face.
+    """The properties of all faces; the index is the face number.
 
     ``plane`` float32 [3, n]: inverse depth is its product with the ray (x, y, 1), kept between
     ``far_inverse`` and ``near_inverse``. ``along``, ``across`` float32 [4, n]: the texture's
@@ -45,19 +45,19 @@ class Faces:
     is_ground: np.ndarray
 
     def depth(self, face: np.ndarray, camera: Camera) -> np.ndarray:
-        """Depth of each pixel's face there, float32 [H, W], 1 in the sky."""
+        """Return the depth of every pixel, float32 [H, W], 1 in the sky."""
         inverse = self.plane[0].take(face)
         inverse *= camera.ray_x
         inverse += self.plane[1].take(face) * camera.ray_y
         inverse += self.plane[2].take(face)
-        # Pixels on a polygon's edge may lie a little outside it.
+        # Pixels on the edge of a polygon may lie slightly outside.
         np.minimum(inverse, self.near_inverse.take(face), out=inverse)
         np.maximum(inverse, self.far_inverse.take(face), out=inverse)
         return np.reciprocal(inverse, out=inverse)
 
 
 def paint_faces(face: np.ndarray, polygons: Polygons, camera: Camera, ground: Ground) -> Faces:
-    """Paint the polygons that are seen into the map of faces, and describe the faces."""
+    """Paint the visible polygons into the map of face numbers; return their properties."""
     p = polygons
     first, last = p.first, np.append(p.first[1:], len(p.points))
     z = p.points[:, 2]
@@ -88,7 +88,7 @@ def paint_faces(face: np.ndarray, polygons: Polygons, camera: Camera, ground: Gr
         axes.append(_with_ground(np.concatenate([axis.T, begin[None]]), 0.0))
     haze = (1 - np.exp(-np.maximum(near[chosen], 0) / 900))[:, None]
     ground_plane = np.repeat(camera.down[:, None] / camera.height_m, FIRST_FACE, 1)
-    ground_plane[:, 0] = (0, 0, 1)  # any depth does for the sky
+    ground_plane[:, 0] = (0, 0, 1)  # the depth of the sky is arbitrary
     tile = np.concatenate([[textures.PLAIN], ground.tile, p.tile[chosen]])
     density = np.concatenate([np.full(FIRST_FACE, 100.0), texels.max(1)])
     semantic = np.concatenate(
@@ -114,19 +114,19 @@ def paint_faces(face: np.ndarray, polygons: Polygons, camera: Camera, ground: Gr
 
 
 def _with_ground(column: np.ndarray, value: float) -> np.ndarray:
-    """A column of the painted faces with the sky's and the ground's in front, float32."""
+    """Prepend a value for sky and ground to a column of the painted faces, float32."""
     before = np.full((*column.shape[:-1], FIRST_FACE), value)
     return np.concatenate([before, column], -1).astype(np.float32)
 
 
 def _colors(ground: np.ndarray, rgb: np.ndarray, haze: np.ndarray) -> np.ndarray:
-    """float32 [3, faces]."""
+    """Return the colours of all faces with haze, float32 [3, faces]."""
     rgb = rgb * (1 - haze) + _HAZE_RGB * haze
     return np.concatenate([np.zeros((1, 3)), ground, rgb]).T.astype(np.float32).copy()
 
 
 def _cut(points: np.ndarray) -> np.ndarray:
-    """The part of a polygon beyond the near plane."""
+    """Return the part of a polygon beyond the near plane."""
     out = []
     for a, b in zip(points, np.roll(points, -1, 0), strict=True):
         if a[2] >= NEAR_M:
@@ -137,7 +137,7 @@ def _cut(points: np.ndarray) -> np.ndarray:
 
 
 def shadows(seen: list[Seen], world: World, camera: Camera, ego_s: float) -> np.ndarray:
-    """How much light reaches the ground, float32 [H, W], 1 all of it."""
+    """Return the fraction of light that reaches the ground, float32 [H, W]."""
     style = world.style
     light = np.full(camera.size_wh[::-1], 255, np.uint8)
     thing = street_labels().is_thing

@@ -20,15 +20,15 @@ from panoptic_ros.datasets.street.shape import (
 )
 
 PHASES = 16
-"""Pictures in one cycle of walking or pedalling."""
+"""Number of phases in one cycle of walking or pedalling."""
 
 PERSON_KINDS = 4
-"""Plain, with a bag, with a coat, with a skirt."""
+"""Kinds of people: plain, with a bag, with a coat, with a skirt."""
 
 
 @lru_cache(maxsize=2048)
 def person(kind: int, phase: int, profile: int, away: bool) -> Shape:
-    """Somebody 1.75 m tall, a billboard.
+    """Return a person 1.75 m tall, a billboard.
 
     ``phase`` 0..PHASES - 1 of the walk, -1 standing; ``profile`` -4..4: seen from the side,
     walking left (-4) or right (4), or from front or back (0); ``away``: we see the back.
@@ -113,7 +113,7 @@ def person(kind: int, phase: int, profile: int, away: bool) -> Shape:
 
 @lru_cache(maxsize=256)
 def two_wheeler(motor: bool, ridden: bool, phase: int) -> Shape:
-    """A bicycle or motorcycle (part 0), perhaps with a rider (part 1), 0 <= ``phase`` < PHASES."""
+    """Return a bicycle or motorcycle (part 0), optionally with a rider (part 1)."""
     b = Builder()
     radius, base, half = (0.31, 0.66, 0.075) if motor else (0.345, 0.54, 0.022)
     turn = np.arange(14) * (2 * np.pi / 14)
@@ -191,7 +191,7 @@ def _rider(b: Builder, motor: bool, phase: int) -> None:
 
 
 def _leg(b: Builder, hip: Point, knee: Point, foot: Point, x: float) -> None:
-    """One leg of a rider, off the middle plane by x."""
+    """Add one leg of a rider at distance x from the middle plane."""
     leg = Builder()
     leg.bar(hip, knee, 0.08, 0.075, TROUSERS, 1)
     leg.bar(knee, foot, 0.055, 0.06, TROUSERS, 1)

@@ -61,7 +61,7 @@ def street_polygons(
 
 
 def _mark_polygons(world: World, camera: Camera, ground: Ground, ego_s: float) -> Polygons:
-    """Paint and patches on the road."""
+    """Return the polygons of road markings and patches."""
     rows = []
     for begin, block in world.blocks(ego_s):
         if len(block.marks):
@@ -96,7 +96,7 @@ def _mark_polygons(world: World, camera: Camera, ground: Ground, ego_s: float) -
 
 
 def thing_polygons(world: World, camera: Camera, seen: list[Seen], ego_s: float) -> Polygons:
-    """The backdrop, then everything else far to near: the polygons that face us, if not tiny."""
+    """Return the front-facing polygons that are not tiny: the backdrop, then far to near."""
     style = world.style
     seen, x, ahead, yaw = _in_view(world, camera, seen, ego_s)
     things, shapes = [o.thing for o in seen], [o.shape for o in seen]
@@ -106,7 +106,7 @@ def thing_polygons(world: World, camera: Camera, seen: list[Seen], ego_s: float)
     cos, sin = np.cos(turn), np.sin(turn)
 
     def turned(local: np.ndarray, who: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Object frame to a frame level with the foot frame: right, up, ahead."""
+        """Rotate from object frames to the axes of the foot frame: right, up, ahead."""
         c, s = cos[who], sin[who]
         return local[:, 0] * c + local[:, 2] * s, local[:, 1], local[:, 2] * c - local[:, 0] * s
 
@@ -167,7 +167,7 @@ def thing_polygons(world: World, camera: Camera, seen: list[Seen], ego_s: float)
 def _in_view(
     world: World, camera: Camera, seen: list[Seen], ego_s: float
 ) -> tuple[list[Seen], np.ndarray, np.ndarray, np.ndarray]:
-    """The backdrop and what is in view, in painting order, with x, ahead and yaw of each."""
+    """Return the backdrop and the things in view in painting order, with x, ahead and yaw."""
     slope = float(camera.ray_x[-1]) * 1.02
     if seen:
         s, across = np.array([(o.s, o.across) for o in seen]).T
@@ -192,12 +192,12 @@ def _in_view(
 
 
 def _table(rows: list[tuple[int, ...]]) -> np.ndarray:
-    """Short tuples as rows of one array, int64 [n, 3]."""
+    """Pad short tuples to rows of one array, int64 [n, 3]."""
     return np.array([(*row, 0, 0)[:3] for row in rows], np.int64)
 
 
 def _shade(normal: np.ndarray, camera: Camera, style: Style, sun_bearing: float) -> np.ndarray:
-    """How bright faces are by where they face, float64 [n]."""
+    """Return the brightness of faces by their orientation, float64 [n]."""
     _, cos, sin = camera.down
     up = -(normal @ camera.down)
     ahead = normal[:, 2] * cos - normal[:, 1] * sin
@@ -209,10 +209,10 @@ def _shade(normal: np.ndarray, camera: Camera, style: Style, sun_bearing: float)
 
 
 def _view_shift(s: np.ndarray, world: World) -> np.ndarray:
-    """Where, across from the camera's lane, the view at s runs along the road.
+    """Return the offset from the camera's lane at which viewing rays at s run along the road.
 
-    To the right of it the view passes over to the right, to the left of it to the left. On a
-    straight road that is the camera's own lane; on a curve it moves inwards.
+    Rays to the right of it move to the right, rays to the left of it to the left. It is 0 on a
+    straight road and moves inwards on a curve.
     """
     bend = world.style.curvature
     if bend == 0.0:
@@ -221,10 +221,11 @@ def _view_shift(s: np.ndarray, world: World) -> np.ndarray:
 
 
 def _painting_order(seen: list[Seen], world: World) -> list[int]:
-    """Order of the things, hidden ones first.
+    """Return the painting order of the things, occluded ones first.
 
-    Footprints are taken as rectangles of the road frame. Disjoint convex footprints always have
-    such an order within half a turn of view; where two overlap, the farther middle goes first.
+    Footprints are approximated by rectangles in the road frame. Disjoint convex footprints have a
+    painting order within a field of view of 180 degrees; of two that overlap, the one with the
+    farther centre comes first.
     """
     if not seen:
         return []
@@ -238,23 +239,23 @@ def _painting_order(seen: list[Seen], world: World) -> list[int]:
     reach = half_width * cos + half_length * sin
     near, far = s - reach_s, s + reach_s
     left, right = across - reach, across + reach
-    # What they cover of the view: the bearings of four corners, of a billboard's whole width.
+    # The range of bearings that each covers, from its four corners and a billboard's full width.
     wide = reach + overhang * scale
     corner_s = np.maximum(np.stack([near, near, far, far]), NEAR_M)
     x, ahead, _ = road_to_foot(corner_s, across + np.stack([-wide, wide, -wide, wide]), world)
     bearing = np.arctan2(x, ahead)
     begin, end = bearing.min(0), bearing.max(0)
-    # Pairs that cover the same part of the view.
+    # Pairs whose ranges of bearings overlap.
     i, j = np.nonzero(np.triu((begin[:, None] < end) & (begin < end[:, None]), 1))
     apart_s = (near[i] >= far[j]) | (near[j] >= far[i])
     apart = (left[i] >= right[j]) | (left[j] >= right[i])
-    # Side by side, the one is behind that lies on the side to which the view passes between them.
+    # Of two side by side, the rays between them pass in front of the one they move towards.
     between_s = (np.maximum(near[i], near[j]) + np.minimum(far[i], far[j])) / 2
     between = (np.maximum(left[i], left[j]) + np.minimum(right[i], right[j])) / 2
     passes_right = between - world.ego_across > _view_shift(between_s, world)
     i_first = np.where(~apart_s & apart, (left[i] >= right[j]) == passes_right, s[i] > s[j])
     first, second = np.where(i_first, i, j), np.where(i_first, j, i)
-    # Kahn's algorithm; among the free ones the farthest goes first.
+    # Kahn's algorithm; the farthest candidate comes first.
     waiting = np.bincount(second, minlength=len(seen)).tolist()
     hides: list[list[int]] = [[] for _ in seen]
     for a, b in zip(first.tolist(), second.tolist(), strict=True):
@@ -264,7 +265,7 @@ def _painting_order(seen: list[Seen], world: World) -> list[int]:
     todo = set(range(len(seen)))
     order: list[int] = []
     while todo:
-        # Overlapping footprints may go round in a circle: then the farthest is as good as any.
+        # Overlapping footprints may form a cycle, which starts at the farthest.
         chosen = heapq.heappop(free)[1] if free else max(todo, key=s.__getitem__)
         todo.remove(chosen)
         order.append(chosen)

@@ -24,7 +24,7 @@ from panoptic_ros.panoptic import Panoptic
 
 @dataclass(frozen=True, eq=False)
 class StreetFrame:
-    """One rendered camera frame and everything that is known about it.
+    """One rendered camera frame with its truth, depth and camera.
 
     Parameters
     ----------
@@ -34,8 +34,7 @@ class StreetFrame:
         float32 [H, W], metres along the optical axis, NaN in the sky (REP 118).
     truth
         Class, instance and segments. An object keeps its instance id, which is also its
-        ``segments.track_id``, for as long as it is in the scene; ids come again only after
-        kilometres.
+        ``segments.track_id``, while it is in the scene; ids are reused after kilometres.
     stamp_ns
         Time since frame 0, nanoseconds.
     camera_matrix
@@ -72,13 +71,13 @@ class SyntheticStreet:
     size_wh
         Width and height of the image in pixels, each at least 32.
     frame_rate_hz
-        Frames a second of scene time, 0.1 to 1000.
+        Frames per second of scene time, 0.1 to 1000.
     horizontal_fov_deg
         Horizontal field of view, 10 to 150; the default is that of the Cityscapes camera.
     camera_height_m
         Height above the ground, 0.3 to 5.
     camera_pitch_rad
-        How far the camera looks below the horizon, -0.5 to 0.5.
+        Angle of the optical axis below the horizon, -0.5 to 0.5.
 
     Raises
     ------
@@ -152,7 +151,7 @@ class SyntheticStreet:
         )
 
     def boxes(self, index: int) -> 'StreetBoxes':
-        """Return what frame ``index`` shows of each object, as boxes in space."""
+        """Return boxes in space around the objects of frame ``index``."""
         _check_whole('frame index', index)
         time_s = index / self.frame_rate_hz
         seen, ego_s = self._world.seen(time_s), self._world.ego_s(time_s)
@@ -169,14 +168,14 @@ class SyntheticStreet:
 
 @dataclass(frozen=True, eq=False)
 class StreetBoxes:
-    """Boxes around the sides of objects that face the camera, also where something hides them.
+    """Boxes around the sides of objects that face the camera, occluded or not.
 
     Parameters
     ----------
     id
-        uint16 [n], instance ids, ascending; also of objects outside the picture.
+        uint16 [n], instance ids, ascending, including objects outside the image.
     low_m, high_m
-        float64 [n, 3], least and largest x, y and z in the optical frame.
+        float64 [n, 3], smallest and largest x, y and z in the optical frame.
     """
 
     id: np.ndarray
@@ -186,9 +185,9 @@ class StreetBoxes:
 
 @dataclass(frozen=True)
 class SyntheticSamples(Sequence[Sample]):
-    """Independent labelled images, each from a street and a camera of its own.
+    """Independent labelled images, each from another street and camera.
 
-    Each is rendered when it is asked for, the same bytes each time. Raises DatasetError for bad
+    Each is rendered on access, with the same bytes every time. Raises DatasetError for bad
     parameters, IndexError beyond the end.
     """
 
@@ -207,7 +206,7 @@ class SyntheticSamples(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Render one sample."""
         if not -self.count <= index < self.count:
-            raise IndexError(f'sample {index} was asked for; there are {self.count}')
+            raise IndexError(f'sample {index} does not exist; there are {self.count}')
         index %= self.count
         rng = generator(self.seed, 5, index)
         street = SyntheticStreet(
@@ -226,7 +225,7 @@ class SyntheticSamples(Sequence[Sample]):
 def synthetic_samples(
     seed: int, count: int, size_wh: tuple[int, int] = (640, 320)
 ) -> SyntheticSamples:
-    """Make a sequence of ``count`` independent labelled images for training and evaluation."""
+    """Return ``count`` independent labelled images for training and evaluation."""
     return SyntheticSamples(seed, count, size_wh)
 
 

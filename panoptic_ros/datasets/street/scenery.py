@@ -24,12 +24,12 @@ from panoptic_ros.datasets.street.textures import BRICK, HOUSE, LEAVES, TILES
 TREE_KINDS = 10
 
 TREE_CLUMPS = ((7, 4), (3, 2), (2, 0))
-"""Clumps of middle and light leaves on each bough of a tree, by detail: near, middling, far."""
+"""Clumps of medium and light leaves on each bough of a tree, by detail: near, medium, far."""
 
 
 @lru_cache(maxsize=len(TREE_CLUMPS) * TREE_KINDS)
 def tree(kind: int, detail: int) -> Shape:
-    """A street tree 6 to 10 m tall, a billboard: trunk and a crown of clumps, dark to light.
+    """Return a street tree 6 to 10 m tall, a billboard: trunk and a crown of clumps.
 
     ``detail`` 0 (near) to 2 (far) chooses how many clumps.
     """
@@ -80,7 +80,7 @@ def tree(kind: int, detail: int) -> Shape:
 
 @lru_cache(maxsize=128)
 def treeline(kind: int, height: int) -> Shape:
-    """A row of distant trees 34 m long, a billboard; slots 0..2 dark to light."""
+    """Return a row of distant trees 34 m long, a billboard; slots 0..2 are dark to light."""
     rng = np.random.default_rng((78, kind))
     b = Builder()
     b.add([(-17, 0, 0), (17, 0, 0), (17, 0.6 * height, 0), (-17, 0.6 * height, 0)], 0, tile=LEAVES)
@@ -101,7 +101,7 @@ def treeline(kind: int, height: int) -> Shape:
 
 @lru_cache(maxsize=16)
 def furniture(kind: str) -> Shape:
-    """Things on a pole, billboards: part 0 the pole, 1 a sign, 2 a traffic light."""
+    """Return street furniture on a pole, a billboard: part 0 pole, 1 sign, 2 traffic light."""
     b = Builder()
     if kind == 'lamp':
         b.limb((0, 0), (0, 7.2), 0.085, 0.05, POST)
@@ -152,7 +152,7 @@ def house(
     gable: bool = False,
     awning: int = 0,
 ) -> Shape:
-    """A house along the road; ``style`` names its front, ``gable`` gives it a pitched roof.
+    """Return a house along the road; ``style`` is its front, ``gable`` a pitched roof.
 
     ``awning``: over the shops on its left (-1) or right (1) side, or none (0).
     """
@@ -176,7 +176,7 @@ def house(
 
 
 def slab(length: float, depth: float, height: float, tile: int = BRICK) -> Shape:
-    """A wall, hedge or fence along the road; slot 0 and, through the gaps, slot 1."""
+    """Return a wall, hedge or fence along the road; slot 1 shows through its gaps."""
     b = Builder()
     b.box(
         (-depth / 2, depth / 2), (0.0, height), (-length / 2, length / 2), 0, tile=tile, paint2=1

@@ -97,7 +97,7 @@ class Builder:
         paint2: int = -1,
         top: bool = True,
     ) -> None:
-        """Four sides and perhaps the top."""
+        """Add the four sides of a box and optionally its top."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
         ring = [(x0, z0), (x1, z0), (x1, z1), (x0, z1)]
         for (xa, za), (xb, zb) in zip(ring, ring[1:] + ring[:1], strict=True):
@@ -109,7 +109,7 @@ class Builder:
     def sweep(
         self, profile: Sequence[tuple[float, float, float]], strips: Sequence[int], side: int
     ) -> None:
-        """A profile of (z, y, half width), from the rear over the top to the front, across x."""
+        """Extrude a profile of (z, y, half width), from the rear over the top to the front."""
         for (za, ya, wa), (zb, yb, wb), paint in zip(
             profile[:-1], profile[1:], strips, strict=True
         ):
@@ -118,7 +118,7 @@ class Builder:
         self.add([(-w, y, z) for z, y, w in profile], side)
 
     def sides(self, x: float, zy: Sequence[Point], paint: int, part: int = 0) -> None:
-        """One polygon at x and at -x; ``zy`` runs from the rear over the top to the front."""
+        """Add a polygon at x and at -x; ``zy`` runs from the rear over the top to the front."""
         self.add([(-x, y, z) for z, y in zy], paint, part)
         self.add([(x, y, z) for z, y in zy][::-1], paint, part)
 
@@ -131,13 +131,13 @@ class Builder:
         self.add([(x[1], y[0], z), (x[0], y[0], z), (x[0], y[1], z), (x[1], y[1], z)], paint)
 
     def lamps(self, x: Point, y: Point, front_z: float, rear_z: float) -> None:
-        """Head lamps ahead and red lamps behind, on both sides."""
+        """Add head lamps and rear lamps on both sides."""
         for pair in (x, (-x[1], -x[0])):
             self.front(front_z, pair, y, LAMP)
             self.rear(rear_z, pair, y, RED)
 
     def wheels(self, x: float, z: float, radius: float, y: float | None = None) -> None:
-        """A pair of wheels seen from outside at x and -x."""
+        """Add a pair of wheels at x and -x."""
         turn = np.arange(12) * (np.pi / 6)
         y = radius if y is None else y
         for r, paint in ((radius, TYRE), (0.62 * radius, HUB), (0.2 * radius, TRIM)):
@@ -150,13 +150,13 @@ class Builder:
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, paint: int, part: int = 0, n: int = 10
     ) -> None:
-        """An ellipse in the plane z = 0."""
+        """Add an ellipse in the plane z = 0."""
         turn = np.arange(n) * (2 * np.pi / n)
         points = np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn), np.zeros(n)], 1)
         self.add(points, paint, part)
 
     def limb(self, a: Point, b: Point, ra: float, rb: float, paint: int, part: int = 0) -> None:
-        """A tapered bar with rounded ends in the plane z = 0."""
+        """Add a tapered bar with rounded ends in the plane z = 0."""
         around = np.linspace(np.pi / 2, 3 * np.pi / 2, 4) + np.arctan2(b[1] - a[1], b[0] - a[0])
         x, y = np.cos(around), np.sin(around)
         points = np.zeros((8, 3), np.float32)
@@ -165,7 +165,7 @@ class Builder:
         self.add(points, paint, part)
 
     def slab(self, zy: Sequence[Point], half: float, paint: int, part: int = 0) -> None:
-        """A convex outline in the plane x = 0 with a thickness, in any order of its corners."""
+        """Add a plate with a convex outline in the plane x = 0; corners in any order."""
         corners = np.asarray(zy, float)
         out = corners - corners.mean(0)
         ring = corners[np.argsort(-np.arctan2(out[:, 1], out[:, 0]), kind='stable')]
@@ -178,13 +178,13 @@ class Builder:
     def bar(
         self, a: Point, b: Point, thick: float, half: float, paint: int, part: int = 0
     ) -> None:
-        """A slab along the line from a to b, in (z, y)."""
+        """Add a plate along the line from a to b, in (z, y)."""
         d = np.subtract(b, a)
         n = np.array([-d[1], d[0]]) * (thick / np.hypot(*d))
         self.slab([a + n, b + n, b - n, a - n], half, paint, part)
 
     def merge(self, other: 'Builder', x: float) -> None:
-        """Take over another builder's polygons, moved to the right by x."""
+        """Add the polygons of another builder, moved to the right by x."""
         self._polygons += [p + np.float32([x, 0, 0]) for p in other._polygons]
         self._columns += other._columns
 
@@ -204,8 +204,8 @@ class Builder:
         out = points - np.repeat(centre, count, 0)
         following = np.arange(1, len(points) + 1)
         following[first + count - 1] = first
-        # Newell's method: right for polygons that are a little warped, too. x is to the right,
-        # y up and z ahead, so the order of the product is turned.
+        # Newell's method, which tolerates slightly warped polygons. x right, y up, z ahead is a
+        # left-handed frame, so the factors are swapped.
         normal = np.add.reduceat(np.cross(out[following], out), first)
         normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
         paint, paint2, tile, part = np.array(self._columns, np.int64).T

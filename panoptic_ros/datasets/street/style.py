@@ -10,19 +10,19 @@ from panoptic_ros.labels import LabelSet
 
 @lru_cache(maxsize=1)
 def street_labels() -> LabelSet:
-    """The label set of the street: Cityscapes, 19 classes."""
+    """Return the label set of the street: Cityscapes, 19 classes."""
     return LabelSet.load('cityscapes')
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """The random numbers of one part of a scene; ``key`` may hold negative numbers."""
+    """Return the random generator of one part of a scene; ``key`` may hold negative numbers."""
     # A seed sequence takes no negative numbers: fold the sign into the lowest bit.
     return np.random.default_rng((seed, *(2 * k if k >= 0 else -2 * k - 1 for k in key)))
 
 
 @dataclass(frozen=True)
 class Style:
-    """What one street looks like; drawn once from its seed. Sides: 0 left, 1 right."""
+    """The appearance of one street, drawn once from its seed. Sides: 0 left, 1 right."""
 
     curvature: float  # 1/m, above 0 turns right
     lanes: int  # each way
@@ -54,24 +54,24 @@ class Style:
 
     @property
     def road_half_m(self) -> float:
-        """From the middle line to the outer edge of the lanes."""
+        """Distance from the centre line to the outer edge of the lanes."""
         return self.lanes * self.lane_m
 
     def kerb(self, side: int) -> float:
-        """From the middle line to the kerb."""
+        """Return the distance from the centre line to the kerb."""
         return self.road_half_m + (2.2 if self.parking[side] else 0.35)
 
     def walk(self, side: int) -> float:
-        """From the middle line to where the sidewalk begins."""
+        """Return the distance from the centre line to the sidewalk."""
         return self.kerb(side) + self.verge_m[side]
 
     def front(self, side: int) -> float:
-        """From the middle line to the house fronts."""
+        """Return the distance from the centre line to the house fronts."""
         return self.walk(side) + self.sidewalk_m[side]
 
 
 def draw_style(rng: np.random.Generator) -> Style:
-    """Draw the looks of one street."""
+    """Draw the appearance of one street."""
 
     def uniform(low: float, high: float) -> float:
         return float(rng.uniform(low, high))

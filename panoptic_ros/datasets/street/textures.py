@@ -1,4 +1,4 @@
-"""Surface textures of the synthetic street: one atlas, made once a process, the same each time."""
+"""Surface textures of the synthetic street, in one atlas that is made once per process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ TILE_WH = (512, 1024)
 """Texels of one tile; it repeats in both directions."""
 
 LEVELS = 6
-"""Each tile is stored this many times, halved from one to the next."""
+"""Number of resolutions of each tile, each half of the one before."""
 
 FLOORS, BAYS = 8, 4
 """A house front has one window axis every 128 texels and one floor every 128 texels."""
@@ -24,7 +24,7 @@ PLAIN, ASPHALT, COBBLES, PAVING, GRASS, LEAVES, BRICK, BARS, TILES, HOUSE = rang
 TEXELS_PER_M = np.array(
     [60, 64, 64, 64, 64, 64, 80, 100, 40] + [128 / 3] * HOUSE_STYLES, np.float32
 )
-"""How densely each tile lies on its surface, unless the surface says otherwise."""
+"""Texels per metre of each tile, unless the surface sets its own density."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Atlas:
 
 @lru_cache(maxsize=1)
 def atlas() -> Atlas:
-    """Make the atlas: the first call takes about half a second."""
+    """Return the atlas, computed on the first call."""
     rng = np.random.default_rng(20240501)
     makers = [_plain, _asphalt, _cobbles, _paving, _grass, _leaves, _brick, _bars, _roof_tiles]
     tiles = [make(rng) for make in makers] + [_house(rng, i) for i in range(HOUSE_STYLES)]

@@ -13,7 +13,7 @@ WALK_MPS = 1.3
 
 
 class View(NamedTuple):
-    """How the camera sees a thing: its place and heading relative to the camera, and the time."""
+    """The position and heading of a thing relative to the camera, and the time."""
 
     s: float
     right: float
@@ -22,37 +22,37 @@ class View(NamedTuple):
 
 
 class Look(Protocol):
-    """What chooses a thing's shape from moment to moment."""
+    """Selects the shape of a thing for a view."""
 
     def shape(self, view: View) -> Shape:
-        """Return the shape seen so."""
+        """Return the shape for a view."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rigid:
-    """Always the same shape."""
+    """A constant shape."""
 
     only: Shape
 
     def shape(self, view: View) -> Shape:
-        """Return the one shape."""
+        """Return the shape."""
         return self.only
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree: the farther, the coarser."""
+    """A tree, coarser with distance."""
 
     kind: int
 
     def shape(self, view: View) -> Shape:
-        """Return the tree in the detail its distance asks for."""
+        """Return the tree in the detail for its distance."""
         return scenery.tree(self.kind, 0 if view.s < 22 else 1 if view.s < 48 else 2)
 
 
 @dataclass(frozen=True)
 class Lorry:
-    """A lorry, whose body hides its cab or the other way round."""
+    """A lorry, whose body and cab occlude each other."""
 
     kind: int
 
@@ -64,14 +64,14 @@ class Lorry:
 
 @dataclass(frozen=True)
 class Walker:
-    """Somebody on foot; ``phase`` 0..1 of the step at time 0; ``moving`` or standing."""
+    """A pedestrian; ``phase`` 0..1 of the step at time 0; ``moving`` or standing."""
 
     kind: int
     phase: float
     moving: bool = True
 
     def shape(self, view: View) -> Shape:
-        """Return the figure at this moment of its step, from this side."""
+        """Return the figure in its phase of the step, seen from its side."""
         beat = int((view.time_s * 0.95 + self.phase) * people.PHASES) % people.PHASES
         turned = view.yaw - np.arctan2(view.right, view.s)
         profile = round(4 * float(np.sin(turned)))
@@ -81,13 +81,13 @@ class Walker:
 
 @dataclass(frozen=True)
 class Rider:
-    """Somebody on a bicycle or motorcycle; ``phase`` 0..1 of pedalling at time 0."""
+    """A rider on a bicycle or motorcycle; ``phase`` 0..1 of pedalling at time 0."""
 
     motor: bool
     phase: float
 
     def shape(self, view: View) -> Shape:
-        """Return rider and vehicle at this moment."""
+        """Return rider and vehicle in their phase."""
         beat = int((view.time_s * 1.2 + self.phase) * people.PHASES) % people.PHASES
         return people.two_wheeler(self.motor, True, 0 if self.motor else beat)
 
@@ -101,7 +101,7 @@ class Crossing:
     way: int  # 1 to the right, -1 to the left
 
     def at(self, time_s: float) -> tuple[float, bool]:
-        """Return the place across the road at a time, and whether it is still under way."""
+        """Return the position across the road at a time, and whether the walk is in progress."""
         gone = (time_s - self.start_s) * WALK_MPS
         across = self.way * (min(max(gone, 0.0), 2 * self.half_m) - self.half_m)
         return across, 0 < gone < 2 * self.half_m
@@ -127,7 +127,7 @@ class Placed:
 
 
 class Seen(NamedTuple):
-    """A thing at a moment: ``s`` is relative to the camera."""
+    """A thing at one time; ``s`` is relative to the camera."""
 
     thing: Placed
     shape: Shape
@@ -146,7 +146,7 @@ def _pick(rng: np.random.Generator, colors: list[tuple[float, float, float]]) ->
 
 
 def _body_rgb(rng: np.random.Generator) -> np.ndarray:
-    """Car colours as they are: mostly black, grey, silver and white."""
+    """Draw the colour of a car: mostly black, grey, silver or white."""
     if rng.random() < 0.76:
         gray = rng.choice(
             [26, 42, 70, 112, 152, 185, 222], p=[0.2, 0.15, 0.13, 0.14, 0.14, 0.12, 0.12]
@@ -168,7 +168,7 @@ def _body_rgb(rng: np.random.Generator) -> np.ndarray:
 def draw_vehicle(
     rng: np.random.Generator, heavy: float, *, rail: bool = False
 ) -> tuple[Look, Shape, str, np.ndarray]:
-    """Draw a vehicle: its look, its shape for measuring, class and palette.
+    """Draw a vehicle; return its look, its shape, class name and palette.
 
     ``heavy`` is the share of lorries and buses.
     """
@@ -217,7 +217,7 @@ def draw_vehicle(
 
 
 def people_palette(rng: np.random.Generator) -> np.ndarray:
-    """Skin, hair, clothes, and the colours of a two-wheeler."""
+    """Draw the colours of skin, hair, clothes and a two-wheeler."""
     skin = np.array([188, 142, 118]) * rng.uniform(0.4, 1.05)
     hair = np.array([62, 48, 38]) * rng.uniform(0.25, 2.2)
 
@@ -244,7 +244,7 @@ def people_palette(rng: np.random.Generator) -> np.ndarray:
 
 
 def house_palette(rng: np.random.Generator) -> np.ndarray:
-    """Wall, glass, roof, awning."""
+    """Draw the colours of wall, glass, roof and awning."""
     walls = [
         (150, 142, 128),
         (168, 160, 140),

@@ -32,7 +32,7 @@ CAR_KINDS = len(_CARS)
 
 @lru_cache(maxsize=CAR_KINDS)
 def car(kind: int) -> Shape:
-    """A car, ``kind`` 0..CAR_KINDS - 1; the last is a van without rear side windows."""
+    """Return a car, ``kind`` 0..CAR_KINDS - 1; the last is a van without rear side windows."""
     length, width, height, belt, bonnet, tail, rake, rear_rake, roof_share = _CARS[kind]
     h, w = length / 2, width / 2
     b = Builder()
@@ -87,7 +87,7 @@ def car(kind: int) -> Shape:
     )
 
     def on_slope(f: float, x: float, za: float, zb: float, out: float) -> tuple:
-        """A point of the rear window or windscreen, f up from the belt, x of its width."""
+        """Return a point of a window: fraction f of the height, fraction x of the half width."""
         return x * (wide + (narrow - wide) * f), belt + f * (roof - belt), za + f * (zb - za) + out
 
     for za, zb, out, flip in ((z0, r0, -0.006, 1), (z1, r1, 0.006, -1)):
@@ -133,7 +133,7 @@ TRUCK_KINDS = 3
 
 @lru_cache(maxsize=2 * TRUCK_KINDS)
 def truck(kind: int, from_behind: bool) -> Shape:
-    """A lorry with a box body (0), with a long box (1), or a tipper with a low body (2).
+    """Return a lorry with a box body (0), with a long box (1), or a tipper (2).
 
     ``from_behind``: the camera is behind the cab, so that the body hides it.
     """
@@ -174,7 +174,7 @@ def truck(kind: int, from_behind: bool) -> Shape:
 
 @lru_cache(maxsize=4)
 def coach(rail: bool) -> Shape:
-    """A city bus, or a tram of three parts: long boxes with a band of windows."""
+    """Return a city bus, or a tram of three parts: long boxes with a band of windows."""
     length, width, height = (26.0, 2.4, 3.5) if rail else (11.8, 2.5, 3.05)
     h, w, floor = length / 2, width / 2, 0.3
     b = Builder()

@@ -29,7 +29,7 @@ from panoptic_ros.datasets.street.things import (
 )
 
 FAR_M = 170.0
-"""Things farther along the road are not shown; beyond stands the backdrop."""
+"""Largest distance along the road at which things are shown; the backdrop is beyond."""
 
 _BEHIND_M = -15.0
 
@@ -53,7 +53,7 @@ class _Stream:
 
 @dataclass(frozen=True)
 class World:
-    """One street: ask for its blocks, and for what is seen from a place at a time."""
+    """One street: its blocks, and the things near the camera at any time."""
 
     seed: int
     _blocks: dict[int, Block] = field(default_factory=dict, repr=False, compare=False)
@@ -63,20 +63,20 @@ class World:
 
     @cached_property
     def style(self) -> Style:
-        """The looks of this street."""
+        """The appearance of this street."""
         return draw_style(generator(self.seed, 0))
 
     @property
     def ego_across(self) -> float:
-        """The camera's place across the road: the middle of the outer right lane."""
+        """Position of the camera across the road: the centre of the outer right lane."""
         return self.style.lane_m * (self.style.lanes - 0.5)
 
     def ego_s(self, time_s: float) -> float:
-        """The camera's place along the road; its speed sways a little."""
+        """Return the position of the camera along the road; its speed varies slightly."""
         return self.style.ego_mps * time_s + 2.5 * float(np.sin(0.35 * time_s))
 
     def block(self, number: int) -> Block:
-        """The stretch that begins at number * BLOCK_M."""
+        """Return the block that begins at number * BLOCK_M."""
         if number not in self._blocks:
             if len(self._blocks) > 64:
                 self._blocks.clear()
@@ -84,13 +84,13 @@ class World:
         return self._blocks[number]
 
     def blocks(self, ego_s: float) -> list[tuple[float, Block]]:
-        """The stretches in sight and where each begins, relative to the camera."""
+        """Return the visible blocks and where each begins relative to the camera."""
         first = int((ego_s + _BEHIND_M) // BLOCK_M)
         numbers = range(first, int((ego_s + FAR_M) // BLOCK_M) + 1)
         return [(n * BLOCK_M - ego_s, self.block(n)) for n in numbers]
 
     def seen(self, time_s: float) -> list[Seen]:
-        """All things near the camera at a time."""
+        """Return all things near the camera at a time."""
         ego_s = self.ego_s(time_s)
         things = [(t, begin + t.s) for begin, block in self.blocks(ego_s) for t in block.things]
         for lane, stream in enumerate(self._streams):
@@ -145,7 +145,7 @@ class World:
         return streams
 
     def _cell(self, lane: int, cell: int) -> Placed | None:
-        """Who is in one cell of a stream, at its place at time 0."""
+        """Return the thing in one cell of a stream at time 0, or None."""
         if (lane, cell) not in self._cells:
             if len(self._cells) > 4096:
                 self._cells.clear()
@@ -182,7 +182,7 @@ class World:
         return Placed(look, s, at, stream.yaw, classes, ids, palette, scale)
 
     def backdrop(self, heading: float, half_view: float) -> list[tuple[Seen, float]]:
-        """Houses and trees on the horizon, and the bearing of each from the camera, radians."""
+        """Return houses and trees on the horizon, and their bearings from the camera, radians."""
         step = 0.11
         first = int(np.floor((heading - half_view) / step))
         last = int(np.ceil((heading + half_view) / step))
