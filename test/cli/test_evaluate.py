@@ -11,13 +11,16 @@ import pytest
 from panoptic_ros.cli import main
 from panoptic_ros.cli.evaluate import match_label_sets
 from panoptic_ros.datasets.cityscapes import CityscapesInstanceIds
+from panoptic_ros.datasets.coco_writer import CocoPanopticWriter
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import LabelSetError
 from panoptic_ros.evaluation.accuracy import measure_accuracy, predict
 from panoptic_ros.evaluation.coco_files import score_files
+from panoptic_ros.image_files import write_image
 from panoptic_ros.labels import LabelClass, LabelSet
 from panoptic_ros.model import Model
-from panoptic_ros.packing import coco_categories, to_coco
+from panoptic_ros.packing import coco_categories, from_cityscapes, to_coco
+from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.segmenter import Segmenter
 
 LABELS = LabelSet.load('cityscapes')
@@ -141,3 +144,37 @@ def test_classes_of_the_data_are_put_in_the_order_of_the_model() -> None:
     matched = match_label_sets(LabelSet('m', (car, road)), LabelSet('d', (road, car)))
     assert matched.names == ('car', 'road')
     assert matched.category_ids.tolist() == [5, 1]
+
+
+def test_a_coco_data_set_is_read_with_its_own_categories(
+    tiny_model: Path,
+    tiny_scene: Callable[..., np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Categories in another order and with other ids than the model's, images of two sizes."""
+    classes = tuple(
+        replace(c, category_id=1000 + number) for number, c in enumerate(reversed(LABELS.classes))
+    )
+    labels = LabelSet('own', classes)
+    root = tmp_path / 'own'
+    with CocoPanopticWriter(tmp_path, labels, {}) as writer:
+        for name, size_wh in (('a', (64, 32)), ('b', (128, 64))):
+            truth, _ = from_cityscapes(scene_values(), LABELS)
+            semantic, instance = (
+                cv2.resize(m, size_wh, interpolation=cv2.INTER_NEAREST)
+                for m in (truth.semantic, truth.instance)
+            )
+            own = Panoptic.from_maps(len(LABELS) - 1 - semantic, instance, labels)
+            writer.add(own, name, name, f'{name}.png')
+            write_image(root / 'val' / f'{name}.png', tiny_scene(size_wh)[..., ::-1])
+    (root / 'annotations').mkdir()
+    (tmp_path / 'panoptic.json').rename(root / 'annotations' / 'panoptic_val.json')
+    (tmp_path / 'panoptic').rename(root / 'annotations' / 'panoptic_val')
+    command = ['evaluate', str(tiny_model), 'coco', str(root), '--engine', 'onnxruntime']
+    command += ['--json', str(tmp_path / 'a.json'), '--sheet', str(tmp_path / 'a.jpg')]
+    assert main(command) == 0
+    results = json.loads((tmp_path / 'a.json').read_text())
+    assert (results['split'], results['images'], results['PQ']) == ('val', 2, 100)
+    assert main([*command, '--labels', 'coco']) == 2
+    assert "which label set 'coco' lacks" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_time_to_collision(
     assert found.tolist() == pytest.approx([seconds], nan_ok=True)
 
 
-def test_nobody_and_a_radius_that_is_none() -> None:
+def test_no_points_and_a_bad_radius() -> None:
     assert time_to_collision_s(NONE, NONE, 1.0).shape == (0,)
     with pytest.raises(ValueError, match='radius_m is 0; expected metres above 0'):
         time_to_collision_s(NONE, NONE, 0)

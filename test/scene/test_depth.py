@@ -134,7 +134,7 @@ def test_objects_that_fill_the_image_and_are_cut_off_by_it() -> None:
 
 
 def test_more_objects_than_a_byte_counts() -> None:
-    # 16 x 20 objects of 6 x 6 pixels, each at a depth of its own.
+    # 16 x 20 objects of 6 x 6 pixels, each at another depth.
     ids = 700 + np.arange(320).reshape(16, 20)
     instance = ids.repeat(6, 0).repeat(6, 1)
     depth_m = (instance / 100).astype(np.float32)

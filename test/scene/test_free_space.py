@@ -292,7 +292,7 @@ def test_with_depth_a_wall_is_where_depth_says() -> None:
     assert found.closest_obstacle_m == pytest.approx(6.25, abs=0.1)
 
 
-def test_with_depth_what_hangs_high_is_in_nobodys_way() -> None:
+def test_with_depth_high_obstacles_do_not_count() -> None:
     depth_m = plane_depth()
     depth_m[0:10] = 10.0  # from 1 + 1.05 m up
     bridge = scene((WALL, slice(0, 10), ALL))
@@ -328,7 +328,7 @@ def test_with_depth_single_pixels_are_no_obstacle_and_agents_have_places_and_mar
     assert at(free_space(*arguments, depth_m=depth_m, agent_margin_m=1.0), 4.25, 1.3) == OCCUPIED
 
 
-def test_with_depth_stuff_that_moves_is_nobody() -> None:
+def test_with_depth_stuff_that_moves_is_no_agent() -> None:
     depth_m = plane_depth()
     depth_m[5:31] = 6.0
     on_rails = replace(RULES, is_agent=RULES.is_agent | (np.arange(256) == WALL))
@@ -348,7 +348,7 @@ def test_sizes_that_differ_are_refused() -> None:
 
 # ---- against the synthetic street ----
 def truth_of(frame: StreetFrame, view: GroundView) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cells in which ground lies bare, and those in which something stands.
+    """Return the cells with visible ground, and those with an obstacle.
 
     Found the other way round, from every pixel's true depth to the cell it lies in.
     """

@@ -43,7 +43,7 @@ def rays(frame: StreetFrame) -> np.ndarray:
 
 
 def to_pixels(frame: StreetFrame, x: np.ndarray, up: np.ndarray, ahead: np.ndarray) -> np.ndarray:
-    """Project points given around the camera's foot; an implementation of its own."""
+    """Project points of the foot frame, independently of the renderer."""
     c, s = np.cos(frame.camera_pitch_rad), np.sin(frame.camera_pitch_rad)
     turn = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
     points = np.stack([x, frame.camera_height_m - up, ahead], -1) @ turn.T
