@@ -56,6 +56,7 @@ EXTRAS = {
             'diagnostic-msgs',
             'lifecycle-msgs',
             'rcl-interfaces',
+            'std-srvs',
         )
     ]
     + ['rosbags>=0.11'],

@@ -30,6 +30,7 @@ from panoptic_ros.ros.frame import Frame, Needs
 from panoptic_ros.ros.outputs import OUTPUTS
 from panoptic_ros.ros.parameters import Tuning
 from panoptic_ros.ros.scene import SceneEstimator
+from panoptic_ros.scene.geometry import GroundPlane
 from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmentation, StageTimes
 
@@ -117,9 +118,9 @@ class Stages:
             segmentation=Segmentation(Fused(panoptic, confidence), StageTimes(0, 0, 0)),
             label_set=self._label_set,
             calibration=info,
-            tuning=Tuning(
-                camera_height_m=frame.camera_height_m, camera_pitch_rad=frame.camera_pitch_rad
-            ),
+            camera=messages.fit_camera(info, frame.size_wh),
+            ground=GroundPlane(frame.camera_height_m, frame.camera_pitch_rad),
+            tuning=Tuning(),
         )
         build = {output.topic: output.build for output in OUTPUTS}
         self._depth_m = timed(DECODING, decode_depth)

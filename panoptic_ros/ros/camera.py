@@ -21,12 +21,13 @@ from typing import Generic, TypeVar
 import cv2
 import numpy as np
 import rclpy
+from geometry_msgs.msg import TransformStamped
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
@@ -36,13 +37,17 @@ from std_msgs.msg import Header
 from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.ros.messages import image_message
-from panoptic_ros.ros.parameters import ParameterError
+from panoptic_ros.ros.messages.optional import TFMessage
+from panoptic_ros.ros.parameters import ParameterError, Tuning
 from panoptic_ros.ros.signals import StopSignal
+from panoptic_ros.scene.geometry import GroundPlane, quaternion_xyzw
+from panoptic_ros.scene.ground_view import CameraPose
 from panoptic_ros.sources import open_pictures
 
 OK, USER_ERROR = 0, 2
 """Exit codes of :func:`main`."""
 
+GROUND_FRAME = 'base_footprint'
 STREET = 'street'
 STREET_SIZE_WH = (640, 320)
 DEFAULT_RATE_HZ = 15.0
@@ -67,6 +72,8 @@ class CameraSettings:
     height: int = 0
     horizontal_fov_deg: float = 0.0
     seed: int = 0
+    camera_height_m: float = Tuning.camera_height_m
+    camera_pitch_rad: float = Tuning.camera_pitch_rad
     wait_for_subscribers: int = 1
     prefetch: int = 30
 
@@ -88,6 +95,8 @@ _DESCRIPTIONS = {
     'horizontal_fov_deg': 'Horizontal field of view assumed of sources without calibration, 0 '
     'leaves them without (the street has its own) [degrees]',
     'seed': 'Which street',
+    'camera_height_m': 'Height of the camera above the street [m]',
+    'camera_pitch_rad': 'Angle the camera looks down at the street [rad]',
     'wait_for_subscribers': 'Begin when so many subscribe to the image',
     'prefetch': 'Frames made ahead of time, also before the first is published',
 }
@@ -99,6 +108,8 @@ _RANGES = {
     'height': (0, 16384),
     'horizontal_fov_deg': (0.0, 175.0),
     'seed': (0, 2**31),
+    'camera_height_m': (0.3, 5.0),
+    'camera_pitch_rad': (-0.5, 0.5),
     'wait_for_subscribers': (0, 100),
     'prefetch': (1, 10000),
 }
@@ -160,7 +171,13 @@ def open_source(settings: CameraSettings) -> tuple[float, Iterator[CameraFrame]]
     """
     if settings.source == STREET:
         rate_hz = settings.rate_hz or DEFAULT_RATE_HZ
-        street = SyntheticStreet(settings.seed, settings.size_wh or STREET_SIZE_WH, rate_hz)
+        street = SyntheticStreet(
+            settings.seed,
+            settings.size_wh or STREET_SIZE_WH,
+            rate_hz,
+            camera_height_m=settings.camera_height_m,
+            camera_pitch_rad=settings.camera_pitch_rad,
+        )
         return rate_hz, map(street_frame, street)
     pictures = open_pictures(settings.source)
     frames = (
@@ -313,6 +330,7 @@ class CameraNode(Node):
         self._prefetch = Prefetch(
             islice(frames, self.settings.frames or None), self.settings.prefetch
         )
+        self._publish_pose()
         self.create_timer(1 / rate_hz, self._publish_next)
         self.get_logger().info(
             f'{self.settings.source} at {rate_hz:.4g} Hz; waiting for '
@@ -332,6 +350,22 @@ class CameraNode(Node):
                 (_DEPTH_TOPIC, Image, qos_profile_sensor_data),
             ]
         return topics
+
+    def _publish_pose(self) -> None:
+        """Publish the pose of the street's camera in ``base_footprint``, latched."""
+        if self.settings.source != STREET or TFMessage is None:
+            return
+        ground = GroundPlane(self.settings.camera_height_m, self.settings.camera_pitch_rad)
+        pose = CameraPose.over(ground)
+        transform = TransformStamped(child_frame_id=self.settings.frame_id)
+        transform.header.frame_id = GROUND_FRAME
+        shift, turn = transform.transform.translation, transform.transform.rotation
+        shift.x, shift.y, shift.z = pose.position_m
+        # The rows of the transposed matrix are the optical axes in the ground frame.
+        turn.x, turn.y, turn.z, turn.w = quaternion_xyzw(pose.matrix.T)
+        qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._pose = self.create_publisher(TFMessage, '/tf_static', qos)
+        self._pose.publish(TFMessage(transforms=[transform]))
 
     def _publisher(self, message_type: type, topic: str, qos: QoSProfile) -> Publisher:
         overrides = QoSOverridingOptions.with_default_policies()

@@ -127,6 +127,8 @@ class Situation:
         Device of the engine, for example ``CPU``.
     problem
         Why the last transition failed, else empty.
+    image_hint
+        Why no image can come, else empty.
     depth
         Counts of depth images; None if the node takes none.
     proximity
@@ -144,6 +146,7 @@ class Situation:
     engine: str = ''
     device: str = ''
     problem: str = ''
+    image_hint: str = ''
     depth: DepthCounts | None = None
     proximity: Proximity | None = None
     cpu_s: float = 0.0
@@ -180,6 +183,12 @@ class FrameLog:
         self._engine_is_failing = False
         self._is_unwatched = False
         self._begun_ns: int | None = None
+
+    @property
+    def has_received(self) -> bool:
+        """Whether any image has arrived."""
+        with self._lock:
+            return self._counts.received > 0
 
     def count_received(self, now_ns: int) -> None:
         """Count an image that arrived; ``now_ns`` is of a steady clock, as in all methods."""
@@ -294,6 +303,8 @@ def diagnostics_message(
         Current time of the steady clock used for the log.
     """
     level, text = log.camera_state(now_ns, situation.image_timeout_s)
+    if situation.image_hint and not log.has_received:
+        text = f'{text}; {situation.image_hint}'
     if situation.problem:
         level, text = DiagnosticStatus.ERROR, situation.problem
     elif situation.state != 'active':

@@ -105,6 +105,8 @@ class Frame:
     camera
         Camera model for the pixels of the maps; None without a calibration, or if it is not that
         of a pinhole camera. Without it nothing is placed in space.
+    ground
+        Ground plane below the camera.
     tuning
         Parameters this frame is processed with.
     scene
@@ -117,6 +119,7 @@ class Frame:
     label_set: LabelSet
     calibration: CameraInfo | None
     camera: CameraModel | None
+    ground: GroundPlane
     tuning: Tuning
     scene: Scene = field(default_factory=Scene)
 
@@ -129,12 +132,6 @@ class Frame:
     def things(self) -> Segments:
         """Objects."""
         return self.panoptic.segments.things
-
-    @cached_property
-    def ground(self) -> GroundPlane:
-        """Ground plane given by the parameters."""
-        tuning = self.tuning
-        return GroundPlane(tuning.camera_height_m, tuning.camera_pitch_rad, tuning.ground_range_m)
 
     @cached_property
     def header_cdr(self) -> bytes:

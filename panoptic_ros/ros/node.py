@@ -22,7 +22,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from rclpy.task import Future as RosFuture
@@ -32,6 +32,7 @@ from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
 from panoptic_ros.ros.diagnostics import FrameLog, Situation, diagnostics_message, resident_bytes
+from panoptic_ros.ros.messages.optional import TFMessage
 from panoptic_ros.ros.node_parameters import QOS_OVERRIDES, NodeParameters, qos_errors
 from panoptic_ros.ros.parameters import ParameterError, Structure
 from panoptic_ros.ros.session import Session
@@ -268,10 +269,33 @@ class SegmentNode(LifecycleNode):
                 raise KeyboardInterrupt
 
     def _image_topic(self) -> tuple[str, type]:
-        topic = self.resolve_topic_name('image')
+        topic, suffix = self.resolve_topic_name('image'), '/compressed'  # as in image_transport
+        if topic.endswith(suffix):
+            return topic, CompressedImage
         if self._parameters_of_node.structure.image_transport == 'compressed':
-            return f'{topic}/compressed', CompressedImage  # the name image_transport uses
+            return topic + suffix, CompressedImage
         return topic, Image
+
+    def _image_hint(self) -> str:
+        """Return why no image can come: the topic has publishers of the other type only."""
+        topic, message_type = self._image_topic()
+        raw = topic.removesuffix('/compressed')
+        expected = 'sensor_msgs/msg/' + message_type.__name__
+        if any(i.topic_type == expected for i in self.get_publishers_info_by_topic(topic)):
+            return ''
+        for other, type_name, advice in (
+            (topic, '', 'remap image to a topic of that type, or set image_transport'),
+            (raw, 'sensor_msgs/msg/Image', 'set image_transport to raw'),
+            (
+                f'{raw}/compressed',
+                'sensor_msgs/msg/CompressedImage',
+                'set image_transport to compressed',
+            ),
+        ):
+            for info in self.get_publishers_info_by_topic(other):
+                if info.topic_type != expected and type_name in ('', info.topic_type):
+                    return f'{other} has a publisher of {info.topic_type}: {advice}'
+        return ''
 
     def _subscribe(self) -> None:
         image_topic, image_type = self._image_topic()
@@ -290,6 +314,10 @@ class SegmentNode(LifecycleNode):
         inputs.append(('camera_info', CameraInfo, pipeline.take_camera_info))
         for name, message_type, take in inputs:
             self._add_input(self.resolve_topic_name(name), message_type, take)
+        # A calibration that was published once, before this node started.
+        self._add_latched(self.resolve_topic_name('camera_info'), CameraInfo, inputs[-1][2])
+        if TFMessage is not None and self._parameters_of_node.structure.ground_frame:
+            self._add_latched('/tf_static', TFMessage, self._session.ground.take)
         self._add_input(image_topic, image_type, pipeline.take_image)
         self.get_logger().info(f'waiting for images on {image_topic}')
 
@@ -306,6 +334,18 @@ class SegmentNode(LifecycleNode):
                 )
             )
 
+    def _add_latched(
+        self, topic: str, message_type: type, take: Callable[[str, Any], None]
+    ) -> None:
+        qos = QoSProfile(
+            depth=100,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+        )
+        self._inputs.append(
+            self.create_subscription(message_type, topic, partial(take, topic), qos)
+        )
+
     def _unsubscribe(self) -> None:
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
@@ -321,6 +361,7 @@ class SegmentNode(LifecycleNode):
             engine=str(engine) if engine else '',
             device=engine.device if engine else '',
             problem=self._problem,
+            image_hint=self._image_hint() if session and not session.log.has_received else '',
             depth=session.depth.counts if session and session.depth else None,
             proximity=session.pipeline.proximity if session else None,
             cpu_s=process_time(),

@@ -146,6 +146,12 @@ class Structure:
         'Subscribe to virtual_depth, depth images of virtual objects with the size and stamp of '
         'the image, and publish ~/occlusion: which of their pixels real objects hide',
     )
+    ground_frame: str = _parameter(
+        'base_footprint',
+        'Frame on the ground below the robot. If /tf_static has the pose of the camera in it, '
+        'height and pitch come from there instead of camera_height_m and camera_pitch_rad, as the '
+        'log says; empty for the parameters only',
+    )
     target_frame: str = _parameter(
         '',
         'Frame of ~/free_space, found through tf2; its x-y plane is the ground, as that of '
@@ -388,7 +394,7 @@ PARAMETERS: dict[str, 'Field[Any]'] = {f.name: f for g in (Structure, Tuning) fo
 SECTIONS = {
     'Start and model': 'autostart',
     'Inputs': 'image_transport',
-    'Frames': 'target_frame',
+    'Frames': 'ground_frame',
     'Fusion': 'centre_threshold',
     'Tracking': 'tracking',
     'Maps and objects': 'panoptic_packing',

@@ -22,6 +22,7 @@ from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
 from panoptic_ros.ros.frame import Frame, Needs
 from panoptic_ros.ros.inputs.calibration import CalibrationInput
 from panoptic_ros.ros.inputs.depth import DepthInput
+from panoptic_ros.ros.inputs.ground import GroundInput
 from panoptic_ros.ros.messages.headers import stamp_ns
 from panoptic_ros.ros.messages.images import Picture, decode_compressed_image, decode_image
 from panoptic_ros.ros.parameters import Tuning
@@ -65,6 +66,8 @@ class Pipeline:
         Publishes the frames.
     tuning
         Returns the current parameters.
+    ground
+        Finds the ground plane; None for the parameters only.
     camera_info_topic
         Resolved name, for warnings.
     depth_inputs
@@ -93,6 +96,7 @@ class Pipeline:
         tuning: Callable[[], Tuning],
         *,
         log: FrameLog,
+        ground: GroundInput | None = None,
         camera_info_topic: str = '/camera_info',
         depth_inputs: tuple[DepthInput, ...] = (),
         is_diagnosed: Callable[[], bool] = lambda: False,
@@ -112,6 +116,7 @@ class Pipeline:
         self._card_fusion = segmenter.fusion
         self._applied: Tuning | None = None
         self._calibration = CalibrationInput(node.get_logger(), log, camera_info_topic)
+        self._ground = ground or GroundInput('', lambda text: None)
         self._last_header: Header | None = None
         self._latest: tuple[int, Frame] | None = None
 
@@ -188,6 +193,7 @@ class Pipeline:
             label_set=self.segmenter.model.label_set,
             calibration=self._calibration.info,
             camera=self._calibration.camera(picture.size_wh, tuning.camera_matrix),
+            ground=self._ground.plane(header.frame_id, tuning),
             tuning=tuning,
         )
         self._publisher.publish_maps(frame)

@@ -228,15 +228,22 @@ def grid_in_optical_frame(
 def grid_in_target_frame(pose: CameraPose, ahead: Grid) -> Grid:
     """Return the grid in another frame that covers what ``ahead`` covers in front of the camera.
 
-    Its axes are those of the frame, its cells lie at multiples of the resolution. If the camera
-    looks straight down, the upper edge of the image counts as ahead.
+    Its axes are those of the frame, its cells lie at multiples of the resolution. It is a square
+    as long as the diagonal of ``ahead``: its size does not depend on the camera's pose. If the
+    camera looks straight down, the upper edge of the image counts as ahead.
     """
     looks_down = abs(pose.axes[2][2]) >= 0.9
     forward = pose.matrix[:2] @ ([0.0, -1.0, 0.0] if looks_down else [0.0, 0.0, 1.0])
     forward /= np.linalg.norm(forward)
     left = np.array([-forward[1], forward[0]])
     corners = ahead.corners_xy_m
-    return ahead.around(pose.position_m[:2] + corners[:, :1] * forward + corners[:, 1:] * left)
+    centre = corners.mean(0)
+    centre_m = pose.position_m[:2] + centre[0] * forward + centre[1] * left
+    diagonal_m, resolution_m = np.linalg.norm(corners[2] - corners[0]), ahead.resolution_m
+    cells = int(np.ceil(diagonal_m / resolution_m - 1e-6)) + 1
+    low = np.floor((centre_m - diagonal_m / 2) / resolution_m + 1e-6)
+    x, y = (low * resolution_m).tolist()
+    return Grid(resolution_m, (x, y), (cells, cells))
 
 
 @lru_cache(maxsize=1)

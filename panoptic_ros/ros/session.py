@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 
 from panoptic_ros.ros.diagnostics import FrameLog, FrameTimes, timing_message
 from panoptic_ros.ros.inputs.depth import DepthInput
+from panoptic_ros.ros.inputs.ground import GroundInput
 from panoptic_ros.ros.inputs.transforms import CameraPoses
 from panoptic_ros.ros.messages.detections import label_info_message
 from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
@@ -53,6 +54,8 @@ class Session:
         Counts and times of the frames.
     depth, virtual_depth
         Inputs for depth images; None where the parameters switch them off.
+    ground
+        Receives static transforms.
     pipeline
         Processes the images.
 
@@ -76,6 +79,7 @@ class Session:
             if structure.virtual_depth
             else None
         )
+        self.ground = GroundInput(structure.ground_frame, node.get_logger().info)
         self._node = node
         self._resources = ExitStack()
         with ExitStack() as undo:
@@ -113,6 +117,7 @@ class Session:
             publisher,
             lambda: parameters.tuning,
             log=self.log,
+            ground=self.ground,
             camera_info_topic=node.resolve_topic_name('camera_info'),
             depth_inputs=tuple(filter(None, (self.depth, self.virtual_depth))),
             is_diagnosed=is_diagnosed,

@@ -25,6 +25,9 @@ REACH = 2.0
 """Largest extent of a thing without depth away from the camera, in its own heights. A lower edge
 that appears farther away is well above the ground (arms, mirrors)."""
 
+PITCH_TOLERANCE_RAD = 0.01
+"""Error of the camera's pitch up to which no cell that an agent stands on is free."""
+
 CLEARANCE_M = 0.25
 """Largest height above the ground of a lower edge that is not the nearest of its thing, such as a
 bumper. The edge is nearer than it appears by the corresponding distance."""
@@ -256,10 +259,13 @@ def _draw_things(
     nearer = 1 - CLEARANCE_M / view.pose.position_m[2]
     nearer = np.maximum(nearer, np.repeat(0.8 * near_m, count) / range_m)
     nearer[range_m <= np.repeat(1.05 * near_m, count)] = 1
+    is_agent = traversability.is_agent[segments.class_id[rows]]
+    # An agent may be as much nearer as the assumed pose may be wrong.
+    by_pitch = 1 / (1 + range_m * PITCH_TOLERANCE_RAD / view.pose.position_m[2])
+    nearer = np.where(np.repeat(is_agent, count), np.minimum(nearer, by_pitch), nearer)
     both = np.stack([point, below + (point - below) * nearer[:, None]], 1)
     corner = (both - view.grid.origin_xy_m) / view.grid.resolution_m - 0.5
     corner = np.rint(corner * (1 << _FIXED)).astype(np.int32)
-    is_agent = traversability.is_agent[segments.class_id[rows]]
     for first, last, moves in zip(
         start.tolist(), bounds[1:].tolist(), is_agent.tolist(), strict=True
     ):

@@ -10,7 +10,7 @@ from support.reference import FILES, ROOT, sections
 
 from panoptic_ros.ros.diagnostics import STAGES, FrameTimes
 from panoptic_ros.ros.inputs import INPUTS
-from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
+from panoptic_ros.ros.messages.optional import OccupancyGrid, TFMessage, vision_msgs
 from panoptic_ros.ros.outputs import LABEL_INFO, OTHER_OUTPUTS, OUTPUTS
 from panoptic_ros.ros.parameters import PARAMETERS
 
@@ -50,8 +50,10 @@ def test_the_node_has_the_topics_of_the_tables(module_node, peer) -> None:
     subscribed = {
         f'/robot/{given.topic}': given.type_name
         for given in INPUTS
-        if given.parameter != 'image_transport: compressed'
+        if given.parameter != 'image_transport: compressed' and given.topic != '/tf_static'
     }
+    if TFMessage is not None:
+        subscribed['/tf_static'] = 'tf2_msgs/TFMessage'
 
     def found(function) -> dict[str, str]:
         if ('segment', '/robot') not in peer.node.get_node_names_and_namespaces():

@@ -63,10 +63,12 @@ def test_a_grid_in_a_target_frame_covers_what_is_ahead(
         assert value / 0.1 == pytest.approx(round(value / 0.1), abs=1e-6)
 
 
-def test_a_grid_in_base_footprint_is_that_of_the_camera_moved() -> None:
-    camera = turned(CameraPose.over(GROUND), 0.0, (1.2, 0.0))
-    grid = grid_in_target_frame(camera, GRID)
-    assert (grid.size_xy, grid.origin_xy_m) == ((200, 100), pytest.approx((1.2, -5.0)))
+@settings(deadline=None)
+@given(yaw_rad=st.floats(-3.2, 3.2), xy_m=st.tuples(st.floats(-30, 30), st.floats(-30, 30)))
+def test_a_grid_in_a_target_frame_has_one_size(yaw_rad: float, xy_m: tuple[float, float]) -> None:
+    camera = turned(CameraPose.over(GROUND), yaw_rad, xy_m)
+    # The diagonal of 20 m and 10 m is 22.36 m.
+    assert grid_in_target_frame(camera, GRID).size_xy == (225, 225)
 
 
 def with_depth(depth_m: list[float]) -> Bench:
@@ -150,4 +152,4 @@ def test_a_grid_in_a_target_frame_has_its_axes_and_its_name() -> None:
     grid = Grid(0.1, (origin.x, origin.y), (message.info.width, message.info.height))
     ahead = np.array([[math.cos(0.7), math.sin(0.7)]]) * [[4.0], [5.7]] + [30.0, -12.0]
     assert np.array(message.data)[grid.cells(ahead)].tolist() == [0, 100]
-    assert bench.pipeline.proximity.closest_obstacle_m == pytest.approx(5.67, abs=0.2)
+    assert bench.pipeline.proximity.closest_obstacle_m == pytest.approx(5.5, abs=0.2)

@@ -33,7 +33,17 @@ INPUTS = (
         'camera images as JPEG or PNG',
         'image_transport: compressed',
     ),
-    Input('camera_info', 'sensor_msgs/CameraInfo', 'calibration of the camera'),
+    Input(
+        'camera_info',
+        'sensor_msgs/CameraInfo',
+        'calibration of the camera; also a latched one (transient local)',
+    ),
+    Input(
+        '/tf_static',
+        'tf2_msgs/TFMessage',
+        'static transforms, for the height and the pitch of the camera; latched',
+        'ground_frame: not empty',
+    ),
     Input(
         'depth',
         'sensor_msgs/Image',

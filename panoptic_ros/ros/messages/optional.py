@@ -11,8 +11,13 @@ except ModuleNotFoundError:
     OccupancyGrid = None
 
 try:
+    from tf2_msgs.msg import TFMessage
+except ModuleNotFoundError:
+    TFMessage = None
+
+try:
     import cv_bridge
 except ImportError:  # not installed, or built for another numpy
     cv_bridge = None
 
-__all__ = ['OccupancyGrid', 'cv_bridge', 'vision_msgs']
+__all__ = ['OccupancyGrid', 'TFMessage', 'cv_bridge', 'vision_msgs']
