@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,8 +117,11 @@ class Segmenter:
         outputs = [self.engine.infer(network_image) for network_image in network_images]
         inferred_ns = perf_counter_ns()
         windows = windows_of(self.model.card, size_wh)
-        fusion = self.fusion if windows is None else windows.rescale(self.fusion)
-        heads = self._heads(outputs, windows)
+        # The card's head kind decides the class of the heads and of the fusion alike.
+        fusion: Any = self.fusion
+        if windows is not None:
+            fusion = windows.rescale(fusion)
+        heads: Any = self._heads(outputs, windows)
         if isinstance(fusion, QueryFusion):
             extent_wh = self.resize.extent_wh(size_wh, self.model.card.size_wh)
             fused = fusion(heads, self.model.label_set, size_wh, extent_wh)
@@ -166,7 +170,7 @@ def prepare_all(
     windows = windows_of(card, check_frame(image, encoding))
     if windows is None:
         return [prepare(image, encoding, card.size_wh, resize or card.resize)]
-    scaled_wh = tuple(cells * CELL for cells in windows.cells_wh)
+    scaled_wh = windows.cells_wh[0] * CELL, windows.cells_wh[1] * CELL
     pixels = prepare(image, encoding, scaled_wh)
     width, height = card.size_wh
     right, bottom = max(0, width - scaled_wh[0]), max(0, height - scaled_wh[1])

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         ]
         list(run_maps(plans, model, args.resume))
         rasters = [folder / 'labels.tif' for folder in folders]
-    print(_report(compare(*rasters, out, ('gpkg', 'geojson'))))
+    before, after = rasters
+    print(_report(compare(before, after, out, ('gpkg', 'geojson'))))
     print(f'results in {out}')
     return 0
 

@@ -14,7 +14,7 @@ rasters as ``panoptic map`` writes them.
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(f'panoptic: a {args.kind} has {axes} sizes; --size has {len(size)}')
     out = args.out or Path('out', 'sample', args.kind)
     out.mkdir(parents=True, exist_ok=True)
-    {'slide': _slide, 'aerial': _aerial, 'volume': _volume}[args.kind](out, size, args.seed)
+    makers: dict[str, Callable[..., None]]
+    makers = {'slide': _slide, 'aerial': _aerial, 'volume': _volume}
+    makers[args.kind](out, size, args.seed)
     print(f'sample in {out}')
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets import LabelledImages, Sample
 from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.datasets.street.style import street_labels
@@ -72,6 +72,7 @@ def open_videos(
     if name == 'synthetic':
         return street_videos(rate_hz=rate_hz), street_labels()
     samples, label_set = open_dataset(name, root, split, label_set)
+    assert isinstance(samples, LabelledImages)  # only the synthetic street is not
     places = sorted((*_place(samples.image_id(i)), i) for i in range(len(samples)))
     return [
         Video(video, Subset(samples, [index for *_, index in frames]), rate_hz)

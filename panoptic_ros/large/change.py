@@ -365,12 +365,10 @@ def write_change(pair: Pair, folder: Path, formats: tuple[str, ...]) -> Change:
 def compare(before: Path, after: Path, folder: Path, formats: tuple[str, ...]) -> Change:
     """Open two label rasters and write what changed; raises as :func:`write_change`."""
     with ExitStack() as stack:
-        rasters = []
-        for path in (before, after):
-            raster = LabelRaster.open(path)
+        first, second = LabelRaster.open(before), LabelRaster.open(after)
+        for raster in (first, second):
             stack.enter_context(closing(raster.dataset))
-            rasters.append(raster)
-        return write_change(align(*rasters, (str(before), str(after))), folder, formats)
+        return write_change(align(first, second, (str(before), str(after))), folder, formats)
 
 
 class _ChangePicture:

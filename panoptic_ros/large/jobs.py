@@ -178,8 +178,8 @@ def run_maps(
                     for row, data in run_here(plans[number][0].job, segment, rows, bar.update):
                         stores[number].write(row, data)
     for (plan, results), store in zip(plans, stores, strict=True):
-        rows = 2 * len(plan.job.grid.rows)
-        with tqdm(total=rows, unit='band', desc='writing', disable=None) as bar:
+        steps = 2 * len(plan.job.grid.rows)
+        with tqdm(total=steps, unit='band', desc='writing', disable=None) as bar:
             found = write_map(
                 store,
                 plan.job.grid,

@@ -122,8 +122,10 @@ class Masks:
             np.concatenate((self.stop, others.stop)),
         )
 
-    def _with(self, *runs: np.ndarray) -> 'Masks':
-        return Masks(*runs, self.size_wh, self.step)
+    def _with(
+        self, owner: np.ndarray, row: np.ndarray, start: np.ndarray, stop: np.ndarray
+    ) -> 'Masks':
+        return Masks(owner, row, start, stop, self.size_wh, self.step)
 
 
 def shared_cells(tracked: Masks, tracks: int, seen: Masks, things: int) -> np.ndarray:

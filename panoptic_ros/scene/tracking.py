@@ -135,7 +135,7 @@ class Tracker:
             self.reset()
         else:
             stamp_ns = max(stamp_ns, last_ns)
-            self._advance(stamp_ns)
+            self._advance(last_ns, stamp_ns)
         self._stamp_ns, self._size_wh = stamp_ns, size_wh
         segments = panoptic.segments
         rows = np.flatnonzero(segments.is_thing)
@@ -204,9 +204,9 @@ class Tracker:
             located=table['located'].astype(np.int32),
         )
 
-    def _advance(self, stamp_ns: int) -> None:
+    def _advance(self, last_ns: int, stamp_ns: int) -> None:
         """Predict the tracks to the present, and drop those that have ended."""
-        table, elapsed_s = self._table, (stamp_ns - self._stamp_ns) / 1e9
+        table, elapsed_s = self._table, (stamp_ns - last_ns) / 1e9
         acceleration = np.full((len(table), EDGES + PLACE), ACCELERATION_M_S2)
         acceleration[:, :EDGES] = (self.settings.acceleration * table['size_px'])[:, None]
         predict(table['motion'], elapsed_s, acceleration)
@@ -216,7 +216,7 @@ class Tracker:
         is_recent = stamp_ns - table['seen_ns'] <= self.settings.max_gap_s * 1e9
         if elapsed_s <= MAX_PERIOD_S:
             # Between consecutive frames nothing was out of sight, however slow the camera is.
-            is_recent |= table['seen_ns'] == self._stamp_ns
+            is_recent |= table['seen_ns'] == last_ns
         self._keep(np.flatnonzero(is_inside & is_recent))
 
     def _keep(self, rows: np.ndarray) -> None:

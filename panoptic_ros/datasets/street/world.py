@@ -106,7 +106,7 @@ class World:
         if thing.crossing is not None:
             across, under_way = thing.crossing.at(time_s)
             if not under_way:
-                look = replace(look, moving=False)
+                look = replace(look, moving=False)  # type: ignore[type-var]
         view = View(s, across - self.ego_across, thing.yaw + self.style.curvature * s, time_s)
         return Seen(thing, look.shape(view), s, across, thing.yaw)
 
@@ -169,8 +169,8 @@ class World:
             at = stream.across + float(rng.uniform(-0.2, 0.2))
             names, palette = ('person',), people_palette(rng)
         elif stream.kind == 'ride':
-            look = Rider(bool(rng.random() < 0.25), float(rng.random()))
-            names = ('motorcycle' if look.motor else 'bicycle', 'rider')
+            rider = Rider(bool(rng.random() < 0.25), float(rng.random()))
+            look, names = rider, ('motorcycle' if rider.motor else 'bicycle', 'rider')
             at, scale, palette = stream.across, 1.0, people_palette(rng)
         else:
             heavy = 0.0 if stream.kind == 'lead' and cell == 0 else 0.12

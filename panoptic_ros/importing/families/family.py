@@ -17,10 +17,10 @@ _BILINEAR = 2  # Pillow's number, which transformers uses
 
 Size = tuple[int, int]
 
-DETR_RULE = MappingProxyType(
+DETR_RULE: Mapping[str, float | str] = MappingProxyType(
     {'rule': 'detr', 'score_threshold': 0.5, 'mask_threshold': 0.5, 'min_kept_fraction': 0.8}
 )
-EOMT_RULE = MappingProxyType(
+EOMT_RULE: Mapping[str, float | str] = MappingProxyType(
     {'rule': 'eomt', 'score_threshold': 0.8, 'mask_threshold': 0.5, 'min_kept_fraction': 0.8}
 )
 

@@ -1,6 +1,7 @@
 """Where the pixels of a picture lie on the ground or on a slide, and how large they are."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,9 @@ def degrees_m(latitude_deg: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]
     return longitude, latitude - 0.0023 * np.cos(6 * phi)
 
 
-def from_rasterio(crs, transform: tuple[float, ...], size_wh: tuple[int, int]) -> Georeference:
+def from_rasterio(
+    crs: Any, transform: tuple[float, ...], size_wh: tuple[int, int]
+) -> Georeference:
     """Return the georeference of a raster; ``crs`` is rasterio's, or None."""
     transform = tuple(float(value) for value in transform[:6])
     if not crs:

@@ -237,7 +237,8 @@ def _choose_level(
                 f'{str(pyramid.path)!r} has no level {level}; it has {listed}, or ask for a pixel '
                 'size, for example --resolution 0.5um'
             )
-        return level, tuple(factors[level])
+        across, down = factors[level]
+        return level, (across, down)
     wanted = _length(resolution, '--resolution')
     if source.unit == 'px':
         raise SourceError(
@@ -245,7 +246,7 @@ def _choose_level(
             'nothing; add --pixel-size, for example --pixel-size 0.25um, or ask for level0'
         )
     size = wanted.value * _TO_UNIT[wanted.unit, source.unit]
-    scale = tuple(size / own for own in source.pixel_size_xy)
+    scale = size / source.pixel_size_xy[0], size / source.pixel_size_xy[1]
     fine_enough = np.flatnonzero((factors <= np.array(scale) * 1.001).all(axis=1))
     return int(fine_enough[-1]) if len(fine_enough) else 0, scale
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -308,7 +308,7 @@ def _is_microscopy(path: Path) -> bool:
         return file.is_ome or len(file.pages.first.subifds or ()) > 0 or len(file.pages) > 1
 
 
-def _microscope_scale(file) -> Georeference:
+def _microscope_scale(file: Any) -> Georeference:
     """Return the size of a pixel from OME's description or from the tags in centimetres."""
     if file.is_ome:
         root = ElementTree.fromstring(file.ome_metadata)

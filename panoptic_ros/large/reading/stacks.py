@@ -98,7 +98,7 @@ def _open_tiff(path: Path) -> Stack:
             count = len(file.pages)
     except errors as error:
         raise _unreadable(path, error) from error
-    shape = next(iter(shapes), ())
+    shape: tuple[int, ...] = next(iter(shapes), ())
     if len(shapes) != 1 or not (len(shape) == 2 or shape[2:] == (3,)):
         raise SourceError(
             f'{str(path)!r} has pages of the shapes {sorted(shapes)}; expected pages of one size, '
@@ -116,8 +116,9 @@ def _open_tiff(path: Path) -> Stack:
 
 def _open_nifti(path: Path) -> Stack:
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
 
-    errors = nibabel.filebasedimages.ImageFileError, OSError, ValueError, EOFError
+    errors = ImageFileError, OSError, ValueError, EOFError
     try:
         image = nibabel.load(path)
     except errors as error:

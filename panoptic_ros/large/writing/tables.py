@@ -1,7 +1,7 @@
 """Tables of a large map: its objects, and counts, areas and densities by class and by zone."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -210,7 +210,7 @@ def _texts(column: np.ndarray) -> Sequence:
     return column.tolist()
 
 
-def _between(from_crs: str, to_crs: str):
+def _between(from_crs: str, to_crs: str) -> Callable[[np.ndarray], np.ndarray]:
     def change(points: np.ndarray) -> np.ndarray:
         x, y = rasterio.warp.transform(
             CRS.from_user_input(from_crs), CRS.from_wkt(to_crs), *points.T
@@ -220,7 +220,7 @@ def _between(from_crs: str, to_crs: str):
     return change
 
 
-def _inverse(transform: tuple[float, ...]):
+def _inverse(transform: tuple[float, ...]) -> Callable[[np.ndarray], np.ndarray]:
     inverse = ~rasterio.Affine(*transform)
 
     def change(points: np.ndarray) -> np.ndarray:

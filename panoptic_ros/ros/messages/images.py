@@ -194,7 +194,7 @@ def _as_8_bits(pixels: np.ndarray, levels: tuple[int, int]) -> np.ndarray:
         return pixels
     black, white = levels
     if black:
-        pixels = cv2.subtract(pixels, (float(black),) * 4)
+        pixels = cv2.subtract(pixels, np.full(4, black, np.float64))
     return cv2.convertScaleAbs(pixels, alpha=255 / (white - black))
 
 
