@@ -64,7 +64,7 @@ class Augmentation:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the varied image uint8 [h, w, 3], semantic uint8 and instance uint16 [h, w]."""
         if self.turn:
-            quarters = rng.integers(4)
+            quarters = int(rng.integers(4))
             image_rgb, semantic, instance = (
                 np.ascontiguousarray(np.rot90(array, quarters))
                 for array in (image_rgb, semantic, instance)

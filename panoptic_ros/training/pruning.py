@@ -9,6 +9,7 @@ of real images. Training afterwards recovers most of the loss.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,10 +155,10 @@ def measure_activations(
     for layer in layers:
         block = modules[layer.user.rpartition('.layers')[0]]
 
-        def before(_, x, user=layer.user):
+        def before(_: Any, x: Any, user: str = layer.user) -> None:
             inputs[user].append(sample(x[0]))
 
-        def after(_, x, y, user=layer.user):
+        def after(_: Any, x: Any, y: Any, user: str = layer.user) -> None:
             outputs[user].append(sample(y))
 
         hooks += [
@@ -166,7 +167,7 @@ def measure_activations(
         ]
         for name in (*layer.makers, layer.user):
 
-            def count(_, x, y, name=name):
+            def count(_: Any, x: Any, y: Any, name: str = name) -> None:
                 cells[name] = y.shape[2] * y.shape[3]
 
             hooks.append(modules[name].register_forward_hook(count))
