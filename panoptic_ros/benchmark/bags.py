@@ -1,7 +1,6 @@
-"""Recordings in the format of rosbag2, mcap or sqlite3, read and written without ROS.
+"""Read and write rosbag2 recordings, mcap or sqlite3, without ROS.
 
-Messages stay the bytes they are, CDR with its four bytes of encapsulation (OMG DDS-XTypes 1.3,
-7.4.3): what has to be known of them, stamp and encoding, is read and written in place.
+Messages stay serialised; :mod:`.cdr` reads and changes their headers in place.
 """
 
 import shutil
@@ -40,15 +39,15 @@ COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
-"""Names as ``ros2 bag record --storage`` has them."""
+"""Names of ``ros2 bag record --storage``."""
 
 TRUTH_TOPICS = ('/ground_truth/semantic', '/ground_truth/instance')
-"""Where our own recordings have the truth, mono8 and 16UC1, with the headers of the images."""
+"""Topics of the ground truth, mono8 and 16UC1, with the headers of the images."""
 
-# Humble to Kilted read it; 9 came with Jazzy.
+# Read by Humble and later; version 9 needs Jazzy.
 _FORMAT_VERSION: Literal[8] = 8
 
-# What the reader lets escape from files that are cut off or overwritten.
+# Exceptions of the reader for files that are cut short or overwritten.
 _DAMAGE = (
     *(ReaderError, OSError, apsw.Error, ZstdError, struct.error, EOFError),
     *(AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError),
@@ -59,7 +58,7 @@ _INFINITE = QosTime(9223372036, 854775807)
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic of a recording: its name, ``package/msg/Type``, and how many messages it has."""
+    """One topic of a recording: name, ``package/msg/Type``, and number of messages."""
 
     name: str
     type: str
@@ -70,7 +69,7 @@ class Topic:
 
 
 class Message(NamedTuple):
-    """One recorded message: its topic, when it was recorded, nanoseconds, and its CDR."""
+    """One recorded message: topic, time of recording (ns), and serialised data."""
 
     topic: str
     time_ns: int
@@ -78,22 +77,22 @@ class Message(NamedTuple):
 
 
 class BagReader:
-    """A recording that is open for reading: a folder with ``metadata.yaml``, an .mcap or a .db3.
+    """An open recording: a folder with ``metadata.yaml``, an .mcap file or a .db3 file.
 
     Use it as a context manager.
 
     Attributes
     ----------
     path
-        As given.
+        The path given.
     topics
-        Those that have messages, by name.
+        Topics with messages, by name.
     start_ns, end_ns
-        When the first message and the last one were recorded.
+        Times of the first and the last message.
     notes
-        What the writer noted in ``custom_data``, key and value.
+        Keys and values of ``custom_data``.
 
-    Raises BagError if there is no recording, it is empty, or it is damaged.
+    Raises BagError if there is no recording, or it is empty or damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -123,7 +122,7 @@ class BagReader:
         text, path = str(self.path), self.path
         if not path.exists():
             raise BagError(
-                f'recording {text!r} does not exist; expected a folder that ros2 bag record made, '
+                f'recording {text!r} does not exist; expected a folder made by ros2 bag record, '
                 'an .mcap file or a .db3 file'
             )
         if path.suffix == '.bag':
@@ -133,8 +132,8 @@ class BagReader:
             )
         if path.is_dir() and not (path / 'metadata.yaml').is_file():
             raise BagError(
-                f'folder {text!r} has no metadata.yaml, so it is no recording, or one that was '
-                'not ended; name its .mcap or .db3 file, or run ros2 bag reindex'
+                f'folder {text!r} has no metadata.yaml: it is no recording, or was not closed '
+                'properly; name its .mcap or .db3 file, or run ros2 bag reindex'
             )
         if path.is_file() and path.suffix not in ('.mcap', '.db3'):
             raise BagError(
@@ -169,7 +168,7 @@ class BagReader:
         self._reader.close()
 
     def note(self, key: str) -> str:
-        """Return what the writer noted under a key; empty if nothing."""
+        """Return the value of a key of ``custom_data``; empty if there is none."""
         return dict(self.notes).get(key, '')
 
     def read(
@@ -180,9 +179,9 @@ class BagReader:
         Parameters
         ----------
         start_ns, stop_ns
-            Only messages that were recorded at or after the one, and before the other.
+            Only messages recorded at or after the first time and before the second.
 
-        Raises BagError where the recording is damaged, which may be in its middle.
+        Raises BagError where the recording is damaged, which may be in the middle.
         """
         connections = [c for c in self._reader.connections if c.topic in topics]
         if not connections:
@@ -210,11 +209,11 @@ def image_topic(bag: BagReader, encodings: Collection[str], name: str | None = N
     Parameters
     ----------
     encodings
-        Those of a camera's sensor_msgs/Image; others are depth, say.
+        Encodings of colour and grey images; images with others are depth, for example.
     name
-        What the user called it; None if the recording has to have just one.
+        Name of the topic; None if the recording must have exactly one camera.
 
-    Raises BagError, with what there is, if there is none of that name, or none or several at all.
+    Raises BagError, with the topics of the recording, if there is no such topic or no single one.
     """
     listed = '; '.join(map(str, bag.topics))
     if name is not None:
@@ -247,8 +246,8 @@ def _is_camera(bag: BagReader, topic: Topic, encodings: Collection[str]) -> bool
 def camera_info_topic(topics: Iterable[Topic], image: str) -> Topic | None:
     """Return the calibration that belongs to a topic of images; None if there is none.
 
-    It is the one beside it, as image_transport has it (``/eye/image_raw`` and
-    ``/eye/camera_info``), or else the only one.
+    This is the one beside it by image_transport's rule (``/eye/image_raw`` and
+    ``/eye/camera_info``), otherwise the only one.
     """
     found = [t for t in topics if t.type == CAMERA_INFO]
     beside = camera_info_name(image)
@@ -256,13 +255,13 @@ def camera_info_topic(topics: Iterable[Topic], image: str) -> Topic | None:
 
 
 def camera_info_name(image: str) -> str:
-    """Return where image_transport expects the calibration of a topic of images."""
+    """Return the calibration topic of an image topic by image_transport's rule."""
     return f'{image.removesuffix("/compressed").rpartition("/")[0]}/camera_info'
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """An image, and the messages that have to be there with it (calibration, depth, truth)."""
+    """An image and the messages that belong to it (calibration, depth, truth)."""
 
     image: Message
     companions: tuple[Message, ...]
@@ -276,11 +275,11 @@ class Frame:
 def frames(
     messages: Iterable[Message], image: str, stamped: Collection[str] = ()
 ) -> Iterator[Frame]:
-    """Put recorded messages together, one frame for each image.
+    """Group recorded messages into frames, one for each image.
 
-    A message goes with the image recorded after it; one that begins with a header (``stamped``
-    are their topics) and is not younger than the image before it goes with that one: depth often
-    is recorded after the image it belongs to. What follows the last image is left out.
+    A message belongs to the next image. If it has a header (topics in ``stamped``) and is not
+    newer than the previous image, it belongs to that one: depth is often recorded after its
+    image. Messages after the last image are dropped.
     """
     current: Message | None = None
     companions: list[Message] = []
@@ -303,18 +302,18 @@ def frames(
 
 
 class BagWriter:
-    """A recording that is written: a new folder that ``ros2 bag play`` takes.
+    """Writes a new recording, a folder for ``ros2 bag play``.
 
-    Use it as a context manager: left in order it is complete, left by an error it is removed.
+    Use it as a context manager. After an exception the folder is removed.
 
     Parameters
     ----------
     path
-        Of the folder, which must not exist.
+        Folder to create; it must not exist.
     storage
         One of :data:`STORAGES`.
     notes
-        Go into ``custom_data``, key and value.
+        Keys and values for ``custom_data``.
 
     Raises BagError if the folder exists or cannot be written.
     """
@@ -359,7 +358,7 @@ class BagWriter:
             self._writer.close()
 
     def add(self, topic: str, message_type: str, *, reliable: bool, depth: int) -> None:
-        """Announce a topic, with the quality of service that ``ros2 bag play`` gives it."""
+        """Declare a topic and the quality of service with which ``ros2 bag play`` publishes it."""
         qos = Qos(
             QosHistory.KEEP_LAST,
             depth,
@@ -381,6 +380,6 @@ class BagWriter:
         return message_type in self._typestore.fielddefs
 
     def write(self, message: Message) -> None:
-        """Append a message of a topic that was announced; in the order of their times."""
+        """Append a message of a declared topic, in the order of time."""
         with self._faults():
             self._writer.write(self._connections[message.topic], message.time_ns, message.data)

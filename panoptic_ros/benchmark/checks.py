@@ -261,12 +261,12 @@ def diagnostics_fault(status: Status) -> str:
 
 def label_info_fault(message: Any, label_set: LabelSet) -> str:
     """Return the fault of a vision_msgs/LabelInfo; empty if it has none."""
-    said = {c.class_id: c.class_name for c in message.class_map}
+    declared = {c.class_id: c.class_name for c in message.class_map}
     expected = dict(enumerate(label_set.names))
-    wrong = {i: said.get(i) for i, name in expected.items() if said.get(i) != name}
+    wrong = {i: declared.get(i) for i, name in expected.items() if declared.get(i) != name}
     if wrong:
         return f'classes {wrong} are not those of label set {label_set.name!r}'
-    return '' if 255 in said else 'void, 255, is not declared'
+    return '' if 255 in declared else 'void, 255, is not declared'
 
 
 def _header_of(message: Any) -> str:
@@ -350,6 +350,6 @@ def _free_space_fault(
 
 
 def _detections_fault(message: Any, panoptic: Panoptic) -> str:
-    said = sorted(detection.id for detection in message.detections)
+    found = sorted(detection.id for detection in message.detections)
     expected = sorted(map(str, panoptic.segments.things.track_id.tolist()))
-    return '' if said == expected else f'ids are {said}; expected {expected}'
+    return '' if found == expected else f'ids are {found}; expected {expected}'

@@ -1,9 +1,8 @@
-"""``python -m panoptic_ros.benchmark.depth_accuracy``: how well depth measures objects.
+"""``python -m panoptic_ros.benchmark.depth_accuracy``: accuracy of objects measured by depth.
 
-The masks are the synthetic street's, so that only the measuring can be wrong; its depth is exact,
-or spoilt the way depth cameras spoil it. What is measured is held against the boxes that the
-street knows of: where an object is, how large it looks, and how fast it moves relative to the
-camera.
+The masks are the ground truth of the synthetic street, so that only the measurement is tested.
+The depth is exact, or has the errors of depth cameras. Positions, sizes and velocities relative to
+the camera are compared with the boxes of the street.
 """
 
 import argparse
@@ -24,21 +23,21 @@ from panoptic_ros.scene.geometry import CameraModel
 from panoptic_ros.scene.tracking import Tracker
 
 KINDS = ('exact', 'camera', 'outliers')
-"""Depth as it is; with noise and flying pixels; with 30 % outliers and 20 % holes besides."""
+"""Exact depth; with noise and flying pixels; with 30 % outliers and 20 % holes in addition."""
 
 NOISE_PER_M = 0.001
-"""Standard deviation of depth is this times its square: a stereo camera's."""
+"""Standard deviation of depth over its square, 1/m, as of a stereo camera."""
 
 RANGES_M = (0.0, 10.0, 20.0, 40.0)
 FRAME_RATE_HZ = 15.0
 MIN_AREA_PX = 150
 MIN_SHOWN = 0.8
-"""Objects count of which as much is seen, in width and in height."""
+"""Least visible share of an object, in width and in height."""
 
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """How far measurements were off, one row a measured object of a frame.
+    """Errors of the measurements, one row for each measured object of a frame.
 
     Parameters
     ----------
@@ -51,11 +50,11 @@ class Errors:
     size_ratio
         float64 [n, 2], measured width and height over the true ones.
     velocity_m_s
-        float64 [n, 3], error of the velocity, NaN where none was known.
+        float64 [n, 3], error of the velocity, NaN where it was not known.
     unknown
-        How many objects that counted could not be measured.
+        Number of objects that could not be measured.
     median_ms
-        What :func:`panoptic_ros.scene.depth.measure_objects` took for a frame.
+        Median time of :func:`panoptic_ros.scene.depth.measure_objects` per frame.
     """
 
     distance_m: np.ndarray
@@ -67,37 +66,37 @@ class Errors:
     median_ms: float
 
 
-def spoil(depth_m: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Return a depth image, float32 [H, W], as a camera of one of :data:`KINDS` would see it."""
+def degrade(depth_m: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """Return a depth image, float32 [H, W], with the errors of one of :data:`KINDS`."""
     if kind == 'exact':
         return depth_m
     noise = rng.standard_normal(depth_m.shape, np.float32)
-    spoilt = depth_m + noise * np.float32(NOISE_PER_M) * depth_m**2
+    degraded = depth_m + noise * np.float32(NOISE_PER_M) * depth_m**2
     # Pixels across an edge are an average of both sides.
     known_m = np.nan_to_num(depth_m, nan=1000.0)
     kernel = np.ones((3, 3), np.uint8)
     near, far = cv2.erode(known_m, kernel), cv2.dilate(known_m, kernel)
     flies = far > 1.05 * near + 0.3
-    spoilt[flies] = (near + (far - near) * rng.random(depth_m.shape, np.float32))[flies]
+    degraded[flies] = (near + (far - near) * rng.random(depth_m.shape, np.float32))[flies]
     if kind == 'outliers':
         chance = rng.random(depth_m.shape)
         outliers = chance < 0.3
-        spoilt[outliers] = rng.uniform(1, 80, np.count_nonzero(outliers))
-        spoilt[chance > 0.8] = np.nan
-    return spoilt
+        degraded[outliers] = rng.uniform(1, 80, np.count_nonzero(outliers))
+        degraded[chance > 0.8] = np.nan
+    return degraded
 
 
 def measure_errors(kind: str, seeds: Iterable[int], frames: int) -> Errors:
-    """Drive down some streets and measure every object that is seen well.
+    """Measure all sufficiently visible objects of some streets.
 
     Parameters
     ----------
     kind
         One of :data:`KINDS`.
     seeds
-        Which streets.
+        Seeds of the streets.
     frames
-        How many frames of each, at :data:`FRAME_RATE_HZ`.
+        Number of frames of each, at :data:`FRAME_RATE_HZ`.
     """
     rows: list[np.ndarray] = []
     unknown, took_ns = 0, []
@@ -109,7 +108,7 @@ def measure_errors(kind: str, seeds: Iterable[int], frames: int) -> Errors:
         for index in range(frames):
             frame, boxes = street.frame(index), street.boxes(index)
             panoptic = tracker.update(frame.truth, frame.stamp_ns)
-            depth_m = spoil(frame.depth_m, kind, rng)
+            depth_m = degrade(frame.depth_m, kind, rng)
             start_ns = perf_counter_ns()
             found = measure_objects(panoptic, depth_m, camera)
             took_ns.append(perf_counter_ns() - start_ns)
@@ -162,7 +161,7 @@ def _is_seen_well(
 
 
 def _velocities(boxes: StreetBoxes, before: StreetBoxes | None, ids: np.ndarray) -> np.ndarray:
-    """float64 [n, 3], how far the middles of boxes went since the frame before, a second."""
+    """Return the velocities of the centres of boxes since the previous frame, float64 [n, 3]."""
     velocity_m_s = np.full((len(ids), 3), np.nan)
     if before is not None:
         both, now, then = np.intersect1d(boxes.id, before.id, return_indices=True)
@@ -174,7 +173,7 @@ def _velocities(boxes: StreetBoxes, before: StreetBoxes | None, ids: np.ndarray)
 
 
 def table_text(kind: str, errors: Errors) -> str:
-    """Return medians and 90th percentiles of the errors by distance, as lines of a table."""
+    """Return rows of medians and 90th percentiles of the errors by distance."""
     lines = []
     for low_m, high_m in pairwise(RANGES_M):
         rows = (errors.distance_m >= low_m) & (errors.distance_m < high_m)

@@ -44,10 +44,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--node',
         metavar='NAME',
-        help='measure the node of that name, for example /segment, which is running already (one '
-        'is started)',
+        help='measure a running node, for example /segment (a node is started)',
     )
-    parser.add_argument('--model', default='street-lite', help='of the node started (%(default)s)')
+    parser.add_argument(
+        '--model', default='street-lite', help='model of the node that is started (%(default)s)'
+    )
     parser.add_argument('--engine', default='auto', choices=('auto', *ENGINES))
     parser.add_argument(
         '--param',
@@ -55,13 +56,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         type=_parameter,
         metavar='NAME:=VALUE',
-        help='another parameter of the node started; may be repeated',
+        help='another parameter of the node that is started; may be repeated',
     )
     parser.add_argument(
         '--rate',
         type=_rate,
-        help='recorded, max (as fast as the node keeps up) or Hz: only that, once through the '
-        'recording (find the peak, then --rates)',
+        help='recorded, max (as fast as the node answers) or Hz: measure only this rate, once '
+        'through the recording (search the peak, then --rates)',
     )
     parser.add_argument(
         '--rates',
@@ -69,25 +70,25 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive_number,
         default=RATES_HZ,
         metavar='HZ',
-        help='reported besides the peak (10 30 60)',
+        help='further rates (10 30 60)',
     )
     parser.add_argument(
         '--seconds',
         type=positive_number,
-        help=f'of each rate ({TRIAL_SECONDS:g}; with --rate to the end)',
+        help=f'length of each trial ({TRIAL_SECONDS:g}; with --rate to the end)',
     )
     parser.add_argument(
-        '--loop', action='store_true', help='with --rate: begin again at the end, until Ctrl-C'
+        '--loop', action='store_true', help='with --rate: start again at the end, until Ctrl-C'
     )
     parser.add_argument(
-        '--start-offset', type=_not_negative, default=0.0, help='seconds to leave out (0)'
+        '--start-offset', type=_not_negative, default=0.0, help='seconds to skip (0)'
     )
-    parser.add_argument('--duration', type=positive_number, help='seconds of it to replay (all)')
+    parser.add_argument('--duration', type=positive_number, help='seconds to replay (all)')
     parser.add_argument(
         '--topic',
         type=_remapping,
         metavar='NAME[:=INPUT]',
-        help="images in the recording (its only ones), and where to publish them (the node's "
+        help="image topic of the recording (its only one), and where to publish it (the node's "
         'input)',
     )
     parser.add_argument(
@@ -102,15 +103,15 @@ def make_parser() -> argparse.ArgumentParser:
         '--stamps',
         default='recorded',
         choices=('recorded', 'now'),
-        help='of the messages published; recorded ones are moved on from lap to lap so that none '
-        'comes twice; now makes the age in the diagnostics that of the image (%(default)s)',
+        help='stamps of the published messages; recorded ones are shifted in each lap, so that '
+        'none is repeated; with now the age in the diagnostics is valid (%(default)s)',
     )
     parser.add_argument(
         '--outputs',
         nargs='+',
         default=OUTPUTS,
         metavar='NAME',
-        help=f'topics of the node to subscribe to; the first tells whether a frame was answered '
+        help=f'outputs to subscribe to; the first one decides whether a frame was answered '
         f'({" ".join(OUTPUTS)})',
     )
     parser.add_argument(
@@ -118,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         default=QUALITY_FRAMES,
         metavar='N',
-        help='PQ and VPQ of so many frames where there is truth; 0 for none (%(default)s)',
+        help='frames for PQ and VPQ, if the recording has truth; 0 for none (%(default)s)',
     )
     parser.add_argument(
         '--timeout',
@@ -171,7 +172,7 @@ def _parameter(text: str) -> tuple[str, object]:
 def own_arguments(arguments: Sequence[str]) -> list[str]:
     """Return the arguments without those for ROS, from ``--ros-args`` to ``--`` or the end.
 
-    (What rclpy has for this also takes ``a:=b`` for ROS's.)
+    rclpy's own function also removes ``a:=b``.
     """
     own: list[str] = []
     is_own = True

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from panoptic_ros.benchmark.depth_accuracy import KINDS, main, measure_errors, spoil
+from panoptic_ros.benchmark.depth_accuracy import KINDS, degrade, main, measure_errors
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -19,19 +19,19 @@ def test_objects_of_the_street_are_found_where_they_are(kind: str) -> None:
     assert errors.median_ms > 0
 
 
-def test_depth_is_spoilt_as_it_is_said() -> None:
+def test_depth_has_the_errors_of_its_kind() -> None:
     depth_m = np.full((200, 300), 10.0, np.float32)
     depth_m[:, 150:] = 40.0
     depth_m[:20] = np.nan
     rng = np.random.default_rng(0)
-    assert spoil(depth_m, 'exact', rng) is depth_m
-    camera = spoil(depth_m, 'camera', rng)
+    assert degrade(depth_m, 'exact', rng) is depth_m
+    camera = degrade(depth_m, 'camera', rng)
     assert np.std(camera[25:, :140]) == pytest.approx(0.1, rel=0.1)
     assert np.std(camera[25:, 160:]) == pytest.approx(1.6, rel=0.1)
     edge = camera[25:, 149:151]
     assert np.mean((edge > 12) & (edge < 35)) > 0.5
     assert np.isnan(camera[:18]).all()
-    outliers = spoil(depth_m, 'outliers', rng)[25:, :140]
+    outliers = degrade(depth_m, 'outliers', rng)[25:, :140]
     assert np.isnan(outliers).mean() == pytest.approx(0.2, abs=0.02)
     assert (abs(outliers - 10) > 1).mean() == pytest.approx(0.3, abs=0.03)
 

@@ -34,6 +34,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     node |= {'grid_length_m': GRID_M, 'grid_width_m': GRID_M}
     width, height = args.size or (0, 0)
     camera |= {'width': width, 'height': height}
+    is_video = False
     if args.source == STREET:
         rate_hz = args.rate or RATE_HZ
         street = SyntheticStreet(args.seed, args.size or (640, 320), rate_hz).frame(0)
@@ -48,11 +49,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
         pictures = open_pictures(args.source)
         rate_hz = args.rate or pictures.rate_hz or RATE_HZ
         frames = args.frames or round(args.seconds * rate_hz)
-        is_video = pictures.rate_hz > 0 and pictures.count > 0
-        if is_video and not args.frames:
-            frames = min(frames, pictures.count)
+        is_video = pictures.is_video and not pictures.is_live
+        if is_video and pictures.count and not args.frames:
+            frames = min(frames, pictures.count)  # an estimate: a shorter video starts again
         camera |= {'loop': True, 'horizontal_fov_deg': args.fov}
         node['camera_height_m'] = args.camera_height
         node['camera_pitch_rad'] = args.camera_pitch
-    camera |= {'rate_hz': float(rate_hz), 'frames': frames}
+    # Without a rate a video is played with the stamps of its container.
+    camera |= {'rate_hz': 0.0 if is_video and not args.rate else float(rate_hz), 'frames': frames}
     return Plan(camera, node, frames, rate_hz)

@@ -22,9 +22,9 @@ def write_plots(folder: Path, trials: Sequence[Trial], title: str) -> list[Path]
     Parameters
     ----------
     trials
-        At least one, with an answered frame in one of them.
+        At least one with an answered frame.
     title
-        Says above each what was measured on what.
+        Title of each plot.
     """
     shown = [trial for trial in trials if trial.answered]
     plots = {
@@ -39,7 +39,7 @@ def write_plots(folder: Path, trials: Sequence[Trial], title: str) -> list[Path]
 
 
 def latency_over_time(trials: Sequence[Trial]) -> Figure:
-    """Draw the latency of each frame by the time of its publication, a panel a trial."""
+    """Plot the latency of each frame over its time of publication, one panel per trial."""
     figure, panels = _panels(trials)
     highest_ms = max(
         np.nanmax(trial.latency_ms(at), initial=0.0)
@@ -72,10 +72,10 @@ def latency_over_time(trials: Sequence[Trial]) -> Figure:
 
 
 def latency_histogram(trials: Sequence[Trial]) -> Figure:
-    """Draw how often each latency of the first output occurs, a panel a trial."""
+    """Plot the histogram of the first output's latency, one panel per trial."""
     figure, panels = _panels(trials)
     known = [trial.latency_ms()[trial.is_answered] for trial in trials]
-    # The few slowest frames of all would squeeze the rest into a corner: the last bin has them.
+    # The last bin collects the slowest frames, which would compress the rest.
     end_ms = max(np.percentile(values, 99) for values in known) * 1.1
     edges = np.linspace(0, end_ms, 61)
     for axes, trial, values in zip(panels, trials, known, strict=True):
@@ -93,7 +93,7 @@ def latency_histogram(trials: Sequence[Trial]) -> Figure:
 
 
 def stage_breakdown(trials: Sequence[Trial]) -> Figure:
-    """Draw the medians of the node's stages one after the other, a bar a trial."""
+    """Plot the medians of the node's stages as a stacked bar per trial."""
     figure = Figure(figsize=(_WIDTH, 1.6 + 0.45 * len(trials)), layout='constrained')
     axes = figure.add_subplot()
     names = [trial.name for trial in trials]

@@ -1,9 +1,8 @@
-"""Figures of a node that was given images at some rate: latency, drops, stages, use of the CPU.
+"""Figures of one trial: rates, latency, drops, stages of the node, use of the CPU.
 
-Names and definitions: *latency* is from just before an image is published to the receipt of an
-output made from it; a frame is *dropped* if its first output never comes; *jitter* is the mean
-difference between the latencies of consecutive answered frames (the measure of RFC 3550, 6.4.1,
-without its smoothing); the *peak* is the highest rate at which less than 5 % are dropped.
+*Latency* is from just before an image is published to the receipt of an output for it. A frame is
+*dropped* if its first output never comes. The *peak* is the highest rate at which less than 5 %
+are dropped.
 """
 
 import math
@@ -23,10 +22,10 @@ from panoptic_ros.benchmark.figures import (
 )
 
 MISSING = 0
-"""Stands in ``received_ns`` where nothing came."""
+"""Value in ``received_ns`` of an output that did not come."""
 
 MAX_DROPPED = 0.05
-"""The peak is the highest rate at which less than this share is dropped."""
+"""Share of dropped frames below which a rate counts as reached."""
 
 SUMS = ('total', 'age')
 """Entries of the node's times that include other stages."""
@@ -36,27 +35,27 @@ _COLUMNS = ('count', *P_COLUMNS, 'max')
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Images that were published in one way, and what came of them.
+    """The measurements of one trial.
 
     Parameters
     ----------
     name
-        How they were published, for people.
+        Description of the rate.
     asked_hz
-        The rate that was asked for; None where there was none.
+        Intended publish rate; None if there is none.
     published_ns
-        int64 [frames], when each image was published.
+        int64 [frames], times of publication.
     topics
-        The outputs that were listened to; the first one tells whether a frame was answered.
+        Outputs; the first one decides whether a frame was answered.
     received_ns
-        int64 [frames, topics], when they were received, of the same clock; 0 where nothing came.
+        int64 [frames, topics], times of receipt of the same clock; 0 where an output did not come.
     stages
-        Names of the node's own times.
+        Names of the node's stages.
     stage_ms
-        float64 [frames, stages], NaN where they are not known.
+        float64 [frames, stages], NaN where not known.
     usage
-        float64 [samples, 3], what the node's process used: seconds of a clock, seconds it has
-        computed so far on all cores together, megabytes it held (NaN where not known).
+        float64 [samples, 3] of the node's process: time (s), CPU time of all threads (s), resident
+        memory (MB, NaN where not known).
 
     Raises ValueError if the shapes do not fit.
     """
@@ -81,59 +80,59 @@ class Trial:
 
     @property
     def published(self) -> int:
-        """How many images were published."""
+        """Number of images published."""
         return len(self.published_ns)
 
     @property
     def is_answered(self) -> np.ndarray:
-        """Bool [frames], whether the first output came."""
+        """Whether the first output came, bool [frames]."""
         return self.received_ns[:, 0] != MISSING
 
     @property
     def answered(self) -> int:
-        """How many frames were answered."""
+        """Number of frames answered."""
         return int(self.is_answered.sum())
 
     @property
     def dropped_fraction(self) -> float:
-        """Share of the frames that were not answered; NaN if none was published."""
+        """Share of frames not answered; NaN if none was published."""
         return 1 - self.answered / self.published if self.published else math.nan
 
     @property
     def publish_rate_hz(self) -> float:
-        """How fast the images really were published; NaN for less than two."""
+        """Actual publish rate; NaN for less than two images."""
         return mean_rate_hz(self.published_ns)
 
     @property
     def frame_rate_hz(self) -> float:
-        """How fast the answers came; NaN for less than two."""
+        """Rate of the answers; NaN for less than two."""
         return mean_rate_hz(np.sort(self.received_ns[self.is_answered, 0]))
 
     @property
     def reached_rate(self) -> bool:
-        """Whether the images were published nearly as fast as was asked for."""
+        """Whether the publish rate reached 97 % of the intended one."""
         return self.asked_hz is None or not self.publish_rate_hz < 0.97 * self.asked_hz
 
     def latency_ms(self, topic: int = 0) -> np.ndarray:
-        """Return float64 [frames], the latency of one output, NaN where nothing came."""
+        """Return the latency of one output, float64 [frames], NaN where it did not come."""
         received_ns = self.received_ns[:, topic]
         latency_ms = (received_ns - self.published_ns) / 1e6
         return np.where(received_ns == MISSING, np.nan, latency_ms)
 
     def stage(self, name: str) -> np.ndarray:
-        """Return float64 [frames], milliseconds of one of the node's stages."""
+        """Return the times of one stage, float64 [frames], milliseconds."""
         return self.stage_ms[:, self.stages.index(name)]
 
     @property
     def cpu_percent(self) -> float:
-        """Use of the CPU, 100 for one core; NaN where it was not told twice."""
+        """CPU usage, 100 for one core; NaN with less than two samples."""
         if len(self.usage) < 2 or self.usage[-1, 0] <= self.usage[0, 0]:
             return math.nan
         seconds, cpu_s, _ = self.usage[-1] - self.usage[0]
         return float(100 * cpu_s / seconds)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all figures as plain values, null where there are none."""
+        """Return all figures as plain values, None where there are none."""
         memory_mb = self.usage[:, 2]
         return {
             'name': self.name,
@@ -164,24 +163,24 @@ def find_peak(
     precision: float = 0.05,
     max_trials: int = 8,
 ) -> float | None:
-    """Find the highest rate that holds: steps from a guess until one does not, then halving.
+    """Search the highest rate that holds: steps from a guess to a bracket, then bisection.
 
     Parameters
     ----------
     holds
         Tries a rate.
     guess_hz
-        Where to begin.
+        First rate.
     step
-        Factor between one rate and the next, above 1, until the peak is between two.
+        Factor between rates, above 1, until the peak is bracketed.
     precision
-        Of the result, relative.
+        Relative precision of the result.
     max_trials
-        How often ``holds`` is called at most.
+        Maximum number of calls of ``holds``.
 
     Returns
     -------
-    The highest rate that was seen to hold, Hz; None if none was.
+    The highest rate that held, Hz; None if none did.
     """
     low: float | None = None
     high: float | None = None

@@ -53,6 +53,8 @@ def test_plan_of_a_video_ends_with_it(tmp_path):
     writer.release()
     video = plan(str(path))
     assert (video.frames, video.rate_hz) == (6, 12.0)
+    assert video.camera['rate_hz'] == 0  # with its own stamps
+    assert plan(str(path), '--rate', '5').camera['rate_hz'] == 5
     assert plan(str(path), '--frames', '9').frames == 9
 
 

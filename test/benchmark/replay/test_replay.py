@@ -46,6 +46,7 @@ from panoptic_ros.errors import BagError, PanopticRosError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.resources import resource
+from panoptic_ros.ros.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[3]
 REPLAY = (sys.executable, '-m', 'panoptic_ros.cli.replay_benchmark')
@@ -263,7 +264,8 @@ def test_launch_file_hands_on_what_the_node_s_launch_file_takes():
     launch = resource('launch', 'replay_benchmark.launch.py')
     handed_on = names(launch, 'OF_SEGMENT')
     assert set(handed_on) <= set(names(launch, 'ARGUMENTS'))
-    assert set(handed_on) <= set(names(resource('launch', 'segment.launch.py'), 'ARGUMENTS'))
+    taken = names(resource('launch', 'segment.launch.py'), 'ARGUMENTS')
+    assert set(handed_on) <= {*taken, *PARAMETERS}
     assert {'bag', 'out', 'rate'} <= set(names(launch, 'ARGUMENTS'))
 
 
