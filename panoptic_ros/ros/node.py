@@ -32,7 +32,7 @@ from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
 from panoptic_ros.ros.diagnostics import FrameLog, Situation, diagnostics_message, resident_bytes
-from panoptic_ros.ros.messages.optional import TFMessage
+from panoptic_ros.ros.messages.optional import SetBool, TFMessage, Trigger
 from panoptic_ros.ros.node_parameters import QOS_OVERRIDES, NodeParameters, qos_errors
 from panoptic_ros.ros.parameters import ParameterError, Structure
 from panoptic_ros.ros.session import Session
@@ -114,6 +114,10 @@ class SegmentNode(LifecycleNode):
         self._load = load
         self._parameters_of_node = NodeParameters(self)
         self._session: Session | None = None
+        self._is_enabled = True
+        if SetBool is not None:
+            self.create_service(SetBool, '~/enable', self._enable)
+            self.create_service(Trigger, '~/segment_once', self._segment_once)
         self._inputs: list[Subscription] = []
         self._state = 'unconfigured'
         self._stopped_s = 0.0
@@ -172,9 +176,11 @@ class SegmentNode(LifecycleNode):
                 return self._refuse('configure', error)
             undo.pop_all()
         self._parameters_of_node.is_structure_fixed = True
+        self._parameters_of_node.label_set = segmenter.model.label_set
         self.get_logger().info(
             f'model {segmenter.model.card.name!r} runs on {segmenter.engine.description}'
         )
+        self._session.pipeline.is_enabled = self._is_enabled
         for hint in self._session.missing_outputs:
             self.get_logger().info(hint)
         return self._enter('inactive')
@@ -227,6 +233,7 @@ class SegmentNode(LifecycleNode):
         """Release subscriptions, engine and outputs, as far as there are any."""
         self._unsubscribe()
         self._parameters_of_node.is_structure_fixed = False
+        self._parameters_of_node.label_set = None
         session, self._session = self._session, None
         if session is not None:
             session.close()
@@ -267,6 +274,22 @@ class SegmentNode(LifecycleNode):
                 self.abandoned = ENGINE_HANGS
             if self.abandoned is not None:
                 raise KeyboardInterrupt
+
+    def _enable(self, request: Any, response: Any) -> Any:
+        self._is_enabled = request.data
+        if self._session is not None:
+            self._session.pipeline.is_enabled = request.data
+        response.success = True
+        response.message = 'images are segmented' if request.data else 'images are ignored'
+        return response
+
+    def _segment_once(self, request: Any, response: Any) -> Any:
+        response.success = self._state == 'active'
+        response.message = f'the node is {self._state}'
+        if response.success:
+            self._session.pipeline.segment_once()
+            response.message = 'the next image is published on all topics'
+        return response
 
     def _image_topic(self) -> tuple[str, type]:
         topic, suffix = self.resolve_topic_name('image'), '/compressed'  # as in image_transport

@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import InvalidQoSProfileException, QoSPolicyKind
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 
+from panoptic_ros.labels import LabelSet
 from panoptic_ros.ros.parameters import (
     PARAMETERS,
     Declaration,
@@ -56,6 +57,8 @@ class NodeParameters:
         Current values.
     is_structure_fixed
         If true, changes of :class:`Structure` are refused; set while the node is configured.
+    label_set
+        Classes of the model while the node is configured, else None.
     unknown
         Names given at start that are no parameter of this node; ROS ignores them silently.
 
@@ -64,6 +67,7 @@ class NodeParameters:
 
     def __init__(self, node: Node) -> None:
         self.is_structure_fixed = False
+        self.label_set: LabelSet | None = None
         self.structure = _declare(node, Structure)
         self.tuning = _declare(node, Tuning)
         self._node = node
@@ -90,10 +94,10 @@ class NodeParameters:
 
     def _contradiction(self, changes: list[Parameter]) -> str:
         try:
-            _changed(self.tuning, changes)
+            tuning = _changed(self.tuning, changes)
         except ValueError as error:
             return f'parameter {error}'
-        return ''
+        return tuning.unknown_class(self.label_set) if self.label_set else ''
 
     def _fixed_error(self, change: Parameter) -> str:
         # The current value is accepted, so that `ros2 param load` takes what `dump` wrote. (The

@@ -13,9 +13,10 @@ from typing import Any
 from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion, QueryFusion
-from panoptic_ros.labels import ROLES
+from panoptic_ros.labels import ROLES, LabelSet
 from panoptic_ros.packing import PANOPTIC_PACKINGS
 from panoptic_ros.scene.motion import TrackerSettings
+from panoptic_ros.scene.selection import Region
 
 FROM_CARD = -1.0
 """A fusion threshold below 0 stands for the value on the model's card."""
@@ -197,6 +198,16 @@ class Tuning:
         'Queries that keep no more than this of their mask become void (head kind queries)',
         'fraction of the mask',
     )
+    classes: str = _parameter(
+        '',
+        'Names of the classes that are published, separated by commas; the pixels of all others '
+        'become void. Empty for all',
+    )
+    roi: str = _parameter(
+        '',
+        'Region of the image that is segmented: x, y, width, height in pixels; outside everything '
+        'is void, and the outputs keep the size of the image. Empty for the whole image',
+    )
     tracking: bool = _parameter(
         True,
         'Objects keep their id from frame to frame, 1 to 65535; if false, ids are 1, 2, ... in '
@@ -371,6 +382,27 @@ class Tuning:
                 f'image_black_level, {self.image_black_level}'
             )
 
+        if self.roi:
+            try:
+                Region.parse(self.roi)
+            except ValueError as error:
+                raise ValueError(f'roi: {error}') from error
+
+    @property
+    def region(self) -> Region | None:
+        """Region of the image that is segmented; None for all of it."""
+        return Region.parse(self.roi) if self.roi else None
+
+    def unknown_class(self, label_set: LabelSet) -> str:
+        """Return an error for a name in ``classes`` that is no class, else ''."""
+        unknown = [name for name in listed(self.classes) if name not in label_set.names]
+        if not unknown:
+            return ''
+        return (
+            f'parameter classes has {unknown[0]!r}; expected names of the label set '
+            f'{label_set.name!r}: {", ".join(label_set.names)}'
+        )
+
     @property
     def image_levels(self) -> tuple[int, int]:
         """Black and white level of 16-bit images."""
@@ -396,6 +428,7 @@ SECTIONS = {
     'Inputs': 'image_transport',
     'Frames': 'ground_frame',
     'Fusion': 'centre_threshold',
+    'Selection': 'classes',
     'Tracking': 'tracking',
     'Maps and objects': 'panoptic_packing',
     'Camera above the ground': 'camera_height_m',

@@ -11,13 +11,16 @@ everything else here runs on the worker's thread.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from threading import Event
 from time import monotonic_ns
 from typing import Any, Protocol
 
+import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from panoptic_ros.errors import EngineError, FrameError
+from panoptic_ros.fusion import Fused
 from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
 from panoptic_ros.ros.frame import Frame, Needs
 from panoptic_ros.ros.inputs.calibration import CalibrationInput
@@ -25,12 +28,13 @@ from panoptic_ros.ros.inputs.depth import DepthInput
 from panoptic_ros.ros.inputs.ground import GroundInput
 from panoptic_ros.ros.messages.headers import stamp_ns
 from panoptic_ros.ros.messages.images import Picture, decode_compressed_image, decode_image
-from panoptic_ros.ros.parameters import Tuning
+from panoptic_ros.ros.parameters import Tuning, listed
 from panoptic_ros.ros.publishing import FramePublisher
 from panoptic_ros.ros.scene import Proximity, SceneEstimator, proximity
 from panoptic_ros.ros.worker import NewestWorker
+from panoptic_ros.scene.selection import keep_classes, place
 from panoptic_ros.scene.tracking import CLOCK_JUMP_NS, Tracker
-from panoptic_ros.segmenter import Segmenter
+from panoptic_ros.segmenter import Segmentation, Segmenter
 
 WARN_PERIOD_S = 5.0
 """Warnings about messages are throttled to one in this period."""
@@ -83,6 +87,8 @@ class Pipeline:
         As given.
     log
         Counts and times of the frames.
+    is_enabled
+        If false, images are ignored, apart from :meth:`segment_once`.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class Pipeline:
     ) -> None:
         self.segmenter = segmenter
         self.log = log
+        self.is_enabled = True
         self._node = node
         self._worker = worker
         self._tracker = tracker
@@ -119,6 +126,7 @@ class Pipeline:
         self._ground = ground or GroundInput('', lambda text: None)
         self._last_header: Header | None = None
         self._latest: tuple[int, Frame] | None = None
+        self._once = Event()
 
     # On the executor's thread.
 
@@ -131,13 +139,18 @@ class Pipeline:
         return proximity(latest[1])
 
     def take_image(self, topic: str, message: Image | CompressedImage) -> None:
-        """Put an image into the slot, if any output has a subscriber."""
+        """Put an image into the slot, if it is wanted."""
         received_ns = monotonic_ns()
         self.log.count_received(received_ns)
-        if not self._publisher.is_subscribed:
+        is_wanted = self.is_enabled and self._publisher.is_subscribed
+        if not (is_wanted or self._once.is_set()):
             self.log.count_unwatched()
         elif self._worker.submit(partial(self._process, topic, message, received_ns)):
             self.log.count_dropped()
+
+    def segment_once(self) -> None:
+        """Publish the next image on all topics, also without subscribers or while disabled."""
+        self._once.set()
 
     def take_camera_info(self, topic: str, message: CameraInfo) -> None:
         """Use a calibration for the following images; an unusable one counts as none."""
@@ -167,7 +180,7 @@ class Pipeline:
         try:
             picture = _decode(message, tuning.image_levels)
             decoded_ns = monotonic_ns()
-            segmentation = self.segmenter.segment(picture.pixels, picture.encoding)
+            segmentation = self._segment(picture, tuning)
         except FrameError as error:
             self.log.count_bad(monotonic_ns(), f'{topic}: {error}')
             self._node.get_logger().warning(
@@ -196,12 +209,14 @@ class Pipeline:
             ground=self._ground.plane(header.frame_id, tuning),
             tuning=tuning,
         )
-        self._publisher.publish_maps(frame)
-        needs = self._needs(tuning)
+        is_once = self._once.is_set()
+        self._once.clear()
+        self._publisher.publish_maps(frame, to_all=is_once)
+        needs = self._needs(tuning, to_all=is_once)
         if needs:
             self._calibration.report(tuning.camera_matrix)
         frame = replace(frame, scene=self._estimator.estimate(frame, needs))
-        self._publisher.publish_rest(frame)
+        self._publisher.publish_rest(frame, to_all=is_once)
         done_ns = monotonic_ns()
         self._latest = done_ns, frame
         stages = segmentation.stages_ns
@@ -219,8 +234,33 @@ class Pipeline:
         self.log.count_processed(done_ns, times)
         self._publish_timing(header, times)
 
-    def _needs(self, tuning: Tuning) -> Needs:
-        needs = self._publisher.needs
+    def _segment(self, picture: Picture, tuning: Tuning) -> Segmentation:
+        """Segment the region of an image, and drop the classes that are not published."""
+        region = tuning.region
+        if region is None:
+            segmentation = self.segmenter.segment(picture.pixels, picture.encoding)
+        else:
+            inside = region.within(picture.size_wh)
+            if inside is None:
+                width, height = picture.size_wh
+                raise FrameError(
+                    f'parameter roi is {tuning.roi!r}; expected a region of the image, which is '
+                    f'{width}x{height}'
+                )
+            cropped = self.segmenter.segment(inside.crop(picture.pixels), picture.encoding)
+            confidence = np.zeros(picture.pixels.shape[:2], np.uint8)
+            inside.crop(confidence)[:] = cropped.confidence
+            panoptic = place(cropped.panoptic, inside, picture.size_wh)
+            segmentation = replace(cropped, fused=Fused(panoptic, confidence))
+        if not tuning.classes:
+            return segmentation
+        is_kept = np.zeros(256, bool)
+        names = self.segmenter.model.label_set.names
+        is_kept[[names.index(name) for name in listed(tuning.classes)]] = True
+        return segmentation.with_panoptic(keep_classes(segmentation.panoptic, is_kept))
+
+    def _needs(self, tuning: Tuning, to_all: bool) -> Needs:
+        needs = self._publisher.all_needs if to_all else self._publisher.needs
         # Collision times are part of the diagnostics.
         if tuning.tracking and self._is_diagnosed():
             needs |= Needs.OBJECTS

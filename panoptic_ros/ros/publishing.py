@@ -63,13 +63,21 @@ class FramePublisher:
         """Parts of the scene that the subscribed topics are built from."""
         return reduce(or_, (topic.output.needs for topic in self._subscribed()), Needs.NOTHING)
 
-    def publish_maps(self, frame: Frame) -> None:
-        """Publish what needs no scene, apart from pictures for people."""
-        self._publish(frame, lambda output: not (output.needs or output.is_for_people))
+    @property
+    def all_needs(self) -> Needs:
+        """Parts of the scene that all topics are built from."""
+        return reduce(or_, (topic.output.needs for topic in self._topics), Needs.NOTHING)
 
-    def publish_rest(self, frame: Frame) -> None:
+    def publish_maps(self, frame: Frame, *, to_all: bool = False) -> None:
+        """Publish what needs no scene, apart from pictures for people.
+
+        ``to_all`` publishes on all topics, also those without a subscriber.
+        """
+        self._publish(frame, to_all, lambda o: not (o.needs or o.is_for_people))
+
+    def publish_rest(self, frame: Frame, *, to_all: bool = False) -> None:
         """Publish what is built from the scene, then pictures for people."""
-        self._publish(frame, lambda output: bool(output.needs) or output.is_for_people)
+        self._publish(frame, to_all, lambda o: bool(o.needs) or o.is_for_people)
 
     def clear_markers(self, header: Header) -> None:
         """Delete the markers of all marker topics."""
@@ -80,8 +88,8 @@ class FramePublisher:
     def _subscribed(self) -> Iterable[_Topic]:
         return (topic for topic in self._topics if topic.publisher.get_subscription_count())
 
-    def _publish(self, frame: Frame, is_chosen: Callable[[Output], bool]) -> None:
-        for topic in self._subscribed():
+    def _publish(self, frame: Frame, to_all: bool, is_chosen: Callable[[Output], bool]) -> None:
+        for topic in self._topics if to_all else self._subscribed():
             if not is_chosen(topic.output):
                 continue
             message = topic.output.build(frame)

@@ -17,7 +17,7 @@ from panoptic_ros.ros.messages.detections import label_info_message
 from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
 from panoptic_ros.ros.node_parameters import QOS_OVERRIDES, NodeParameters, qos_errors
 from panoptic_ros.ros.outputs import Output
-from panoptic_ros.ros.parameters import Tuning
+from panoptic_ros.ros.parameters import ParameterError, Tuning
 from panoptic_ros.ros.pipeline import WARN_PERIOD_S, Pipeline
 from panoptic_ros.ros.publishing import FramePublisher
 from panoptic_ros.ros.scene import SceneEstimator
@@ -59,7 +59,7 @@ class Session:
     pipeline
         Processes the images.
 
-    Raises ParameterError if a QoS override or the target frame cannot be used.
+    Raises ParameterError if a QoS override, the target frame or a class name cannot be used.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class Session:
         is_diagnosed: Callable[[], bool],
     ) -> None:
         structure = parameters.structure
+        if error := parameters.tuning.unknown_class(segmenter.model.label_set):
+            raise ParameterError(error)
         self.segmenter = segmenter
         self.log = FrameLog()
         self.depth = self._depth_input(node, 'depth') if structure.depth else None
@@ -153,7 +155,11 @@ class Session:
         return DepthInput(node.get_logger(), self.log, topic, name, **options)
 
     def _advertise(self, output: Output) -> LifecyclePublisher:
-        return self._publisher(output.topic, output.message_type)
+        # Latched, so that a subscriber after segment_once receives the image; a volatile
+        # subscriber receives only what comes.
+        return self._publisher(
+            output.topic, output.message_type, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
 
     def _publisher(self, topic: str, message_type: type, **policies: Any) -> LifecyclePublisher:
         qos = QoSProfile(**{'depth': 1, 'reliability': ReliabilityPolicy.RELIABLE} | policies)

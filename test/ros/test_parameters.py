@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from panoptic_ros.fusion import CentreFusion, QueryFusion
+from panoptic_ros.labels import LabelSet
 from panoptic_ros.ros.node_parameters import NodeParameters
 from panoptic_ros.ros.parameters import ParameterError, Structure, Tuning
 
@@ -234,3 +235,46 @@ def test_queries_are_tuned_by_thresholds_of_their_own() -> None:
     assert Tuning(centre_threshold=0.9).override(card) == card
     tuned = Tuning(score_threshold=0.0, min_kept_fraction=1.0).override(card)
     assert tuned == QueryFusion(score_threshold=0.0, min_kept_fraction=1.0, logit_grid=384)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'words'),
+    [
+        ('roi', '1, 2, 3', 'parameter roi: region is '),
+        ('roi', '0, 0, -1, 5', 'width and height of 1 or more'),
+        ('image_white_level', 1, ''),
+        ('image_black_level', 65534, ''),
+    ],
+)
+def test_selections_and_levels(make_node: callable, name: str, value: object, words: str) -> None:
+    result = set_one(make_node_with_parameters(make_node)[0], name, value)
+    assert result.successful == (not words)
+    assert words in result.reason
+
+
+def make_node_with_parameters(make_node: callable) -> tuple[Node, NodeParameters]:
+    node = make_node()
+    return node, NodeParameters(node)
+
+
+def test_levels_that_contradict_each_other_are_refused(make_node: callable) -> None:
+    node, settings = make_node_with_parameters(make_node)
+    assert set_one(node, 'image_white_level', 100).successful
+    result = set_one(node, 'image_black_level', 100)
+    assert result.reason == (
+        'parameter image_white_level is 100; expected more than image_black_level, 100'
+    )
+    assert settings.tuning.image_levels == (0, 100)
+    with pytest.raises(ParameterError, match='expected more than image_black_level, 500'):
+        NodeParameters(make_node(image_black_level=500, image_white_level=400))
+
+
+def test_classes_are_those_of_the_model(make_node: callable) -> None:
+    node, settings = make_node_with_parameters(make_node)
+    assert set_one(node, 'classes', 'dog').successful  # no model is loaded
+    assert set_one(node, 'classes', '').successful
+    settings.label_set = LabelSet.load('cityscapes')
+    result = set_one(node, 'classes', 'car, dog')
+    assert result.reason.startswith("parameter classes has 'dog'; expected names of the label set")
+    assert set_one(node, 'classes', 'car, traffic light').successful
+    assert settings.tuning.classes == 'car, traffic light'

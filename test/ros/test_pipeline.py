@@ -15,6 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.errors import EngineError
 from panoptic_ros.ros.frame import Frame
+from panoptic_ros.ros.messages.images import image_message
 from panoptic_ros.ros.outputs import OUTPUTS
 from panoptic_ros.ros.parameters import Tuning
 
@@ -247,3 +248,55 @@ def test_a_fisheye_lens_places_nothing_and_says_why() -> None:
     bench.tuning = Tuning(camera_matrix='P')
     sent = bench.process(street([car_box(20.0)], SIZE_WH), FRAME_NS * 2)
     assert [topic for topic, _ in sent] == ['~/camera_info', '~/free_space']
+
+
+def images(sent: list[tuple[str, object]]) -> dict[str, np.ndarray]:
+    """Return the pixels of the mono8 images by topic."""
+    found = {topic: deserialize_message(m, Image) for topic, m in sent if isinstance(m, bytes)}
+    return {
+        topic: np.frombuffer(m.data, np.uint8).reshape(m.height, m.width)
+        for topic, m in found.items()
+    }
+
+
+def test_only_the_chosen_classes_are_published() -> None:
+    bench = Bench(['semantic'], tuning=Tuning(classes='car, person'))
+    panoptic = street([car_box(20.0)], SIZE_WH)
+    semantic = images(bench.process(panoptic, 0))['~/semantic']
+    assert np.array_equal(semantic, np.where(panoptic.semantic == CAR, CAR, 255))
+
+
+def test_a_region_is_segmented_and_the_outputs_keep_the_size_of_the_image() -> None:
+    bench = Bench(['semantic', 'confidence'], tuning=Tuning(roi='1, 2, 4, 3'))
+    bench.segmenter.panoptic = street([(0, 1, 2, 3)], (4, 3))
+    image = image_message(np.zeros((6, 8, 3), np.uint8), header(0))
+    bench.pipeline.take_image('/image', image)
+    found = images(bench.sent)
+    expected = np.full((6, 8), 255)
+    expected[2:5, 1:5] = bench.segmenter.panoptic.semantic
+    assert np.array_equal(found['~/semantic'], expected)
+    assert np.array_equal(found['~/confidence'], np.where(expected == 255, 0, 200))
+    assert bench.segmenter.size_wh == (4, 3)
+
+
+def test_a_region_outside_the_image_is_refused() -> None:
+    bench = Bench(['semantic'], tuning=Tuning(roi='640, 0, 4, 3'))
+    assert bench.process(street([], SIZE_WH), 0) == []
+    ((_, text),) = bench.node.logged
+    assert "parameter roi is '640, 0, 4, 3'; expected a region of the image" in text
+
+
+def test_a_disabled_node_segments_once_on_request() -> None:
+    bench = Bench(['semantic'])
+    bench.pipeline.is_enabled = False
+    assert bench.process(street([], SIZE_WH), 0) == []
+    bench.pipeline.segment_once()
+    sent = bench.process(street([], SIZE_WH), FRAME_NS)
+    # On all topics, whether they have a subscriber or not; those without calibration are left out.
+    assert {'~/semantic', '~/instance', '~/overlay', '~/markers'} <= {topic for topic, _ in sent}
+    assert bench.process(street([], SIZE_WH), 2 * FRAME_NS) == []
+    bench.pipeline.is_enabled = True
+    assert [topic for topic, _ in bench.process(street([], SIZE_WH), 3 * FRAME_NS)] == [
+        '~/semantic'
+    ]
+    assert counts(bench) == (4, 2, 2, 0, 0)

@@ -69,6 +69,7 @@ class StubSegmenter:
     def segment(self, image: np.ndarray, encoding: str) -> Segmentation:
         if self.error is not None:
             raise self.error
+        self.size_wh = image.shape[1::-1]
         confidence = np.full(self.panoptic.semantic.shape, 200, np.uint8)
         return Segmentation(Fused(self.panoptic, confidence), StageTimes(1, 2, 3))
 

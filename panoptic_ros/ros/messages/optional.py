@@ -16,8 +16,13 @@ except ModuleNotFoundError:
     TFMessage = None
 
 try:
+    from std_srvs.srv import SetBool, Trigger
+except ModuleNotFoundError:
+    SetBool = Trigger = None
+
+try:
     import cv_bridge
 except ImportError:  # not installed, or built for another numpy
     cv_bridge = None
 
-__all__ = ['OccupancyGrid', 'TFMessage', 'cv_bridge', 'vision_msgs']
+__all__ = ['OccupancyGrid', 'SetBool', 'TFMessage', 'Trigger', 'cv_bridge', 'vision_msgs']
