@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import packing, visualize
@@ -19,12 +19,16 @@ from panoptic_ros.ros.frame import Frame, Needs
 from panoptic_ros.ros.messages.calibration import fit_camera_info
 from panoptic_ros.ros.messages.cdr import MarkerRow, occupancy_grid_cdr
 from panoptic_ros.ros.messages.detections import detections_3d_message, detections_message
+from panoptic_ros.ros.messages.images import compressed_image_message
 from panoptic_ros.ros.messages.markers import object_markers, surface_markers
 from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
 from panoptic_ros.ros.messages.points import point_cloud
 from panoptic_ros.ros.parameters import listed
 from panoptic_ros.scene.occlusion import occlusion_mask, scene_depth, support_planes
 from panoptic_ros.scene.supports import NONE, find_supports, with_roles
+
+PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+JPEG_OPTIONS = (cv2.IMWRITE_JPEG_QUALITY, 90)
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,35 @@ def _instance_color(frame: Frame) -> bytes:
     return frame.image(visualize.instance_color(frame.panoptic, frame.label_set))
 
 
+def _png(frame: Frame, array: np.ndarray, image_format: str) -> CompressedImage:
+    """Return an array, uint8 or uint16, [H, W] or [H, W, 3] blue first, as lossless PNG."""
+    return compressed_image_message(
+        frame.header, cv2.imencode('.png', array, PNG_OPTIONS)[1], image_format
+    )
+
+
+def _semantic_compressed(frame: Frame) -> CompressedImage:
+    return _png(frame, frame.panoptic.semantic, 'mono8; png compressed ')
+
+
+def _instance_compressed(frame: Frame) -> CompressedImage:
+    return _png(frame, frame.panoptic.instance, '16UC1; png compressed ')
+
+
+def _panoptic_compressed(frame: Frame) -> CompressedImage:
+    packed = packing.PANOPTIC_PACKINGS[frame.tuning.panoptic_packing](frame.panoptic)
+    # All packings need 24 bits: value = R + 256 G + 65536 B.
+    rgb = packed.astype('<i4').view(np.uint8).reshape(*packed.shape, 4)[..., :3]
+    return _png(frame, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), 'rgb8; png compressed bgr8')
+
+
+def _overlay_compressed(frame: Frame) -> CompressedImage:
+    opacity = frame.tuning.overlay_opacity
+    drawn = visualize.overlay(frame.picture.bgr(), frame.panoptic, frame.label_set, opacity)
+    data = cv2.imencode('.jpg', drawn, JPEG_OPTIONS)[1]
+    return compressed_image_message(frame.header, data, 'bgr8; jpeg compressed bgr8')
+
+
 def _object_rows(frame: Frame) -> np.ndarray:
     """Return the rows of the things that have one of ``object_roles``, intp [n]."""
     roles = listed(frame.tuning.object_roles)
@@ -347,6 +380,38 @@ OUTPUTS = (
         Image,
         _instance_color,
         '`bgr8`: every object in a shade of its class colour that it keeps, black elsewhere',
+        is_for_people=True,
+    ),
+    Output(
+        '~/semantic/compressed',
+        'sensor_msgs/CompressedImage',
+        CompressedImage,
+        _semantic_compressed,
+        '`~/semantic` as PNG, lossless',
+        is_for_people=True,
+    ),
+    Output(
+        '~/instance/compressed',
+        'sensor_msgs/CompressedImage',
+        CompressedImage,
+        _instance_compressed,
+        '`~/instance` as PNG with 16 bits, lossless',
+        is_for_people=True,
+    ),
+    Output(
+        '~/panoptic/compressed',
+        'sensor_msgs/CompressedImage',
+        CompressedImage,
+        _panoptic_compressed,
+        '`~/panoptic` as colour PNG, lossless: value = R + 256 G + 65536 B',
+        is_for_people=True,
+    ),
+    Output(
+        '~/overlay/compressed',
+        'sensor_msgs/CompressedImage',
+        CompressedImage,
+        _overlay_compressed,
+        '`~/overlay` as JPEG',
         is_for_people=True,
     ),
     Output(

@@ -1,5 +1,6 @@
 """Publishers that are stand-ins: what is built, when, and what the parameters offer."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from support.pipeline import CAR, ROAD, Bench, calibration, street
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.ros.frame import Needs
+from panoptic_ros.ros.messages.images import decode_compressed_image
 from panoptic_ros.ros.outputs import OUTPUTS
 from panoptic_ros.ros.parameters import Structure, Tuning
 from panoptic_ros.ros.publishing import FramePublisher, offered
@@ -97,3 +99,34 @@ def test_markers_are_deleted_once_when_their_object_is_gone() -> None:
     assert actions([near, far], 0) == [(Marker.ADD, 1), (Marker.ADD, 2)]
     assert actions([near], 10**8) == [(Marker.ADD, 1), (Marker.DELETE, 2)]
     assert actions([near], 2 * 10**8) == [(Marker.ADD, 1)]
+
+
+@pytest.mark.parametrize('packing', ['class_instance', 'thing_instance', 'segment_id'])
+def test_compressed_maps_are_lossless(packing: str) -> None:
+    tuning = Tuning(panoptic_packing=packing)
+    topics = ['semantic', 'instance', 'panoptic']
+    bench = Bench([*topics, *(f'{topic}/compressed' for topic in topics)], tuning=tuning)
+    panoptic = street([BOX], SIZE_WH)
+    panoptic.semantic[0] = 255
+    sent = dict(bench.process(panoptic, 0))
+    for topic in topics:
+        message = sent[f'~/{topic}/compressed']
+        assert message.header.frame_id == 'camera'
+        png = np.frombuffer(message.data, np.uint8)
+        pixels = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+        if topic == 'panoptic':
+            assert message.format == 'rgb8; png compressed bgr8'
+            blue, green, red = np.moveaxis(pixels.astype(int), -1, 0)
+            pixels = red + 256 * green + 65536 * blue
+        assert np.array_equal(pixels, array(sent[f'~/{topic}']))
+    assert sent['~/instance/compressed'].format == '16UC1; png compressed '
+    # The node reads what it writes.
+    semantic = decode_compressed_image(sent['~/semantic/compressed'])
+    assert np.array_equal(semantic.pixels, array(sent['~/semantic']))
+
+
+def test_the_compressed_overlay_is_a_jpeg() -> None:
+    bench = Bench(['overlay/compressed'])
+    ((_, message),) = bench.process(street([BOX], SIZE_WH), 0)
+    assert message.format == 'bgr8; jpeg compressed bgr8'
+    assert decode_compressed_image(message).pixels.shape == (6, 8, 3)

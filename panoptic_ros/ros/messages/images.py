@@ -313,3 +313,15 @@ def image_message(array: np.ndarray, header: Header) -> Image:
     # Assigning to `data` checks every value (70 ms for VGA); this is a plain copy.
     message.data.frombytes(np.ascontiguousarray(array).data.cast('B'))
     return message
+
+
+def compressed_image_message(
+    header: Header, data: np.ndarray, image_format: str
+) -> CompressedImage:
+    """Wrap an encoded image, uint8 [n], in a CompressedImage message.
+
+    ``image_format`` is as CompressedImage.msg defines it, for example ``mono8; png compressed ``.
+    """
+    message = CompressedImage(header=header, format=image_format)
+    message.data.frombytes(data.data.cast('B'))
+    return message
