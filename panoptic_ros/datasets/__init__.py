@@ -48,6 +48,7 @@ class LabelledImages(Sequence[Sample]):
     label_set: LabelSet
 
     def __getitem__(self, index: int) -> Sample:
+        """Read an image and its truth."""
         truth, crowd_ids = self.truth(index)
         image_rgb = self.image(index)
         image_id = self.image_id(index)

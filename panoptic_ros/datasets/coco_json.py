@@ -65,8 +65,8 @@ class Categories:
             if names.count(name) > 1:
                 name = f'{name} ({entry.get("id")})'
             try:
-                color_rgb = tuple(int(value) for value in entry.get('color') or _color_of(name))
-                classes.append(LabelClass(name, is_thing, color_rgb, int(entry['id'])))
+                red, green, blue = map(int, entry.get('color') or _color_of(name))
+                classes.append(LabelClass(name, is_thing, (red, green, blue), int(entry['id'])))
             except (KeyError, TypeError, ValueError, LabelSetError) as error:
                 raise DatasetError(
                     f'{self.path}: category {dict(entry)} is not usable ({error!r}); expected '

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from panoptic_ros.datasets import Sample
+from panoptic_ros.datasets import LabelledImages, Sample
 from panoptic_ros.datasets.ade20k import Ade20kPanoptic
 from panoptic_ros.datasets.cityscapes import open_cityscapes
 from panoptic_ros.datasets.coco import default_coco_split, open_coco
@@ -77,6 +77,7 @@ def open_dataset(
         return samples, LabelSet.load('cityscapes')
     if root is None:
         raise DatasetError(f'data set {name!r} needs the path of its folder')
+    dataset: LabelledImages
     match name:
         case 'cityscapes':
             dataset = open_cityscapes(root, split, label_set)

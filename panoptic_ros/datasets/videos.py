@@ -72,7 +72,7 @@ def open_videos(
     if name == 'synthetic':
         return street_videos(rate_hz=rate_hz), street_labels()
     samples, label_set = open_dataset(name, root, split, label_set)
-    assert isinstance(samples, LabelledImages)  # only the synthetic street is not
+    assert isinstance(samples, LabelledImages)  # only the synthetic street is rendered
     places = sorted((*_place(samples.image_id(i)), i) for i in range(len(samples)))
     return [
         Video(video, Subset(samples, [index for *_, index in frames]), rate_hz)

@@ -191,10 +191,10 @@ def match_things(
     same_class = table['class_id'][:, None] == things.class_id
     deviation2 = _deviation2(table, things.box_xyxy, settings)
     likely = np.flatnonzero(same_class & (deviation2 < settings.max_deviation**2))
-    affinity = np.zeros(tracks * count)
-    affinity[likely] = _LIKELY_OVERLAP * np.exp(-deviation2.ravel()[likely] / 2)
-    affinity[pair[overlaps]] = overlap[overlaps]
-    affinity = affinity.reshape(tracks, count)
+    flat = np.zeros(tracks * count)
+    flat[likely] = _LIKELY_OVERLAP * np.exp(-deviation2.ravel()[likely] / 2)
+    flat[pair[overlaps]] = overlap[overlaps]
+    affinity = flat.reshape(tracks, count)
     # Otherwise hidden tracks take the parts of a mask that is split in this frame.
     affinity *= np.exp((table['seen_ns'] - stamp_ns) / (_FORGETTING_S * 1e9))[:, None]
     track_row, thing_row = linear_sum_assignment(affinity, maximize=True)

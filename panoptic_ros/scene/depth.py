@@ -43,7 +43,6 @@ TAIL = 0.01
 _ANGLES_RAD = np.radians(np.arange(0, 90, 5))
 _MAX_TURN_SAMPLES = 100
 _EDGE_M = 0.05  # points closer than this to a side of a box count as on it
-_METHODS = np.array([PlacedBy.DEPTH, PlacedBy.NOTHING], np.uint8)
 _SIGMA_OF_MAD = 1.4826  # standard deviation of a normal distribution over its MAD
 
 
@@ -168,9 +167,9 @@ def _sample(
     chosen = cv2.compare(_dither(width, height)[top:bottom], _look_up(share, number), cv2.CMP_LE)
     pixel = np.flatnonzero(cv2.bitwise_and(chosen, has_depth).view(bool))
 
-    row = number.ravel()[pixel].astype(np.uint16)
-    order = np.argsort(row, kind='stable')  # radix sort for 16 bits
-    pixel, row = pixel[order], row[order].astype(np.intp) - 1
+    owner = number.ravel()[pixel].astype(np.uint16)
+    order = np.argsort(owner, kind='stable')  # radix sort for 16 bits
+    pixel, row = pixel[order], owner[order].astype(np.intp) - 1
     inner = is_inner.ravel()[pixel] > 0
     has_inner = np.bincount(row[inner], minlength=count) >= MIN_PIXELS
     is_measured = np.bincount(row, minlength=count) >= MIN_PIXELS
@@ -320,7 +319,7 @@ def _boxes(
         base_m=position + size[1][:, None] / 2 * down,
         size_m=np.ascontiguousarray(size.T),
         orientation_xyzw=upright_xyzw(pitch, yaw),
-        method=np.where(groups.size > 0, *_METHODS),
+        method=np.where(groups.size > 0, PlacedBy.DEPTH, PlacedBy.NOTHING).astype(np.uint8),
     )
     return placement, nearest
 
@@ -352,12 +351,12 @@ def _turns(x: np.ndarray, z: np.ndarray, groups: _Groups) -> np.ndarray:
     dense = (np.cumsum(has_points) - 1)[row]
     cos = np.cos(_ANGLES_RAD).astype(np.float32)[:, None]
     sin = np.sin(_ANGLES_RAD).astype(np.float32)[:, None]
-    nearest = None
+    nearest = np.float32(np.inf)
     for along in (x * cos - z * sin, x * sin + z * cos):
         low = np.minimum.reduceat(along, start, axis=1)[:, dense]
         high = np.maximum.reduceat(along, start, axis=1)[:, dense]
         to_side = np.minimum(along - low, high - along)
-        nearest = to_side if nearest is None else np.minimum(nearest, to_side)
+        nearest = np.minimum(nearest, to_side)
     score = np.add.reduceat(1 / np.maximum(nearest, np.float32(_EDGE_M)), start, axis=1)
     yaw = np.zeros(len(size))
     best = _ANGLES_RAD[score.argmax(axis=0)]

@@ -138,9 +138,6 @@ class PlacedBy(IntEnum):
     """It encloses the points of the object in a depth image."""
 
 
-_ASSUMED = np.array([PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND], np.uint8)
-
-
 @dataclass(frozen=True, eq=False)
 class Placement:
     """Boxes in space, one per row, in the optical frame.
@@ -252,7 +249,7 @@ def place_boxes(
     cut_off = y1 >= camera.size_wh[1]
     use_height = np.isnan(by_ground) | (cut_off & (by_height < by_ground))
     depth = np.where(use_height, by_height, by_ground)
-    method = np.where(use_height, *_ASSUMED)
+    method = np.where(use_height, PlacedBy.KNOWN_HEIGHT, PlacedBy.GROUND).astype(np.uint8)
     is_nowhere = ~(np.isfinite(depth) & (depth > 0) & (rise > 0) & (x1 > x0))
     method[is_nowhere] = PlacedBy.NOTHING
     depth[is_nowhere] = np.nan

@@ -109,8 +109,8 @@ class Grid:
     @lru_cache(maxsize=1)  # called for every frame
     def ahead(cls, length_m: float, width_m: float, resolution_m: float) -> 'Grid':
         """Return a grid in front of a camera, from below it forward, symmetric to its axis."""
-        size_xy = tuple(max(1, round(extent / resolution_m)) for extent in (length_m, width_m))
-        return cls(resolution_m, (0.0, -size_xy[1] * resolution_m / 2), size_xy)
+        size_x, size_y = (max(1, round(size_m / resolution_m)) for size_m in (length_m, width_m))
+        return cls(resolution_m, (0.0, -size_y * resolution_m / 2), (size_x, size_y))
 
     def around(self, corners_xy_m: np.ndarray) -> 'Grid':
         """Return a grid of the same resolution that covers points [n, 2].

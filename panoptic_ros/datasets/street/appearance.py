@@ -52,10 +52,12 @@ class Appearance:
         clouds = np.clip(0.5 + 0.5 * clouds, 0, 1) * style.clouds
         height_above = np.linspace(1, 0, rows, dtype=np.float32)[:, None] ** 0.8
         top = np.array(style.sky_rgb, np.float32)[:, None, None]
-        low = np.float32([247, 251, 250])[:, None, None]
+        low = np.array([247, 251, 250], np.float32)[:, None, None]
         sky = low + (top - low) * height_above
         # White clouds in a blue sky, grey ones in a white sky.
-        cloud = np.float32([226, 230, 232] if style.sky_rgb[0] > 215 else [252, 252, 252])
+        cloud = np.array(
+            [226, 230, 232] if style.sky_rgb[0] > 215 else [252, 252, 252], np.float32
+        )
         sky = (sky + (cloud[:, None, None] - sky) * clouds * 0.7).astype(np.float32)
         # The beginning is repeated at the end, so that a view never wraps around.
         return sky if style.curvature == 0 else np.concatenate([sky, sky[..., :width]], 2)

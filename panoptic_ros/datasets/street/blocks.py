@@ -352,10 +352,10 @@ class BlockBuilder:
         begin = (_ZEBRA_M[1] + 0.5 if zebra else CROSSING_M[1] + 1.5) if any(streets) else 0.0
         for i in range(-style.lanes, style.lanes + 1):
             at = i * style.lane_m
-            edge = abs(i) == style.lanes
-            if edge and not style.parking[int(i > 0)]:
+            is_edge = abs(i) == style.lanes
+            if is_edge and not style.parking[int(i > 0)]:
                 continue
-            step = 6.0 if edge or style.dashed or i != 0 else 3.0
+            step = 6.0 if is_edge or style.dashed or i != 0 else 3.0
             for s in np.arange(0, BLOCK_M, step):
                 if begin <= s:
                     marks.append((s, s + 3.0, at - 0.06, at + 0.06, 1.0))
@@ -368,7 +368,9 @@ class BlockBuilder:
         for side in (0, 1):
             if streets[side] and self._chance(0.4):
                 sign = 2 * side - 1
-                at = sorted((sign * (style.walk(side) + 0.3), sign * (style.walk(side) + 2.6)))
+                near, far = sorted(
+                    (sign * (style.walk(side) + 0.3), sign * (style.walk(side) + 2.6))
+                )
                 for s in np.arange(*CROSSING_M, 1.0):
-                    marks.append((s + 0.25, s + 0.75, at[0], at[1], 1.0))
+                    marks.append((s + 0.25, s + 0.75, near, far, 1.0))
         return np.array(marks, np.float32)

@@ -65,7 +65,7 @@ def _mark_polygons(world: World, camera: Camera, ground: Ground, ego_s: float) -
     rows = []
     for begin, block in world.blocks(ego_s):
         if len(block.marks):
-            rows.append(block.marks + np.float32([begin, begin, 0, 0, 0]))
+            rows.append(block.marks + np.array([begin, begin, 0, 0, 0], np.float32))
     marks = np.concatenate(rows) if rows else np.zeros((0, 5), np.float32)
     marks = marks[(marks[:, 1] > 1.0) & (marks[:, 0] < 90.0)]
     s = np.maximum(marks[:, [0, 0, 1, 1]], 0.8).ravel()
@@ -76,7 +76,7 @@ def _mark_polygons(world: World, camera: Camera, ground: Ground, ego_s: float) -
     distance = np.maximum(marks[:, :2].mean(1), 2.0)
     share = np.clip((marks[:, 3] - marks[:, 2]) * camera.focal / distance / 1.6, 0.15, 1)[:, None]
     road = ground.rgb[_ROAD - 1]
-    white = np.float32([176, 178, 174])
+    white = np.array([176, 178, 174], np.float32)
     gain = marks[:, 4:]
     rgb = np.where(gain >= 1, road + (white - road) * share, road * (1 + gain * share))
     return Polygons(

@@ -192,22 +192,22 @@ class SyntheticSamples(Sequence[Sample]):
     """
 
     seed: int
-    count: int
+    length: int
     size_wh: tuple[int, int] = (640, 320)
 
     def __post_init__(self) -> None:
         _check_whole('seed', self.seed)
-        _check_whole('count', self.count)
+        _check_whole('count', self.length)
         _check_size(self.size_wh)
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: int) -> Sample:
         """Render one sample."""
-        if not -self.count <= index < self.count:
-            raise IndexError(f'sample {index} does not exist; there are {self.count}')
-        index %= self.count
+        if not -self.length <= index < self.length:
+            raise IndexError(f'sample {index} does not exist; there are {self.length}')
+        index %= self.length
         rng = generator(self.seed, 5, index)
         street = SyntheticStreet(
             int(rng.integers(2**31)),

@@ -117,23 +117,23 @@ def furniture(kind: str) -> Shape:
                 b.ellipse(0, 3.21 - 0.33 * i, 0.115, 0.115, bulb, 2, 8)
     else:
         b.limb((0, 0), (0, 2.75), 0.04, 0.035, POST)
-        for i, paint in ((1.0, SIGN_EDGE), (0.72, SIGN)):
+        for size, paint in ((1.0, SIGN_EDGE), (0.72, SIGN)):
             if kind == 'round':
-                b.ellipse(0, 2.5, 0.33 * i, 0.33 * i, paint, 1, 12)
+                b.ellipse(0, 2.5, 0.33 * size, 0.33 * size, paint, 1, 12)
             elif kind == 'triangle':
                 y = 2.42
                 b.add(
                     [
-                        (-0.45 * i, y - 0.24 * i, 0),
-                        (0.45 * i, y - 0.24 * i, 0),
-                        (0, y + 0.52 * i, 0),
+                        (-0.45 * size, y - 0.24 * size, 0),
+                        (0.45 * size, y - 0.24 * size, 0),
+                        (0, y + 0.52 * size, 0),
                     ],
                     paint,
                     1,
                 )
             else:
                 w, h = (0.32, 0.32) if kind == 'square' else (0.7, 0.22)
-                w, h = w - 0.32 * (1 - i), h - 0.32 * (1 - i) * (h / w)
+                w, h = w - 0.32 * (1 - size), h - 0.32 * (1 - size) * (h / w)
                 b.add(
                     [(-w, 2.5 - h, 0), (w, 2.5 - h, 0), (w, 2.5 + h, 0), (-w, 2.5 + h, 0)],
                     paint,

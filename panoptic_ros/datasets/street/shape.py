@@ -80,7 +80,12 @@ class Builder:
         self._columns: list[tuple[int, int, int, int]] = []
 
     def add(
-        self, points: Sequence, paint: int, part: int = 0, tile: int = PLAIN, paint2: int = -1
+        self,
+        points: Sequence | np.ndarray,
+        paint: int,
+        part: int = 0,
+        tile: int = PLAIN,
+        paint2: int = -1,
     ) -> None:
         """Add a polygon; ``paint2`` is the second colour, the first one if below 0."""
         self._polygons.append(np.asarray(points, np.float32).reshape(-1, 3))
@@ -164,7 +169,9 @@ class Builder:
         points[4:, 0], points[4:, 1] = b[0] - rb * x, b[1] - rb * y
         self.add(points, paint, part)
 
-    def slab(self, zy: Sequence[Point], half: float, paint: int, part: int = 0) -> None:
+    def slab(
+        self, zy: Sequence[Point] | np.ndarray, half: float, paint: int, part: int = 0
+    ) -> None:
         """Add a plate with a convex outline in the plane x = 0; corners in any order."""
         corners = np.asarray(zy, float)
         out = corners - corners.mean(0)
@@ -185,7 +192,7 @@ class Builder:
 
     def merge(self, other: 'Builder', x: float) -> None:
         """Add the polygons of another builder, moved to the right by x."""
-        self._polygons += [p + np.float32([x, 0, 0]) for p in other._polygons]
+        self._polygons += [p + np.array([x, 0, 0], np.float32) for p in other._polygons]
         self._columns += other._columns
 
     def shape(

@@ -74,7 +74,7 @@ def noise(
         # Coarse noise is made small and enlarged.
         shrink = max(1, int(min(sx, sy) / 2))
         w, h = max(4, width // shrink), max(4, height // shrink)
-        layer = rng.standard_normal((h, w), np.float32)
+        layer: np.ndarray = rng.standard_normal((h, w), np.float32)
         if max(sx, sy) > 0:
             ex, ey = min(w, int(3 * sx / shrink) + 2), min(h, int(3 * sy / shrink) + 2)
             layer = cv2.copyMakeBorder(layer, ey, ey, ex, ex, cv2.BORDER_WRAP)

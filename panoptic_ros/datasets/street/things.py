@@ -1,5 +1,6 @@
 """The things of the synthetic street: their appearance over time, and their colours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -141,7 +142,7 @@ def class_id_of(name: str) -> int:
     return street_labels().class_id(name)
 
 
-def _pick(rng: np.random.Generator, colors: list[tuple[float, float, float]]) -> np.ndarray:
+def _pick(rng: np.random.Generator, colors: Sequence[tuple[float, float, float]]) -> np.ndarray:
     return np.array(colors[int(rng.integers(len(colors)))], float)
 
 
@@ -175,6 +176,7 @@ def draw_vehicle(
     body, window, light = _body_rgb(rng), rng.uniform(34, 70), rng.uniform(0.8, 1.1)
     box = body
     kind = rng.random()
+    look: Look
     if rail or kind < 0.45 * heavy:
         shape, name = vehicles.coach(rail), 'train' if rail else 'bus'
         look = Rigid(shape)

@@ -16,6 +16,7 @@ from panoptic_ros.datasets.street import people, scenery, textures
 from panoptic_ros.datasets.street.blocks import BLOCK_M, BLOCK_PERIOD, SLOTS, Block, BlockBuilder
 from panoptic_ros.datasets.street.style import Style, draw_style, generator
 from panoptic_ros.datasets.street.things import (
+    Look,
     Placed,
     Rider,
     Rigid,
@@ -105,8 +106,8 @@ class World:
         across, look = thing.across, thing.look
         if thing.crossing is not None:
             across, under_way = thing.crossing.at(time_s)
-            if not under_way:
-                look = replace(look, moving=False)  # type: ignore[type-var]
+            if not under_way and isinstance(look, Walker):
+                look = replace(look, moving=False)
         view = View(s, across - self.ego_across, thing.yaw + self.style.curvature * s, time_s)
         return Seen(thing, look.shape(view), s, across, thing.yaw)
 
@@ -159,6 +160,8 @@ class World:
             return None
         first = 1 + BLOCK_PERIOD * SLOTS + 2 * (lane * _CELL_PERIOD + cell % _CELL_PERIOD)
         s = stream.cell_m * (cell + float(rng.uniform(0.35, 0.65)))
+        look: Look
+        names: tuple[str, ...]
         if stream.kind == 'walk':
             scale = float(
                 rng.uniform(0.6, 0.8) if rng.random() < 0.08 else rng.uniform(0.92, 1.07)
@@ -169,8 +172,9 @@ class World:
             at = stream.across + float(rng.uniform(-0.2, 0.2))
             names, palette = ('person',), people_palette(rng)
         elif stream.kind == 'ride':
-            rider = Rider(bool(rng.random() < 0.25), float(rng.random()))
-            look, names = rider, ('motorcycle' if rider.motor else 'bicycle', 'rider')
+            is_motorcycle = bool(rng.random() < 0.25)
+            look = Rider(is_motorcycle, float(rng.random()))
+            names = ('motorcycle' if is_motorcycle else 'bicycle', 'rider')
             at, scale, palette = stream.across, 1.0, people_palette(rng)
         else:
             heavy = 0.0 if stream.kind == 'lead' and cell == 0 else 0.12
