@@ -9,14 +9,7 @@ import numpy as np
 
 from panoptic_ros.engines import Engine
 from panoptic_ros.errors import EngineError, FrameError, ModelError
-from panoptic_ros.fusion import (
-    HEAD_KINDS,
-    CentreFusion,
-    CentreHeads,
-    Fused,
-    QueryFusion,
-    QueryHeads,
-)
+from panoptic_ros.fusion import HEAD_KINDS, Fused, Fusion, Heads, QueryFusion, heads_of
 from panoptic_ros.fusion.windows import CELL, Windows
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import ModelCard
@@ -87,7 +80,7 @@ class Segmenter:
         self,
         model: Model,
         engine: Engine,
-        fusion: CentreFusion | QueryFusion | None = None,
+        fusion: Fusion | None = None,
         fast_resize: bool = False,
     ) -> None:
         self.model = model
@@ -96,7 +89,6 @@ class Segmenter:
         self.resize = model.card.resize
         if fast_resize:
             self.resize = replace(self.resize, antialias=False)
-        self._heads_class, _ = HEAD_KINDS[model.card.head]
 
     def segment(self, image: np.ndarray, encoding: str = 'bgr8') -> Segmentation:
         """Segment one frame.
@@ -137,17 +129,30 @@ class Segmenter:
             ),
         )
 
-    def _heads(
-        self, outputs: list[dict[str, np.ndarray]], windows: Windows | None
-    ) -> CentreHeads | QueryHeads:
+    def _heads(self, outputs: list[dict[str, np.ndarray]], windows: Windows | None) -> Heads:
+        for each in outputs:
+            _require_numbers(each, self.engine.description.name)
         try:
-            heads = [self._heads_class(**each) for each in outputs]
+            heads = [heads_of(self.model.card.head, each) for each in outputs]
             return heads[0] if windows is None else windows.merge(heads)
         except ValueError as error:
             name = self.engine.description.name
             raise EngineError(
                 f'engine {name} gave unusable outputs ({error}); choose another engine'
             ) from error
+
+
+def _require_numbers(outputs: dict[str, np.ndarray], engine_name: str) -> None:
+    """Raise EngineError if an output has a NaN: fusion would return a map that is void."""
+    for name, array in outputs.items():
+        if array.dtype.kind != 'f' or not array.size:
+            continue
+        # The maximum is NaN if any value is. float16 has no fast maximum.
+        if np.isnan(array.astype(np.float32, copy=False).max()):
+            raise EngineError(
+                f'engine {engine_name} gave NaN in output {name!r}; choose another engine or '
+                'precision, or export the model again'
+            )
 
 
 def windows_of(card: ModelCard, size_wh: tuple[int, int]) -> Windows | None:
@@ -193,7 +198,7 @@ def prepare(
     return np.ascontiguousarray(image) if to_rgb is None else cv2.cvtColor(image, to_rgb)
 
 
-def card_fusion(model: Model) -> CentreFusion | QueryFusion:
+def card_fusion(model: Model) -> Fusion:
     """Return the fusion with the thresholds of a model's card.
 
     Raises ModelError if the card names an unknown threshold or gives one a value out of range.

@@ -4,7 +4,8 @@ import platform
 
 import numpy as np
 
-from panoptic_ros.engines import EngineDescription, check_image, require_golden
+from panoptic_ros.engines import EngineDescription, check_image
+from panoptic_ros.engines.golden import require_golden
 from panoptic_ros.errors import EngineError, ModelError
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec

@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 
-from panoptic_ros.engines import EngineDescription, check_image, golden_fault, require_golden
+from panoptic_ros.engines import EngineDescription, check_image
+from panoptic_ros.engines.golden import golden_fault, require_golden
 from panoptic_ros.errors import EngineError, ModelError
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec

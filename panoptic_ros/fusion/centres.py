@@ -68,6 +68,36 @@ class CentreHeads:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class CentreMaps:
+    """The outputs of a network with a centre head whose graph assigns cells to centres.
+
+    Parameters
+    ----------
+    semantic, confidence, centre_score
+        As in :class:`CentreHeads`.
+    owner
+        uint8 [h2, w2], 1 + the centre that owns each thing cell, 0 for none and for stuff.
+
+    Raises ValueError if a shape or dtype differs.
+    """
+
+    semantic: np.ndarray
+    confidence: np.ndarray
+    centre_score: np.ndarray
+    owner: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ('semantic', 'confidence', 'owner'):
+            check_image(f'CentreMaps.{name}', getattr(self, name))
+        centres = len(self.centre_score)
+        if self.owner.shape != self.semantic.shape or self.owner.max() > centres:
+            raise ValueError(
+                f'CentreMaps.owner is {self.owner.shape} with values up to {self.owner.max()}; '
+                f'expected {self.semantic.shape} and 0..{centres}'
+            )
+
+
 @dataclass(frozen=True)
 class CentreFusion:
     """Fuse semantic map, centres and offsets (Panoptic-DeepLab, arXiv 1911.10194).
@@ -131,33 +161,34 @@ class CentreFusion:
             check_fraction(name, getattr(self, name))
         check_max_instances(self.max_instances)
 
-    def __call__(self, heads: CentreHeads, label_set: LabelSet, size_wh: tuple[int, int]) -> Fused:
+    def __call__(
+        self, heads: CentreHeads | CentreMaps, label_set: LabelSet, size_wh: tuple[int, int]
+    ) -> Fused:
         """Return the panoptic map of one image at ``size_wh`` (width, height) pixels.
 
         Raises LabelSetError if the semantic map has a class id that the label set lacks.
         """
         semantic = heads.semantic
         is_thing = cv2.LUT(semantic, label_set.is_thing.astype(np.uint8))
-        chosen = np.flatnonzero(
-            (heads.centre_score >= self.centre_threshold) & (heads.centre_score > 0)
-        )
-        instance = self._assign(heads, is_thing, heads.centre_index[chosen])
+        is_assigned = isinstance(heads, CentreMaps)
+        instance = heads.owner if is_assigned else self._assign(heads, is_thing)
+        centres = len(heads.centre_score)
         orphan = (instance == NO_INSTANCE) & (is_thing > 0)
         orphans = 0
         if orphan.any():
             instance = instance.astype(np.int32)
-            orphans = number_patches(orphan, semantic, instance, len(chosen))
+            orphans = number_patches(orphan, semantic, instance, centres)
         runs = Runs.of(semantic, instance)
         class_id, candidate = runs.sample(semantic), runs.sample(instance)
         candidates = Candidates(
-            class_id=majority_class(runs, class_id, candidate, len(chosen) + orphans),
+            class_id=majority_class(runs, class_id, candidate, centres + orphans),
             evidence=np.append(
-                heads.centre_score[chosen].astype(np.float32),
+                heads.centre_score.astype(np.float32),
                 np.full(orphans, self.centre_threshold, np.float32),
             ),
             min_area=np.repeat(
                 [self.min_thing_area_fraction, self.min_orphan_area_fraction],
-                [len(chosen), orphans],
+                [centres, orphans],
             ),
         )
         panoptic = fuse_grid(
@@ -175,15 +206,17 @@ class CentreFusion:
         )
         return Fused(panoptic, heads.confidence)
 
-    def _assign(
-        self, heads: CentreHeads, is_thing: np.ndarray, centre_index: np.ndarray
-    ) -> np.ndarray:
-        """Return 1 + the number of each finer cell's centre, uint16, 0 for none and stuff."""
-        if not len(centre_index):
+    def _assign(self, heads: CentreHeads, is_thing: np.ndarray) -> np.ndarray:
+        """Return 1 + the centre that owns each finer cell, uint16, 0 for none and stuff."""
+        chosen = np.flatnonzero(
+            (heads.centre_score >= self.centre_threshold) & (heads.centre_score > 0)
+        )
+        if not len(chosen):
             return np.zeros(is_thing.shape, np.uint16)
         height, width = heads.confidence.shape
         reach = self.max_centre_distance_fraction * np.hypot(width, height)
-        nearest = nearest_centre(centre_index, (width, height), reach)
+        nearest = nearest_centre(heads.centre_index[chosen], (width, height), reach)
+        nearest = np.append(0, chosen + 1).astype(np.uint16)[nearest]
         x, y = pointed_positions(heads.offset_xy, is_thing)
         # A look-up that rounds to the nearest cell and stays inside the grid.
         instance = cv2.remap(nearest, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
@@ -225,8 +258,8 @@ def pointed_positions(
     )
     x /= total
     y /= total
-    x += _cell_centres(width, coarse_width)
-    y += _cell_centres(height, coarse_height)[:, None]
+    x += cell_centres(width, coarse_width)
+    y += cell_centres(height, coarse_height)[:, None]
     return x, y
 
 
@@ -264,7 +297,7 @@ def nearest_centre(
 
 
 @lru_cache(maxsize=8)
-def _cell_centres(cells: int, coarse_cells: int) -> np.ndarray:
+def cell_centres(cells: int, coarse_cells: int) -> np.ndarray:
     """Return where the middle of each cell lies in a coarser grid, float32 [cells], read-only."""
     # The centres of the outermost cells are half a cell from the border, in both grids.
     centres = ((np.arange(cells) + 0.5) * (coarse_cells / cells) - 0.5).astype(np.float32)

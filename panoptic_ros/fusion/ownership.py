@@ -25,7 +25,7 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
     return np.reciprocal(value, out=value)
 
 
-class Contest(Enum):
+class Assignment(Enum):
     """What the masks compete with at each pixel of the output."""
 
     PROBABILITY = 'probability'
@@ -66,7 +66,7 @@ def own_pixels(
     size_wh: tuple[int, int],
     threshold: float,
     logit_grid: int = 0,
-    contest: Contest = Contest.PROBABILITY,
+    assignment: Assignment = Assignment.PROBABILITY,
     extent_wh: tuple[float, float] = (1.0, 1.0),
 ) -> Owned:
     """Enlarge K masks bilinearly, weight them, and find which one has most at each pixel.
@@ -81,12 +81,12 @@ def own_pixels(
         Width and height of the output, pixels. Cells and pixels are areas: the corners of the
         two grids coincide (``align_corners=False``).
     threshold
-        Above 0. Weighted probabilities are compared with it in the contest ``PROBABILITY``,
+        Above 0. Weighted probabilities are compared with it in the assignment ``PROBABILITY``,
         probabilities in ``LOGIT``; ``FIRST`` and ``RAW`` have no use for it.
     logit_grid
         0: the masks are enlarged to the output at once. Above 0: logits are enlarged to a square
         of that side first.
-    contest
+    assignment
         What is compared.
     extent_wh
         Above 0 up to 1, the part of the masks that the output shows, from the upper left corner.
@@ -98,35 +98,37 @@ def own_pixels(
     columns = _axis(width, size_wh[0], logit_grid, extent_wh[0])
     windows = len(rows.cell), len(columns.cell)
     rows_of, columns_of = np.diff(rows.start), np.diff(columns.start)
-    if contest is Contest.FIRST:
+    if assignment is Assignment.FIRST:
         cell_value = (logit > 0) * weight[:, None, None]
-    elif contest is Contest.RAW:
+    elif assignment is Assignment.RAW:
         cell_value = logit - logit.min()  # rounding keeps the order
     else:
         cell_value = probability
     low, high = _bounds(cell_value, *windows)
     high += 1  # more than what rounding can add
     may_win = high >= low.max(axis=0)
-    if contest is Contest.LOGIT:
+    if assignment is Assignment.LOGIT:
         low, high = _bounds(likely, *windows)
         high += 1
     # The smallest number above 0 separates the weights of FIRST from 0.
-    rough_threshold = _rough(np.float32(threshold if contest not in _FREE else 1e-30))
+    rough_threshold = _rough(np.float32(threshold if assignment not in _FREE else 1e-30))
     is_above = low > rough_threshold
     may_cross = (high >= rough_threshold) > is_above
-    if contest is Contest.RAW:
+    if assignment is Assignment.RAW:
         may_cross[:] = False
     is_open = (np.add.reduce(may_win, axis=0, dtype=np.uint16) > 1) | may_cross.any(axis=0)
     opened = np.flatnonzero(is_open & (rows_of > 0)[:, None] & (columns_of > 0))
 
-    def spread(of_block: np.ndarray) -> np.ndarray:
+    def paint_blocks(of_block: np.ndarray) -> np.ndarray:
         return np.repeat(np.repeat(of_block, columns_of, axis=1), rows_of, axis=0)
 
     owner_of_block = may_win.argmax(axis=0).astype(np.uint16)
-    owner = spread(owner_of_block)
+    owner = paint_blocks(owner_of_block)
     owner_is_above = None
-    if contest in (Contest.LOGIT, Contest.FIRST):
-        owner_is_above = spread(np.take_along_axis(is_above, owner_of_block[None], axis=0)[0])
+    if assignment in (Assignment.LOGIT, Assignment.FIRST):
+        owner_is_above = paint_blocks(
+            np.take_along_axis(is_above, owner_of_block[None], axis=0)[0]
+        )
     # The masks' areas in the blocks where nothing has to be interpolated for them.
     may_win |= may_cross
     is_above &= ~(may_win & is_open)
@@ -134,19 +136,19 @@ def own_pixels(
     area = (in_row * rows_of).sum(axis=1)
 
     candidate = may_win.reshape(masks, -1).take(opened, axis=1)
-    source = logit if logit_grid or contest is not Contest.PROBABILITY else probability
-    contested = _Contested(
-        source, weight, np.float32(threshold), contest, rows, columns, owner, owner_is_above
+    source = logit if logit_grid or assignment is not Assignment.PROBABILITY else probability
+    open_blocks = _OpenBlocks(
+        source, weight, np.float32(threshold), assignment, rows, columns, owner, owner_is_above
     )
-    area += contested.settle(candidate, opened)
+    area += open_blocks.resolve(candidate, opened)
     return Owned(owner, area, probability.max(axis=0), owner_is_above)
 
 
-_FREE = (Contest.FIRST, Contest.RAW)
+_FREE = (Assignment.FIRST, Assignment.RAW)
 
 
 @dataclass(frozen=True, eq=False)
-class _Contested:
+class _OpenBlocks:
     """What :func:`own_pixels` knows when it comes to the blocks that several masks may win.
 
     ``owner`` and ``owner_is_above`` are written to.
@@ -155,13 +157,13 @@ class _Contested:
     source: np.ndarray
     weight: np.ndarray
     threshold: np.float32
-    contest: Contest
+    assignment: Assignment
     rows: '_Axis'
     columns: '_Axis'
     owner: np.ndarray
     owner_is_above: np.ndarray | None
 
-    def settle(self, candidate: np.ndarray, opened: np.ndarray) -> np.ndarray:
+    def resolve(self, candidate: np.ndarray, opened: np.ndarray) -> np.ndarray:
         """Interpolate the candidates of the opened blocks and write the winners.
 
         ``candidate`` is bool [K, blocks], ``opened`` the flat index of each block. Returns how
@@ -186,7 +188,12 @@ class _Contested:
             along_y = [w.take(y, axis=2) for w in rows.weights]
             along_x = [w.take(x, axis=2) for w in columns.weights]
             shape = (len(along_y[-1]), len(along_x[-1]), len(y))
-            largest = np.full(shape, -np.inf if self.contest is Contest.RAW else 0, np.float32)
+            slot_y, slot_x = np.arange(shape[0])[:, None], np.arange(shape[1])[:, None]
+            pixel_y, pixel_x = rows.start[y] + slot_y, columns.start[x] + slot_x
+            exists = (pixel_y < rows.start[y + 1])[:, None] & (pixel_x < columns.start[x + 1])
+            largest = np.full(
+                shape, -np.inf if self.assignment is Assignment.RAW else 0, np.float32
+            )
             is_above = np.zeros(shape, bool)
             ranks = int(count[begin])
             winner = np.zeros(shape, np.min_scalar_type(ranks))  # 1 + rank, 0 for none
@@ -195,6 +202,9 @@ class _Contested:
                 candidates = mask[first_here[:blocks] + rank]
                 value = self.source.take(cell[:, :, :blocks] + candidates * self.source[0].size)
                 value, above = self._values(value, candidates, along_y, along_x)
+                if self.assignment is Assignment.LOGIT:
+                    # Slots without a pixel have logit 0, which is probability 0.5.
+                    above &= exists[..., :blocks]
                 hits = np.add.reduce(above, axis=(0, 1), dtype=np.uint16)
                 area += np.bincount(candidates, weights=hits, minlength=masks).astype(np.int64)
                 # The last rank that was better than all before it; np.copyto takes ten times as
@@ -206,9 +216,6 @@ class _Contested:
                 if self.owner_is_above is not None:
                     is_above[..., :blocks] ^= (is_above[..., :blocks] ^ above) & better
             won_by = mask[first_here + np.maximum(winner, 1) - 1]
-            slot_y, slot_x = np.arange(shape[0])[:, None], np.arange(shape[1])[:, None]
-            pixel_y, pixel_x = rows.start[y] + slot_y, columns.start[x] + slot_x
-            exists = (pixel_y < rows.start[y + 1])[:, None] & (pixel_x < columns.start[x + 1])
             pixel = ((pixel_y * self.owner.shape[1])[:, None] + pixel_x)[exists]
             self.owner.ravel()[pixel] = won_by[exists]
             if self.owner_is_above is not None:
@@ -224,7 +231,7 @@ class _Contested:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what the candidates have at each pixel, and whether it is above the threshold."""
         value = _resample(value, along_y[0], along_x[0])
-        if self.contest is Contest.PROBABILITY:
+        if self.assignment is Assignment.PROBABILITY:
             if len(along_y) > 1:
                 value = sigmoid(value)
                 value *= self.weight[candidates]
@@ -232,9 +239,9 @@ class _Contested:
             return value, value >= self.threshold
         if len(along_y) > 1:
             value = _resample(value, along_y[1], along_x[1])
-        if self.contest is Contest.RAW:
+        if self.assignment is Assignment.RAW:
             return value, np.zeros(value.shape, bool)
-        if self.contest is Contest.FIRST:
+        if self.assignment is Assignment.FIRST:
             above = value > 0
             return above * self.weight[candidates], above
         value = sigmoid(value)

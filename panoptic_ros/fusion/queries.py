@@ -11,12 +11,14 @@ from panoptic_ros.fusion.common import (
     Fused,
     build_panoptic,
     check_fraction,
+    check_image,
     check_max_instances,
     void_panoptic,
 )
 from panoptic_ros.fusion.grid import Candidates, fuse_grid, majority_class, number_patches
-from panoptic_ros.fusion.ownership import Contest, own_pixels
+from panoptic_ros.fusion.ownership import Assignment, own_pixels
 from panoptic_ros.labels import VOID, LabelSet
+from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.runs import Runs
 
 
@@ -50,6 +52,55 @@ class QueryHeads:
                     f'QueryHeads.{name} is {value.dtype} {value.shape}; expected float32 or '
                     f'float16 {expected}'
                 )
+
+
+NOBODY = 255
+"""Owner of the pixels that no query owns, in :class:`QueryMaps`."""
+
+
+@dataclass(frozen=True, eq=False)
+class QueryMaps:
+    """The outputs of a network with object queries whose graph assigns pixels to queries.
+
+    Parameters
+    ----------
+    owner
+        uint8 [H, W], the query that owns each pixel, :data:`NOBODY` for none.
+    confidence
+        uint8 [h, w], 0..255, the largest weighted probability.
+    class_id
+        int32 [Q], the likeliest class of each query.
+    score
+        float [Q], its probability.
+    owned_area
+        int32 [Q], pixels where the query has the largest value, above the threshold or not.
+    mask_area
+        int32 [Q], pixels where the mask is above the threshold of the rule.
+
+    Raises ValueError if a shape or dtype differs.
+    """
+
+    owner: np.ndarray
+    confidence: np.ndarray
+    class_id: np.ndarray
+    score: np.ndarray
+    owned_area: np.ndarray
+    mask_area: np.ndarray
+
+    def __post_init__(self) -> None:
+        check_image('QueryMaps.owner', self.owner)
+        check_image('QueryMaps.confidence', self.confidence)
+        count = len(self.score)
+        for name in ('class_id', 'score', 'owned_area', 'mask_area'):
+            kinds = 'f' if name == 'score' else 'iu'
+            column = getattr(self, name)
+            if column.shape != (count,) or column.dtype.kind not in kinds:
+                raise ValueError(
+                    f'QueryMaps.{name} is {column.dtype} {column.shape}; expected '
+                    f'{"float32" if kinds == "f" else "int32"} ({count},)'
+                )
+        if count > NOBODY:
+            raise ValueError(f'QueryMaps has {count} queries; expected {NOBODY} at most')
 
 
 @dataclass(frozen=True)
@@ -120,7 +171,7 @@ class QueryFusion:
 
     def __call__(
         self,
-        heads: QueryHeads,
+        heads: QueryHeads | QueryMaps,
         label_set: LabelSet,
         size_wh: tuple[int, int],
         extent_wh: tuple[float, float] = (1.0, 1.0),
@@ -131,6 +182,8 @@ class QueryFusion:
         the rest is padding. Raises LabelSetError if the number of classes is not that of the label
         set.
         """
+        if isinstance(heads, QueryMaps):
+            return self._fuse_maps(heads, label_set, size_wh, extent_wh)
         classes = heads.class_logits.shape[1] - 1
         if classes != len(label_set):
             raise LabelSetError(
@@ -138,48 +191,67 @@ class QueryFusion:
                 f'{label_set.name!r} has {len(label_set)}: choose the label set the model was '
                 'trained with'
             )
-        contest = RULES[self.rule]
-        logit_grid = int(self.logit_grid) or (384 if self.rule == 'mask2former' else 0)
-        if contest is Contest.RAW:
-            return self._fuse_classes(heads, label_set, size_wh, logit_grid, extent_wh)
+        assignment = RULES[self.rule]
+        if assignment is Assignment.RAW:
+            return self._fuse_classes(heads, label_set, size_wh, self.grid_side, extent_wh)
         score, class_id = _most_likely(heads.class_logits.astype(np.float32, copy=False))
         chosen = np.flatnonzero((class_id < classes) & (score > self.score_threshold))
-        weight = score[chosen]
-        if contest is Contest.FIRST:
-            chosen = chosen[np.argsort(-weight, kind='stable')]
-            weight = np.arange(len(chosen), 0, -1, dtype=np.float32) / max(1, len(chosen))
         score, class_id = score[chosen], class_id[chosen]
         logit = heads.mask_logits[chosen].astype(np.float32, copy=False)
         if not len(chosen):
             return Fused(void_panoptic(size_wh), np.zeros(logit.shape[1:], np.uint8))
         owner, mask_area, confidence, is_above = own_pixels(
-            logit, weight, size_wh, self.mask_threshold, logit_grid, contest, extent_wh
+            logit, score, size_wh, self.mask_threshold, self.grid_side, assignment, extent_wh
         )
         runs = Runs.of(owner) if is_above is None else Runs.of(owner, is_above)
         query = runs.sample(owner)
-        is_kept = np.ones(len(chosen), bool)
-        if contest is not Contest.FIRST:
-            owned_area = np.bincount(query, weights=runs.length, minlength=len(chosen))
-            # Divided in float32 and compared in float64, as PyTorch does.
-            kept_fraction = owned_area.astype(np.float32) / np.maximum(mask_area, 1).astype(
-                np.float32
-            )
-            is_kept = (mask_area > 0) & (kept_fraction.astype(np.float64) > self.min_kept_fraction)
-
-        is_thing = label_set.is_thing[class_id]
-        key_of_query = np.where(is_thing, np.arange(len(chosen)) + FIRST_OBJECT, class_id)
-        key_of_query[~is_kept] = VOID
-        key = key_of_query[query]
+        is_kept = self._keep(np.bincount(query, runs.length, len(chosen)), mask_area)
         if is_above is not None:
-            key[~runs.sample(is_above)] = VOID
-        count = FIRST_OBJECT + len(chosen)
+            # One more query, which has no segment.
+            query = np.where(runs.sample(is_above), query, len(chosen))
+        panoptic = self._panoptic(runs, query, is_kept, class_id, score, label_set)
+        return Fused(panoptic, _coarse_confidence(confidence, extent_wh))
+
+    @property
+    def grid_side(self) -> int:
+        """Side of the square that the logits are enlarged to first, cells; 0 for none."""
+        return int(self.logit_grid) or (384 if self.rule == 'mask2former' else 0)
+
+    def _keep(self, owned_area: np.ndarray, mask_area: np.ndarray) -> np.ndarray:
+        """Return which queries keep their pixels, bool [Q]."""
+        if RULES[self.rule] is Assignment.FIRST:
+            return owned_area > 0
+        # Divided in float32 and compared in float64, as PyTorch does.
+        kept_fraction = owned_area.astype(np.float32) / np.maximum(mask_area, 1).astype(np.float32)
+        return (mask_area > 0) & (kept_fraction.astype(np.float64) > self.min_kept_fraction)
+
+    def _panoptic(
+        self,
+        runs: Runs,
+        query: np.ndarray,
+        is_kept: np.ndarray,
+        class_id: np.ndarray,
+        score: np.ndarray,
+        label_set: LabelSet,
+    ) -> Panoptic:
+        """Merge the queries of each stuff class and build the map.
+
+        ``query`` is [runs], 0..Q, where Q is no query; the columns are [Q].
+        """
+        is_thing = label_set.is_thing[class_id]
+        key_of_query = np.where(is_thing, np.arange(len(class_id)) + FIRST_OBJECT, class_id)
+        key_of_query[~is_kept] = VOID
+        key = np.append(key_of_query, VOID)[query]
+        count = FIRST_OBJECT + len(class_id)
         area, box_xyxy = runs.measure(key, count)
-        score_sum = np.bincount(key, weights=score[query] * runs.length, minlength=count)
-        mean_score = score_sum / np.maximum(area, 1)
+        # The score of stuff is the mean of its queries, weighted by pixels.
+        owned = np.bincount(query, runs.length, len(class_id) + 1)[: len(class_id)]
+        total = np.bincount(key_of_query, owned, count)
+        mean_score = np.bincount(key_of_query, score * owned, count) / np.maximum(total, 1)
         mean_score[FIRST_OBJECT:] = score
         is_present = area > 0
         is_present[VOID] = False
-        panoptic = build_panoptic(
+        return build_panoptic(
             runs,
             key,
             is_present,
@@ -189,7 +261,27 @@ class QueryFusion:
             box_xyxy,
             self.max_instances,
         )
-        return Fused(panoptic, _coarse_confidence(confidence, extent_wh))
+
+    def _fuse_maps(
+        self,
+        maps: QueryMaps,
+        label_set: LabelSet,
+        size_wh: tuple[int, int],
+        extent_wh: tuple[float, float],
+    ) -> Fused:
+        owner = _crop(maps.owner, extent_wh)
+        confidence = _crop(maps.confidence, extent_wh)
+        if RULES[self.rule] is Assignment.RAW:
+            return self._fuse_class_map(owner, confidence, label_set, size_wh)
+        count = len(maps.score)
+        runs = Runs.of(owner)
+        query = np.minimum(runs.sample(owner), count)
+        is_kept = self._keep(maps.owned_area, maps.mask_area)
+        is_kept &= maps.class_id < len(label_set)
+        class_id = np.minimum(maps.class_id, VOID)
+        resized = runs if runs.size_wh == size_wh else runs.resized(size_wh)
+        panoptic = self._panoptic(resized, query, is_kept, class_id, maps.score, label_set)
+        return Fused(panoptic, confidence)
 
     def _fuse_classes(
         self,
@@ -206,16 +298,26 @@ class QueryFusion:
                 f'{len(label_set)} classes: choose the label set the model was trained with'
             )
         weight = np.ones(len(logit), np.float32)
-        owner = own_pixels(logit, weight, size_wh, 0.5, logit_grid, Contest.RAW, extent_wh).owner
-        semantic = owner.astype(np.uint8)
-        is_thing = label_set.is_thing[semantic]
-        instance = np.zeros(semantic.shape, np.int32)
-        count = number_patches(is_thing, semantic, instance, 0)
+        owner = own_pixels(
+            logit, weight, size_wh, 0.5, logit_grid, Assignment.RAW, extent_wh
+        ).owner
         if self.rule == 'semantic':
             likely = 1 / np.exp(logit - logit.max(axis=0)).sum(axis=0)
         else:
             likely = logit.max(axis=0).clip(0, 1)
         confidence = _coarse_confidence(likely, extent_wh)
+        return self._fuse_class_map(owner.astype(np.uint8), confidence, label_set, size_wh)
+
+    def _fuse_class_map(
+        self,
+        semantic: np.ndarray,
+        confidence: np.ndarray,
+        label_set: LabelSet,
+        size_wh: tuple[int, int],
+    ) -> Fused:
+        """Make connected patches of thing classes instances."""
+        instance = np.zeros(semantic.shape, np.int32)
+        count = number_patches(label_set.is_thing[semantic], semantic, instance, 0)
         runs = Runs.of(semantic, instance)
         class_id, patch = runs.sample(semantic), runs.sample(instance)
         panoptic = fuse_grid(
@@ -238,12 +340,12 @@ class QueryFusion:
 
 RULES = MappingProxyType(
     {
-        'detr': Contest.PROBABILITY,
-        'mask2former': Contest.PROBABILITY,
-        'eomt': Contest.LOGIT,
-        'rf_detr': Contest.FIRST,
-        'semantic': Contest.RAW,
-        'mask_sum': Contest.RAW,
+        'detr': Assignment.PROBABILITY,
+        'mask2former': Assignment.PROBABILITY,
+        'eomt': Assignment.LOGIT,
+        'rf_detr': Assignment.FIRST,
+        'semantic': Assignment.RAW,
+        'mask_sum': Assignment.RAW,
     }
 )
 """The rules of :class:`QueryFusion`, and what the masks compete with in each."""
@@ -251,11 +353,16 @@ RULES = MappingProxyType(
 
 def _coarse_confidence(confidence: np.ndarray, extent_wh: tuple[float, float]) -> np.ndarray:
     """Return probabilities of the part that shows the image in 255 steps, uint8."""
+    return np.rint(_crop(confidence, extent_wh) * 255).astype(np.uint8)
+
+
+def _crop(image: np.ndarray, extent_wh: tuple[float, float]) -> np.ndarray:
+    """Return the part of an image [h, w] that is not padding."""
     height, width = (
         max(1, round(side * extent))
-        for side, extent in zip(confidence.shape, extent_wh[::-1], strict=True)
+        for side, extent in zip(image.shape, extent_wh[::-1], strict=True)
     )
-    return np.rint(confidence[:height, :width] * 255).astype(np.uint8)
+    return np.ascontiguousarray(image[:height, :width])
 
 
 def _most_likely(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -68,8 +68,7 @@ class Model:
             raise ModelError(
                 f'model {self.card.name!r} has no {precision} file; it has '
                 f'{", ".join(self.card.files)}'
-                + ' (panoptic quantize makes one)'
-                * (precision == 'int8')
+                + (' (panoptic quantize makes one)' if precision == 'int8' else '')
             )
         path = self._verified(self.card.files[precision])
         _refuse_external_data(path)
@@ -157,6 +156,7 @@ def write_model(
     head: str = 'centres',
     scale: float | None = None,
     resize: Resize | None = None,
+    fused: Sequence[str] = (),
 ) -> Model:
     """Write a model folder: copies of the ONNX files, the golden file, and the card last.
 
@@ -169,7 +169,7 @@ def write_model(
     golden_image, golden_outputs
         uint8 [H, W, 3] RGB at ``size_wh``, and the float32 network's outputs for it without the
         batch axis.
-    label_set, size_wh, fusion, provenance, licence, data, metrics, head, scale, resize
+    label_set, size_wh, fusion, provenance, licence, data, metrics, head, scale, resize, fused
         As in :class:`ModelCard`.
 
     If there is a card already, its leading comment and the fields this function does not know
@@ -198,6 +198,7 @@ def write_model(
         golden=_entry(folder / GOLDEN),
         scale=scale,
         fusion=dict(fusion or {}),
+        fused=tuple(fused),
         resize=resize or Resize(),
         provenance=dict(provenance or {}),
         licence=licence,
@@ -211,12 +212,17 @@ def write_model(
 
 
 def add_onnx(
-    model: Model, precision: str, source: str | Path, provenance: Mapping[str, str] | None = None
+    model: Model,
+    precision: str,
+    source: str | Path,
+    provenance: Mapping[str, str] | None = None,
+    *,
+    is_fused: bool = False,
 ) -> Model:
-    """Copy an ONNX file to a model's folder and its card; the rest stays as it is.
+    """Copy an ONNX file to the folder of a model and enter it in the card.
 
-    A file of that precision that is there already is replaced, and so are the entries of the
-    provenance. Raises ModelError if the weights are in another file.
+    A file of the same precision is replaced, and so are entries of the provenance. ``is_fused``
+    tells that the file ends in the fusion. Raises ModelError if the weights are in another file.
     """
     card = replace(
         model.card,
@@ -225,6 +231,7 @@ def add_onnx(
             precision: _copy_onnx(Path(source), model.folder / FILE_NAMES[precision]),
         },
         provenance={**model.card.provenance, **(provenance or {})},
+        fused=(*(set(model.card.fused) - {precision}), *[precision] * is_fused),
     )
     _write_card(model.folder, card)
     return Model.load(model.folder)
@@ -373,6 +380,7 @@ def _parse_card(data: Mapping[str, Any], path: Path) -> ModelCard:
             golden=_file(data['golden']),
             scale=None if data.get('scale') is None else _number(data['scale']),
             fusion={_text(key): _setting(value) for key, value in data['fusion'].items()},
+            fused=tuple(_text(name) for name in data.get('fused', ())),
             resize=Resize(**data.get('resize', {})),
             provenance={str(k): str(v) for k, v in data.get('provenance', {}).items()},
             licence=_text(data['licence']),
@@ -432,6 +440,7 @@ def _write_card(folder: Path, card: ModelCard) -> None:
     if card.scale is None:
         del fields['scale']
     fields['classes'] = list(card.classes)
+    fields['fused'] = list(card.fused)
     fields['data'] = list(fields['data'])
     fields['metrics'] = list(fields['metrics'])
     comment = f'# Model card of {card.name}. Checksums are verified when a file is used.\n'

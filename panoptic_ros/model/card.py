@@ -14,11 +14,13 @@ FILE_NAMES = {
 }
 """What :func:`write_model` calls the ONNX file of each precision."""
 
-HEADS = ('centres', 'queries')
-"""Kinds of output this package can fuse.
+HEADS = ('centres', 'masks', 'queries')
+"""Kinds of output that this package can fuse.
 
-``centres`` is Panoptic-DeepLab's, the fields of :class:`fusion.CentreHeads`; ``queries`` that of
-DETR and Mask2Former, the fields of :class:`fusion.QueryHeads`.
+``centres``: semantic map, object centres and offsets (Panoptic-DeepLab), the fields of
+:class:`fusion.CentreHeads`. ``masks``: semantic map and instance masks (Panoptic FPN),
+:class:`fusion.MaskHeads`. ``queries``: class and mask logits (DETR, Mask2Former),
+:class:`fusion.QueryHeads`.
 """
 
 
@@ -99,6 +101,9 @@ class ModelCard:
         than ``size_wh``, cut into windows. None: the whole picture is stretched to ``size_wh``.
     fusion
         Keyword arguments of the head kind's fusion, for example ``centre_threshold``.
+    fused
+        Precisions whose ONNX file ends in the fusion (:mod:`fusion.graph`): its outputs are the
+        fields of :class:`fusion.CentreMaps` or :class:`fusion.QueryMaps`.
     resize
         How pictures are brought to ``size_wh``.
     provenance
@@ -120,6 +125,7 @@ class ModelCard:
     golden: FileEntry
     scale: float | None = None
     fusion: Mapping[str, float | str] = field(default_factory=dict)
+    fused: tuple[str, ...] = ()
     resize: Resize = field(default_factory=Resize)
     provenance: Mapping[str, str] = field(default_factory=dict)
     licence: str = 'unknown'
@@ -152,6 +158,13 @@ class ModelCard:
                 f'model {self.name!r} has resize mode {LETTERBOX} and head kind {self.head!r}; '
                 'expected head kind queries, or mode stretch'
             )
+        if not set(self.fused) <= set(self.files) or (
+            self.fused and (self.head == 'masks' or self.scale is not None)
+        ):
+            raise ModelError(
+                f'model {self.name!r} has fused files for {", ".join(self.fused)}; expected '
+                'precisions it has files for, head kind centres or queries, and no scale'
+            )
         unknown = sorted(set(self.files) - set(FILE_NAMES))
         if unknown or not self.files:
             raise ModelError(
@@ -165,23 +178,43 @@ class ModelCard:
         return {'image': TensorSpec('uint8', (1, height, width, 3))}
 
     def outputs(self, precision: str) -> dict[str, TensorSpec]:
-        """Return what the network must give; the names are the fields of the head kind's class.
+        """Return the outputs of the network, which are the fields of the class of its head kind.
 
-        What is computed in int8 leaves the network in float32. The class map has a grid of its
-        own, as fine as the exporter chose it; so have masks.
+        An int8 network has float32 outputs. The exporter chooses the grids of the class map and
+        of masks.
         """
         dtype = 'float32' if precision == 'int8' else precision
+        width, height = self.size_wh
         if self.head == 'queries':
+            if precision in self.fused:
+                return {
+                    'owner': TensorSpec('uint8', (1, height, width)),
+                    'confidence': TensorSpec('uint8', (1, 'rows', 'columns')),
+                    'class_id': TensorSpec('int32', (1, 'Q')),
+                    'score': TensorSpec('float32', (1, 'Q')),
+                    'owned_area': TensorSpec('int32', (1, 'Q')),
+                    'mask_area': TensorSpec('int32', (1, 'Q')),
+                }
             return {
                 'class_logits': TensorSpec(dtype, (1, 'Q', len(self.classes) + 1)),
                 'mask_logits': TensorSpec(dtype, (1, 'Q', 'rows', 'columns')),
             }
-        width, height = self.size_wh
+        semantic = {'semantic': TensorSpec('uint8', (1, 'rows', 'columns'))}
+        if self.head == 'masks':
+            return semantic | {
+                'confidence': TensorSpec('uint8', (1, 'confidence rows', 'confidence columns')),
+                'mask': TensorSpec('uint8', (1, 'N', 'rows', 'columns')),
+                'class_id': TensorSpec('int32', (1, 'N')),
+                'score': TensorSpec(dtype, (1, 'N')),
+            }
         grid = (height // 4, width // 4)
-        return {
-            'semantic': TensorSpec('uint8', (1, 'rows', 'columns')),
+        common = semantic | {
             'confidence': TensorSpec('uint8', (1, *grid)),
             'centre_score': TensorSpec(dtype, (1, 'K')),
+        }
+        if precision in self.fused:
+            return common | {'owner': TensorSpec('uint8', (1, 'rows', 'columns'))}
+        return common | {
             'centre_index': TensorSpec('int32', (1, 'K')),
             'offset_xy': TensorSpec(dtype, (1, 2, *grid)),
         }

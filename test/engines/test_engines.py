@@ -12,10 +12,9 @@ from panoptic_ros.engines import (
     EngineDescription,
     check_image,
     choose_engine,
-    compare_golden,
-    compare_golden_queries,
     open_engine,
 )
+from panoptic_ros.engines.golden import compare_golden, compare_golden_queries
 from panoptic_ros.errors import EngineError, FrameError, ModelError
 from panoptic_ros.model import Model, _entry, list_models, write_model
 

@@ -840,7 +840,7 @@ def test_centre_heads_that_do_not_fit_are_refused(
     ('column', 'value'),
     [
         ('mask', np.zeros((1, 1, 3), bool)),
-        ('mask', np.zeros((1, 1, 2), np.uint8)),
+        ('mask', np.zeros((1, 1, 2), np.int32)),
         ('class_id', np.zeros(2, np.uint8)),
         ('score', np.zeros(1, np.int32)),
     ],

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_ros.fusion.ownership import own_pixels, sigmoid
+from panoptic_ros.fusion.ownership import Assignment, own_pixels, sigmoid
 
 HIGH, LOW = 8.0, -8.0
 
@@ -129,3 +129,15 @@ def test_many_masks_at_camera_size(logit_grid: int) -> None:
     logit = 6 - np.hypot(y - place[0], x - place[1]) + rng.normal(0, 1, (40, 40, 60))
     weight = rng.uniform(0.5, 1, 40).astype(np.float32)
     assert_fair(logit.astype(np.float32), weight, (320, 200), 0.5, logit_grid)
+
+
+@pytest.mark.parametrize('logit_grid', [0, 11])
+def test_areas_of_enlarged_logits_count_only_pixels_that_exist(logit_grid: int) -> None:
+    logit = np.random.default_rng(0).normal(0, 2, (6, 5, 7)).astype(np.float32)
+    weight = np.linspace(0.5, 1, 6, dtype=np.float32)
+    owned = own_pixels(logit, weight, (33, 22), 0.5, logit_grid, Assignment.LOGIT)
+    enlarged = enlarge(logit, (logit_grid, logit_grid)) if logit_grid else logit
+    probability = 1 / (1 + np.exp(-enlarge(enlarged, (33, 22))))
+    assert abs(owned.area - (probability >= 0.5).sum((1, 2))).max() <= 1
+    winner = (probability * weight[:, None, None]).argmax(0)
+    assert np.count_nonzero(owned.owner != winner) <= 1

@@ -29,7 +29,6 @@ def test_the_golden_queries_are_right(model):
     assert verification.fault == ''
     assert verification.semantic_agreement == 1
     assert verification.instance_iou == 1
-    assert verification.largest_score == verification.largest_offset == 0
 
 
 @pytest.mark.parametrize('value', [np.nan, 0])
@@ -38,4 +37,4 @@ def test_other_queries_are_a_fault(model, value):
     wrong = {'mask_logits': np.full_like(golden['mask_logits'], value)}
     verification = verify(FakeEngine(golden | wrong), model)
     assert 'masks differs' in verification.fault
-    assert 'instance IoU is 0' in verification.fault
+    assert verification.instance_iou == 0

@@ -1,0 +1,224 @@
+"""Prove an engine right where it runs: compare its outputs for the golden picture."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, softmax
+
+from panoptic_ros.engines import Engine
+from panoptic_ros.errors import EngineError
+from panoptic_ros.fusion import HEAD_KINDS, heads_of
+from panoptic_ros.model import Model
+from panoptic_ros.panoptic import Panoptic
+
+INT8_SLACK = 2.0
+"""Factor on the limits for int8, which rounds to two or three digits."""
+
+
+@dataclass(frozen=True)
+class GoldenDifference:
+    """How far an engine's outputs for the golden picture are from the golden outputs.
+
+    Parameters
+    ----------
+    semantic
+        Share of the cells whose class differs.
+    confidence
+        Mean difference, of 255.
+    centres
+        Share of the golden centres that have no centre in the same or a neighbouring cell.
+    offset
+        Median length of the difference where the golden picture has things, cells. Elsewhere
+        offsets mean nothing, and another arithmetic may change them as it likes.
+    """
+
+    semantic: float
+    confidence: float
+    centres: float
+    offset: float
+
+    def exceeded(self, slack: float = 1.0) -> str:
+        """Name what differs more than another arithmetic explains; empty if nothing does.
+
+        ``slack`` is a factor on the limits.
+        """
+        limits = GoldenDifference(semantic=0.05, confidence=8.0, centres=0.2, offset=0.5)
+        return _exceeded(self, limits, slack)
+
+
+def compare_golden(
+    outputs: dict[str, np.ndarray],
+    golden: dict[str, np.ndarray],
+    centre_threshold: float,
+    is_thing: np.ndarray,
+) -> GoldenDifference:
+    """Compare outputs of head kind ``centres``; the arrays are as :meth:`Engine.infer` gives.
+
+    ``is_thing`` is bool [256], by class id.
+    """
+    confidence = outputs['confidence'].astype(np.float32) - golden['confidence']
+    offset = outputs['offset_xy'].astype(np.float32) - golden['offset_xy']
+    height, width = golden['confidence'].shape
+    rows, columns = (
+        np.arange(few) * many // few
+        for few, many in zip((height, width), golden['semantic'].shape, strict=True)
+    )
+    off_cells = np.hypot(*offset)
+    of_things = off_cells[is_thing[golden['semantic'][np.ix_(rows, columns)]]]
+    wanted = golden['centre_index'][golden['centre_score'] >= centre_threshold]
+    # Half the threshold: a centre that another arithmetic moves a little below it still counts.
+    found = outputs['centre_index'][outputs['centre_score'] >= centre_threshold / 2]
+    apart = np.maximum(
+        abs(wanted[:, None] // width - found // width),
+        abs(wanted[:, None] % width - found % width),
+    )
+    lost = ~(apart <= 1).any(axis=1)
+    return GoldenDifference(
+        semantic=float((outputs['semantic'] != golden['semantic']).mean()),
+        confidence=float(abs(confidence).mean()),
+        centres=float(lost.mean()) if len(wanted) else 0.0,
+        offset=float(np.median(of_things)) if len(of_things) else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class QueryDifference:
+    """How far an engine's queries for the golden picture are from the golden ones.
+
+    Parameters
+    ----------
+    classes
+        Mean over the queries of the largest difference of a class probability.
+    masks
+        Mean difference of the mask probabilities.
+    """
+
+    classes: float
+    masks: float
+
+    def exceeded(self, slack: float = 1.0) -> str:
+        """Name what differs more than another arithmetic explains; empty if nothing does.
+
+        ``slack`` is a factor on the limits.
+        """
+        return _exceeded(self, QueryDifference(classes=0.05, masks=0.05), slack)
+
+
+def compare_golden_queries(
+    outputs: dict[str, np.ndarray], golden: dict[str, np.ndarray]
+) -> QueryDifference:
+    """Compare outputs of head kind ``queries``; the arrays are as :meth:`Engine.infer` gives."""
+    sides = [{k: v.astype(np.float64) for k, v in side.items()} for side in (outputs, golden)]
+    classes = np.subtract(*(softmax(side['class_logits'], axis=1) for side in sides))
+    masks = np.subtract(*(expit(side['mask_logits']) for side in sides))
+    return QueryDifference(
+        classes=float(abs(classes).max(axis=1).mean()), masks=float(abs(masks).mean())
+    )
+
+
+@dataclass(frozen=True)
+class MapDifference:
+    """How far the panoptic map of an engine's outputs is from that of the golden outputs.
+
+    Parameters
+    ----------
+    semantic
+        Share of the pixels whose class differs.
+    instances
+        1 minus the mean over the golden instances of their best IoU with one of the same class;
+        0 if there are none.
+    """
+
+    semantic: float
+    instances: float
+
+    def exceeded(self, slack: float = 1.0) -> str:
+        """Name what differs more than another arithmetic explains; empty if nothing does."""
+        return _exceeded(self, MapDifference(semantic=0.05, instances=0.3), slack)
+
+
+def compare_maps(
+    outputs: dict[str, np.ndarray], golden: dict[str, np.ndarray], model: Model
+) -> MapDifference:
+    """Fuse both outputs at the size of the network and compare the maps.
+
+    An engine's outputs that cannot be fused differ in everything.
+    """
+    head, size_wh = model.card.head, model.card.size_wh
+    fusion = HEAD_KINDS[head][1](**model.card.fusion)
+    wanted = fusion(heads_of(head, golden), model.label_set, size_wh).panoptic
+    try:
+        heads = heads_of(head, outputs)
+    except ValueError:
+        return MapDifference(1.0, 1.0)
+    found = fusion(heads, model.label_set, size_wh).panoptic
+    iou = instance_iou(found, wanted)
+    return MapDifference(
+        semantic=float((found.semantic != wanted.semantic).mean()),
+        instances=0.0 if np.isnan(iou) else 1 - iou,
+    )
+
+
+def instance_iou(found: Panoptic, wanted: Panoptic) -> float:
+    """Return the mean best IoU of the wanted instances with found ones of their class.
+
+    NaN if there are no instances.
+    """
+    # One joint histogram of (class, instance) gives every overlap at once.
+    keys = [p.semantic.astype(np.int64) << 16 | p.instance for p in (wanted, found)]
+    (wanted_keys, rows), (found_keys, columns) = (
+        np.unique(key, return_inverse=True) for key in keys
+    )
+    shape = (len(wanted_keys), len(found_keys))
+    flat = rows.ravel() * shape[1] + columns.ravel()
+    overlap = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
+    union = overlap.sum(1, keepdims=True) + overlap.sum(0) - overlap
+    same_class = wanted_keys[:, None] >> 16 == found_keys >> 16
+    # The ids of the instances may differ; their class and place may not.
+    both_things = (wanted_keys[:, None] & 0xFFFF > 0) & (found_keys & 0xFFFF > 0)
+    iou = np.where(same_class & both_things, overlap / union, 0.0).max(1)
+    iou = iou[wanted_keys & 0xFFFF > 0]
+    return float(iou.mean()) if len(iou) else float('nan')
+
+
+def golden_fault(engine: Engine, model: Model) -> str:
+    """Run the golden picture; return what is wrong with the outputs, or an empty text."""
+    image, golden = model.golden()
+    slack = INT8_SLACK if engine.description.precision == 'int8' else 1.0
+    return output_fault(engine.infer(image), golden, model, slack)
+
+
+def output_fault(
+    outputs: dict[str, np.ndarray],
+    golden: dict[str, np.ndarray],
+    model: Model,
+    slack: float = 1.0,
+) -> str:
+    """Return what is wrong with an engine's outputs for the golden picture."""
+    if model.card.head == 'masks' or 'owner' in outputs:
+        return compare_maps(outputs, golden, model).exceeded(slack)
+    if model.card.head == 'queries':
+        return compare_golden_queries(outputs, golden).exceeded(slack)
+    threshold = float(model.card.fusion.get('centre_threshold', 0.1))
+    return compare_golden(outputs, golden, threshold, model.label_set.is_thing).exceeded(slack)
+
+
+def require_golden(engine: Engine, model: Model) -> None:
+    """Close the engine and raise EngineError unless it gives the model's golden outputs."""
+    fault = golden_fault(engine, model)
+    if fault:
+        engine.close()
+        raise EngineError(
+            f'{engine.description} gives wrong results for the golden picture of model '
+            f'{model.card.name!r}: {fault}; choose another engine or precision, or export the '
+            'model again'
+        )
+
+
+def _exceeded(found: Any, limits: Any, slack: float) -> str:
+    return ', '.join(
+        f'{name} differs by {value:.3g} (at most {slack * vars(limits)[name]:g})'
+        for name, value in vars(found).items()
+        if not value <= slack * vars(limits)[name]  # also true for NaN
+    )

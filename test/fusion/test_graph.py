@@ -1,0 +1,221 @@
+"""Fusion in the graph: on ONNX Runtime it gives the map that the CPU gives, but for rounding."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panoptic_ros.errors import ModelError
+from panoptic_ros.fusion import (
+    CentreFusion,
+    CentreHeads,
+    CentreMaps,
+    QueryFusion,
+    QueryHeads,
+    QueryMaps,
+)
+from panoptic_ros.fusion.centres import nearest_centre, pointed_positions
+from panoptic_ros.labels import LabelSet
+from panoptic_ros.panoptic import Panoptic
+
+onnx = pytest.importorskip('onnx', reason='onnx builds the graphs of this test')
+ort = pytest.importorskip('onnxruntime', reason='onnxruntime runs the graphs of this test')
+
+from onnx import TensorProto, helper  # noqa: E402
+
+from panoptic_ros.fusion.graph import fuse_onnx  # noqa: E402
+
+LABELS = LabelSet.load('cityscapes')
+SIZE_WH = (96, 64)
+QUERIES = 12
+RULES = {
+    'detr': QueryFusion(score_threshold=0.3, min_kept_fraction=0.3),
+    'mask2former': QueryFusion(0.3, 0.5, 0.3, rule='mask2former', logit_grid=40),
+    'eomt': QueryFusion(0.3, 0.5, 0.3, rule='eomt'),
+    'rf_detr': QueryFusion(0.3, 0.5, 0.3, rule='rf_detr'),
+    'semantic': QueryFusion(rule='semantic'),
+    'mask_sum': QueryFusion(rule='mask_sum'),
+}
+TYPES = {
+    'float32': TensorProto.FLOAT,
+    'float16': TensorProto.FLOAT16,
+    'uint8': TensorProto.UINT8,
+    'int32': TensorProto.INT32,
+}
+
+
+def write_identity(path: Path, outputs: dict[str, np.ndarray]) -> None:
+    """Write a network that returns its inputs, beside an image that only states the size."""
+    info = helper.make_tensor_value_info
+    image = info('image', TensorProto.UINT8, [1, SIZE_WH[1], SIZE_WH[0], 3])
+    inputs, results, nodes = [image], [], []
+    for name, array in outputs.items():
+        dtype, shape = TYPES[array.dtype.name], [1, *array.shape]
+        inputs.append(info(f'{name}_in', dtype, shape))
+        results.append(info(name, dtype, shape))
+        nodes.append(helper.make_node('Identity', [f'{name}_in'], [name]))
+    graph = helper.make_graph(nodes, 'identity', inputs, results)
+    opset = helper.make_opsetid('', 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+
+
+def run_fused(
+    folder: Path, fusion: CentreFusion | QueryFusion, outputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    write_identity(folder / 'heads.onnx', outputs)
+    fuse_onnx(folder / 'heads.onnx', folder / 'maps.onnx', fusion, LABELS)
+    session = ort.InferenceSession(folder / 'maps.onnx', providers=['CPUExecutionProvider'])
+    feed = {f'{name}_in': array[None] for name, array in outputs.items()}
+    feed['image'] = np.zeros((1, SIZE_WH[1], SIZE_WH[0], 3), np.uint8)
+    names = [output.name for output in session.get_outputs()]
+    wanted = {node.name for node in session.get_inputs()}
+    feed = {name: array for name, array in feed.items() if name in wanted}
+    found = session.run(names, feed)
+    return {name: array[0] for name, array in zip(names, found, strict=True)}
+
+
+def differing_pixels(a: Panoptic, b: Panoptic) -> int:
+    """Count the pixels with another class, or in another instance than most of theirs."""
+    differs = a.semantic != b.semantic
+    same = ~differs
+    pairs, count = np.unique(
+        np.stack([a.instance[same], b.instance[same]]), axis=1, return_counts=True
+    )
+    # Of each instance of a, the most frequent partner is the right one.
+    order = np.lexsort((-count, pairs[0]))
+    _, first = np.unique(pairs[0][order], return_index=True)
+    return int(differs.sum() + count.sum() - count[order][first].sum())
+
+
+def random_queries(seed: int, dtype: str, rule: str) -> dict[str, np.ndarray]:
+    """Blobs of random class and place; class maps for the rules that have one row a class."""
+    rng = np.random.default_rng(seed)
+    count = len(LABELS) if rule in ('semantic', 'mask_sum') else QUERIES
+    y, x = np.mgrid[:16, :24]
+    middle, radius = rng.uniform(0, 24, (count, 2)), rng.uniform(3, 10, count)
+    distance = np.hypot(x - middle[:, :1, None], y - middle[:, 1:, None] * 16 / 24)
+    masks = (radius[:, None, None] - distance) * 1.5 + rng.normal(0, 1, (count, 16, 24))
+    logits = rng.normal(0, 1, (count, len(LABELS) + 1))
+    logits[np.arange(count), rng.integers(0, len(LABELS) + 1, count)] += 4
+    if rule == 'mask_sum':
+        masks = 1 / (1 + np.exp(-masks))
+    return {'class_logits': logits.astype(dtype), 'mask_logits': masks.astype(dtype)}
+
+
+@pytest.mark.parametrize('rule', RULES)
+@pytest.mark.parametrize(('dtype', 'most_pixels'), [('float32', 2), ('float16', 30)])
+def test_queries(tmp_path: Path, rule: str, dtype: str, most_pixels: int) -> None:
+    # float32: pixels between two equal values. float16: those within its rounding. A segment
+    # whose kept fraction is at the threshold may be there in one arithmetic only.
+    fusion, things = RULES[rule], 0
+    if dtype == 'float16':
+        fusion = replace(fusion, min_kept_fraction=0.0)
+    for seed in range(8):
+        outputs = random_queries(seed, dtype, rule)
+        maps = QueryMaps(**run_fused(tmp_path, fusion, outputs))
+        expected = fusion(QueryHeads(**outputs), LABELS, SIZE_WH)
+        found = fusion(maps, LABELS, SIZE_WH)
+        assert differing_pixels(found.panoptic, expected.panoptic) <= most_pixels
+        apart = abs(found.confidence.astype(int) - expected.confidence)
+        assert apart.max() <= (1 if dtype == 'float32' else 4)
+        things += len(found.panoptic.segments.things)
+        if dtype == 'float32':
+            a, b = found.panoptic.segments, expected.panoptic.segments
+            assert a.class_id.tolist() == b.class_id.tolist()
+            np.testing.assert_allclose(a.score, b.score, atol=1e-3 if a.is_thing.all() else 0.02)
+    assert things > 8
+
+
+def random_centres(seed: int, dtype: str) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    height, width = SIZE_WH[1] // 4, SIZE_WH[0] // 4
+    blocks = rng.choice([0, 10, 11, 13, 13], (4, 6)).astype(np.uint8)
+    score = np.sort(rng.uniform(0, 1, 20))[::-1].copy()
+    score[15:] = 0
+    return {
+        'semantic': blocks.repeat(16, axis=0).repeat(16, axis=1),
+        'confidence': rng.integers(0, 256, (height, width)).astype(np.uint8),
+        'centre_score': score.astype(dtype),
+        'centre_index': rng.choice(height * width, 20, replace=False).astype(np.int32),
+        'offset_xy': rng.normal(0, 3, (2, height, width)).astype(dtype),
+    }
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+@pytest.mark.parametrize('distance', [1.0, 0.1])
+def test_centres(tmp_path: Path, dtype: str, distance: float) -> None:
+    fusion, things = CentreFusion(0.2, distance, 0, 0.001, 0), 0
+    for seed in range(8):
+        outputs = random_centres(seed, dtype)
+        heads = CentreHeads(**outputs)
+        maps = CentreMaps(**run_fused(tmp_path, fusion, outputs))
+        is_thing = LABELS.is_thing[heads.semantic].astype(np.uint8)
+        # With the graph's owners or with those of the CPU: that is the only difference.
+        owner = _owners(fusion, heads, is_thing)
+        differs = np.flatnonzero(maps.owner != owner)
+        x, y = (np.rint(p) for p in pointed_positions(heads.offset_xy, is_thing))
+        cells = heads.confidence.shape
+        x, y = x.clip(0, cells[1] - 1).ravel()[differs], y.clip(0, cells[0] - 1).ravel()[differs]
+        row, column = np.divmod(heads.centre_index, cells[1])
+        far = [
+            np.hypot(x - column[k.ravel()[differs] - 1], y - row[k.ravel()[differs] - 1])
+            for k in (maps.owner.astype(int), owner.astype(int))
+        ]
+        np.testing.assert_allclose(*far, atol=1e-4)  # as far from one centre as from the other
+        assert ((maps.owner == 0) == (owner == 0)).all()
+        found = fusion(maps, LABELS, SIZE_WH).panoptic
+        assert len(differs) < 0.1 * owner.size
+        things += len(found.segments.things)
+    assert things > 40
+
+
+def _owners(fusion: CentreFusion, heads: CentreHeads, is_thing: np.ndarray) -> np.ndarray:
+    """Follow the rule of CentreFusion with its own parts."""
+    chosen = np.flatnonzero(heads.centre_score >= fusion.centre_threshold)
+    height, width = heads.confidence.shape
+    reach = fusion.max_centre_distance_fraction * np.hypot(width, height)
+    nearest = nearest_centre(heads.centre_index[chosen], (width, height), reach)
+    x, y = (np.rint(p).astype(int) for p in pointed_positions(heads.offset_xy, is_thing))
+    number = nearest[y.clip(0, height - 1), x.clip(0, width - 1)]
+    return (np.append(0, chosen + 1)[number] * is_thing).astype(np.uint8)
+
+
+def test_a_camera_of_another_size_gets_the_resized_map(tmp_path: Path) -> None:
+    outputs = random_queries(0, 'float32', 'detr')
+    maps = QueryMaps(**run_fused(tmp_path, RULES['detr'], outputs))
+    fused = RULES['detr'](maps, LABELS, (200, 100))
+    small = RULES['detr'](maps, LABELS, SIZE_WH)
+    assert fused.panoptic.size_wh == (200, 100)
+    assert fused.panoptic.segments.class_id.tolist() == small.panoptic.segments.class_id.tolist()
+    assert fused.panoptic.segments.area.sum() <= 200 * 100
+    padded = RULES['detr'](maps, LABELS, (96, 32), extent_wh=(1.0, 0.5))
+    np.testing.assert_array_equal(padded.panoptic.size_wh, (96, 32))
+
+
+def test_files_that_cannot_be_fused_are_refused(tmp_path: Path) -> None:
+    outputs = random_queries(0, 'float32', 'detr')
+    write_identity(tmp_path / 'a.onnx', outputs)
+    with pytest.raises(ModelError, match=r"outputs \['class_logits', 'mask_logits'\]; expected"):
+        fuse_onnx(tmp_path / 'a.onnx', tmp_path / 'b.onnx', CentreFusion(), LABELS)
+    many = {name: array.repeat(22, axis=0) for name, array in outputs.items()}
+    write_identity(tmp_path / 'a.onnx', many)
+    with pytest.raises(ModelError, match='264 queries at width 96'):
+        fuse_onnx(tmp_path / 'a.onnx', tmp_path / 'b.onnx', QueryFusion(), LABELS)
+
+
+@pytest.mark.parametrize(
+    ('column', 'value', 'message'),
+    [
+        ('owner', np.zeros((2, 2), np.int32), 'QueryMaps.owner is int32'),
+        ('score', np.zeros(3, np.int32), 'QueryMaps.score is int32'),
+        ('mask_area', np.zeros(2, np.int32), r'QueryMaps.mask_area is int32 \(2,\)'),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(column: str, value: np.ndarray, message: str) -> None:
+    column_of = np.zeros(3, np.int32)
+    image = np.zeros((2, 2), np.uint8)
+    score = np.zeros(3, np.float32)
+    maps = QueryMaps(image, image, column_of, score, column_of, column_of)
+    with pytest.raises(ValueError, match=message):
+        replace(maps, **{column: value})
