@@ -275,3 +275,113 @@ def own_tiny_query_model(tmp_path: Path) -> Path:
         fusion={'score_threshold': 0.4, 'logit_grid': 48},
     )
     return tmp_path / 'tiny_queries'
+
+
+def build_tiny_mask_onnx(path: Path) -> None:
+    """Write a network of head kind ``masks``: two masks that are thresholds of the blue channel.
+
+    At every fourth pixel ``semantic`` is red // 13 and ``confidence`` green; the first mask, a
+    car with score 0.9, is where blue is above 100, the second, a person with score 0.8, above 50.
+    """
+    onnx = pytest.importorskip('onnx', reason='onnx builds the model of this test')
+    from onnx import TensorProto, helper, numpy_helper
+
+    width, height = TINY_SIZE_WH
+    h4, w4 = height // 4, width // 4
+    constants = {
+        'starts': np.array([2, 2], np.int64),
+        'ends': np.array([height, width], np.int64),
+        'axes': np.array([1, 2], np.int64),
+        'steps': np.array([4, 4], np.int64),
+        'red': np.array(0, np.int64),
+        'green': np.array(1, np.int64),
+        'blue': np.array([2], np.int64),
+        'red_per_class': np.array(RED_PER_CLASS, np.float32),
+        'last_class': np.array(18, np.float32),
+        'limits': np.array([100, 50], np.float32).reshape(1, 2, 1, 1),
+        'zero': np.array(0, np.float32),
+        'all_axes': np.array([1, 2, 3], np.int64),
+        'class_ids': np.array([[13, 11]], np.float32),
+        'scores': np.array([[0.9, 0.8]], np.float32),
+    }
+    node = helper.make_node
+    nodes = [
+        node('Cast', ['image'], ['pixels'], to=TensorProto.FLOAT),
+        node('Slice', ['pixels', 'starts', 'ends', 'axes', 'steps'], ['quarter']),
+        node('Gather', ['quarter', 'red'], ['red_quarter'], axis=3),
+        node('Div', ['red_quarter', 'red_per_class'], ['class_real']),
+        node('Floor', ['class_real'], ['class_whole']),
+        node('Min', ['class_whole', 'last_class'], ['class_float']),
+        node('Cast', ['class_float'], ['semantic'], to=TensorProto.UINT8),
+        node('Gather', ['quarter', 'green'], ['green_quarter'], axis=3),
+        node('Cast', ['green_quarter'], ['confidence'], to=TensorProto.UINT8),
+        node('Gather', ['quarter', 'blue'], ['blue_last'], axis=3),
+        node('Transpose', ['blue_last'], ['blue_plane'], perm=[0, 3, 1, 2]),
+        node('Greater', ['blue_plane', 'limits'], ['is_inside']),
+        node('Cast', ['is_inside'], ['inside'], to=TensorProto.FLOAT),
+        node('Cast', ['inside'], ['mask'], to=TensorProto.UINT8),
+        # The columns depend on the picture too, or an engine may drop them.
+        node('ReduceMax', ['pixels', 'all_axes'], ['brightest'], keepdims=0),
+        node('Mul', ['brightest', 'zero'], ['nought']),
+        node('Add', ['class_ids', 'nought'], ['class_id_float']),
+        node('Cast', ['class_id_float'], ['class_id'], to=TensorProto.INT32),
+        node('Add', ['scores', 'nought'], ['score']),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        'tiny_masks',
+        [value('image', TensorProto.UINT8, [1, height, width, 3])],
+        [
+            value('semantic', TensorProto.UINT8, [1, h4, w4]),
+            value('confidence', TensorProto.UINT8, [1, h4, w4]),
+            value('mask', TensorProto.UINT8, [1, 2, h4, w4]),
+            value('class_id', TensorProto.INT32, [1, 2]),
+            value('score', TensorProto.FLOAT, [1, 2]),
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def paint_tiny_mask_scene() -> np.ndarray:
+    """Return uint8 [32, 64, 3] RGB: a tiny scene with a car in a person's box."""
+    image = paint_tiny_scene()
+    image[..., 2] = 0
+    image[8:24, 24:56, 2] = 60
+    image[8:24, 24:40, 2] = 120
+    return image
+
+
+def tiny_mask_outputs(image: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the tiny network of masks gives, computed in numpy."""
+    quarter = image[2::4, 2::4]
+    blue = quarter[..., 2].astype(int)
+    return {
+        'semantic': np.minimum(quarter[..., 0] // RED_PER_CLASS, 18),
+        'confidence': quarter[..., 1].copy(),
+        'mask': np.stack([blue > 100, blue > 50]).astype(np.uint8),
+        'class_id': np.array([13, 11], np.int32),
+        'score': np.array([0.9, 0.8], np.float32),
+    }
+
+
+@pytest.fixture
+def own_tiny_mask_model(tmp_path: Path) -> Path:
+    """Return the folder of a model of head kind ``masks``, 64x32, without training."""
+    source = tmp_path / 'source.onnx'
+    build_tiny_mask_onnx(source)
+    image = paint_tiny_mask_scene()
+    write_model(
+        tmp_path / 'tiny_masks',
+        onnx_by_precision={'float32': source},
+        head='masks',
+        label_set='cityscapes',
+        size_wh=TINY_SIZE_WH,
+        golden_image=image,
+        golden_outputs=tiny_mask_outputs(image),
+        fusion={'min_stuff_area_fraction': 0.0},
+    )
+    return tmp_path / 'tiny_masks'

@@ -7,13 +7,13 @@ import pytest
 
 from panoptic_ros.engines import EngineDescription, open_engine
 from panoptic_ros.errors import EngineError, FrameError, ModelError
-from panoptic_ros.fusion import HEAD_KINDS, CentreFusion, QueryFusion
-from panoptic_ros.model import Model
+from panoptic_ros.fusion import HEAD_KINDS, CentreFusion, MaskFusion, QueryFusion
+from panoptic_ros.model import Model, add_onnx
 from panoptic_ros.model.card import HEADS
 from panoptic_ros.panoptic import check_maps
-from panoptic_ros.segmenter import Segmenter, check_frame, prepare_all
+from panoptic_ros.segmenter import Segmenter, card_fusion, check_frame, prepare_all
 
-SKY, ROAD, CAR = 10, 0, 13
+SKY, ROAD, PERSON, CAR = 10, 0, 11, 13
 
 
 class FakeEngine:
@@ -228,3 +228,49 @@ def test_unusable_queries_name_the_engine(own_tiny_query_model):
     engine = FakeEngine(outputs | {'mask_logits': outputs['mask_logits'][:2]})
     with pytest.raises(EngineError, match=r'fake gave unusable outputs \(QueryHeads.mask_logits'):
         Segmenter(model, engine).segment(image, 'rgb8')
+
+
+@pytest.mark.parametrize('engine_name', ['onnxruntime', 'openvino'])
+def test_a_model_with_masks(own_tiny_mask_model, engine_name):
+    model = Model.load(own_tiny_mask_model)
+    image, golden = model.golden()
+    engine = open_engine(model, engine_name)
+    outputs = engine.infer(image)
+    for name, array in golden.items():
+        assert np.array_equal(outputs[name], array), name
+    segmenter = Segmenter(model, engine)
+    assert segmenter.fusion == MaskFusion(min_stuff_area_fraction=0.0)
+    panoptic = segmenter.segment(cv2.resize(image, (128, 64)), 'rgb8').panoptic
+    engine.close()
+    # The car has claimed half of the person's mask, which is just enough for both.
+    assert panoptic.segments.class_id.tolist() == [ROAD, SKY, CAR, PERSON]
+    assert panoptic.segments.things.box_xyxy.tolist() == [[48, 16, 80, 48], [80, 16, 112, 48]]
+    check_maps(panoptic.semantic, panoptic.instance, model.label_set)
+
+
+@pytest.mark.parametrize('engine_name', ['onnxruntime', 'openvino'])
+def test_a_file_that_ends_in_the_fusion(own_tiny_query_model, tmp_path, engine_name):
+    from panoptic_ros.fusion.graph import fuse_onnx
+
+    model = Model.load(own_tiny_query_model)
+    image, _ = model.golden()
+    engine = open_engine(model, engine_name)
+    expected = Segmenter(model, engine).segment(image, 'rgb8').panoptic
+    engine.close()
+    fuse_onnx(model.onnx_path(), tmp_path / 'fused.onnx', card_fusion(model), model.label_set)
+    fused = add_onnx(model, 'float32', tmp_path / 'fused.onnx', is_fused=True)
+    assert fused.card.fused == ('float32',)
+    engine = open_engine(fused, engine_name)
+    assert set(engine.infer(image)) == set(fused.card.outputs('float32'))
+    found = Segmenter(fused, engine).segment(image, 'rgb8').panoptic
+    engine.close()
+    assert np.count_nonzero(found.semantic != expected.semantic) <= 2
+    assert np.count_nonzero(found.instance != expected.instance) <= 2
+
+
+def test_nan_in_an_output_is_the_engines_error(own_tiny_query_model):
+    model = Model.load(own_tiny_query_model)
+    image, outputs = model.golden()
+    outputs['mask_logits'][1, 2, 3] = np.nan
+    with pytest.raises(EngineError, match="engine fake gave NaN in output 'mask_logits'"):
+        Segmenter(model, FakeEngine(outputs)).segment(image, 'rgb8')

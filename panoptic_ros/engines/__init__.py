@@ -15,7 +15,7 @@ An engine is owned by one thread: neither ``infer`` nor ``close`` may run in two
 import importlib
 import platform
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 

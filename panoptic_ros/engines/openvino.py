@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: the fastest on x86, where it can compute in bfloat16."""
 
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -84,13 +85,15 @@ class OpenVinoEngine:
             ) from error
         model.check_io(file, _specs(network.inputs), _specs(network.outputs))
         try:
-            compiled = core.compile_model(network, 'CPU', options)
+            compiled, note = _compile(core, network, options)
             self._request: openvino.InferRequest | None = compiled.create_infer_request()
         except RuntimeError as error:
             raise EngineError(
-                f'OpenVINO cannot compile {path}: {" ".join(str(error).split())}'
+                f'OpenVINO cannot compile {path}: {" ".join(str(error).split())[:300]}; choose '
+                'engine onnxruntime'
             ) from error
-        self._outputs = [output.any_name for output in compiled.outputs]
+        # Not any_name: the compiled network may know an output by several names.
+        self._outputs = list(model.card.outputs(file))
         self._size_wh = model.card.size_wh
         used = compiled.get_property('INFERENCE_PRECISION_HINT').to_string()
         self.description = EngineDescription(
@@ -98,7 +101,7 @@ class OpenVinoEngine:
             device=core.get_property('CPU', 'FULL_DEVICE_NAME'),
             precision=file if file == 'int8' else _NAMES.get(used, used),
             version=openvino.__version__.split('-')[0],
-            reason=reason,
+            reason=f'{reason}; {note}' if note else reason,
         )
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,6 +121,21 @@ class OpenVinoEngine:
     def close(self) -> None:
         """Free the network; a second call does nothing."""
         self._request = None
+
+
+def _compile(core: Any, network: Any, options: dict[str, Any]) -> tuple[Any, str]:
+    """Compile for the CPU; return the compiled network and a note for the description.
+
+    The code generator of some releases fails in its pass ``ReduceDecomposition`` for Mask2Former
+    and OneFormer. Those networks are compiled without it. Raises RuntimeError.
+    """
+    try:
+        return core.compile_model(network, 'CPU', options), ''
+    except RuntimeError as error:
+        if 'ReduceDecomposition' not in str(error):
+            raise
+    compiled = core.compile_model(network, 'CPU', {**options, 'SNIPPETS_MODE': 'DISABLE'})
+    return compiled, 'compiled without snippets'
 
 
 def _has_bf16() -> bool:

@@ -45,3 +45,33 @@ def test_auto_falls_back_if_bf16_fails_the_golden_picture(model, pretend_bf16, m
 def test_bf16_where_the_processor_has_it(model):
     for precision in ('auto', 'bf16'):
         assert engine_module.open(model, precision=precision).description.precision == 'bf16'
+
+
+class FailingCore:
+    """Fails to compile unless snippets are off, as OpenVINO does with Mask2Former."""
+
+    def __init__(self, message):
+        self.message = message
+        self.options = []
+
+    def compile_model(self, network, device, options):
+        self.options.append(options)
+        if 'SNIPPETS_MODE' not in options:
+            raise RuntimeError(self.message)
+        return 'compiled'
+
+
+def test_networks_that_snippets_cannot_compile_are_compiled_without_them():
+    core = FailingCore('Check failed: ReduceDecomposition: unsupported')
+    assert engine_module._compile(core, None, {'A': 1}) == (
+        'compiled',
+        'compiled without snippets',
+    )
+    assert core.options == [{'A': 1}, {'A': 1, 'SNIPPETS_MODE': 'DISABLE'}]
+
+
+def test_other_failures_to_compile_are_not_retried():
+    core = FailingCore('out of memory')
+    with pytest.raises(RuntimeError, match='out of memory'):
+        engine_module._compile(core, None, {})
+    assert len(core.options) == 1

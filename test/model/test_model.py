@@ -92,7 +92,7 @@ def test_corrupt_card(own_tiny_model, text, match):
     ('fields', 'match'),
     [
         ({'name': 7}, '7 where a text was expected'),
-        ({'head': 'boxes'}, "head kind 'boxes'; this version knows centres, queries"),
+        ({'head': 'boxes'}, "head kind 'boxes'; this version knows centres, masks, queries"),
         ({'label_set': 'marsscapes'}, "no label set is called 'marsscapes'"),
         ({'label_set': '../cityscapes.yaml'}, 'outside the model folder'),
         ({'classes': ['road', 'pavement']}, "class 1 is 'pavement', the label set says 'side"),
