@@ -41,6 +41,12 @@ def run(tiny_model, tmp_path):
     return run
 
 
+def exif_turned(jpeg):
+    """Add the EXIF orientation of an upright phone picture to a JPEG."""
+    body = b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0'
+    return jpeg[:2] + b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body + jpeg[2:]
+
+
 def read_coco(out: Path):
     content = json.loads((out / 'panoptic.json').read_text())
     label_set = LabelSet.load('cityscapes')
@@ -236,10 +242,7 @@ def test_names_that_are_not_utf8(picture, tiny_model, tiny_scene, tmp_path, monk
 def test_exif_orientation_is_ignored_as_in_the_truth(run, picture, tmp_path):
     """Row 6 of the cases: results have the size of the stored pixels, which annotations have."""
     path = picture('phone.jpg')
-    jpeg = path.read_bytes()
-    tiff = b'II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0'
-    body = b'Exif\0\0' + tiff
-    path.write_bytes(jpeg[:2] + b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body + jpeg[2:])
+    path.write_bytes(exif_turned(path.read_bytes()))
     assert cv2.imread(str(path)).shape == (128, 64, 3)  # OpenCV would rotate it
     assert run(path) == 0
     content, (panoptic,) = read_coco(tmp_path / 'out')
@@ -348,3 +351,30 @@ def test_picture_by_itself_is_no_video_whatever_its_suffix_looks_like(
     arguments = ['segment', str(tmp_path / 'A.PNG'), '--model', str(tiny_model)]
     assert cli.main([*arguments, '--out', str(tmp_path / 'o')]) == 0
     assert (tmp_path / 'o' / 'overlay' / 'A.jpg').is_file()
+
+
+@pytest.mark.parametrize('is_turned', [False, True])
+def test_results_score_against_truth_with_the_ids_of_coco(
+    run, picture, tmp_path, capsys, is_turned
+):
+    """Ids in the results count from 1; the truth has the data set's. Truth is of stored pixels."""
+    for number, size_wh in ((139, (128, 64)), (285, (64, 32))):
+        path = picture(f'val2017/{number:012}.jpg', size_wh)
+        if is_turned:
+            path.write_bytes(exif_turned(path.read_bytes()))
+    assert run(tmp_path / 'val2017') == 0
+    content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
+    ids = {image['id']: int(Path(image['file_name']).stem) for image in content['images']}
+    for image in content['images']:
+        image['id'] = ids[image['id']]
+    for annotation in content['annotations']:
+        annotation['image_id'] = ids[annotation['image_id']]
+    content['images'].reverse()
+    content['annotations'].reverse()
+    truth = tmp_path / 'truth.json'
+    truth.write_text(json.dumps(content))
+    folder = str(tmp_path / 'out' / 'panoptic')
+    capsys.readouterr()
+    command = ['score', str(truth), str(tmp_path / 'out' / 'panoptic.json')]
+    assert cli.main([*command, '--truth-folder', folder]) == 0
+    assert 'All       |  100.0  100.0  100.0 ' in capsys.readouterr().out
