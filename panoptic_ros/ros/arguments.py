@@ -1,4 +1,4 @@
-"""What the command lines of the tools around the node have in common: types of arguments."""
+"""Types of command line arguments shared by the tools around the node."""
 
 import argparse
 

@@ -53,7 +53,7 @@ STREET_SIZE_WH = (640, 320)
 DEFAULT_RATE_HZ = 15.0
 
 KNOWN_QOS = QoSProfile(depth=10)
-"""Calibration and truth are reliable: who compares frames wants all of them."""
+"""Calibration and truth are reliable: comparisons need every frame."""
 
 _TRUTH_TOPICS = ('ground_truth/semantic', 'ground_truth/instance')
 _DEPTH_TOPIC = 'depth'
@@ -61,7 +61,7 @@ _DEPTH_TOPIC = 'depth'
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """The parameters of the node; see :data:`_DESCRIPTIONS`."""
+    """Parameters of the node, described in :data:`_DESCRIPTIONS`."""
 
     source: str = STREET
     rate_hz: float = 0.0
@@ -79,7 +79,7 @@ class CameraSettings:
 
     @property
     def size_wh(self) -> tuple[int, int] | None:
-        """The size that is asked for, pixels; None for the source's own."""
+        """Requested size in pixels; None for that of the source."""
         return (self.width, self.height) if self.width and self.height else None
 
 
@@ -116,7 +116,7 @@ _RANGES = {
 
 
 def declare_settings(node: Node) -> CameraSettings:
-    """Declare the parameters, read-only: they say what is opened at start.
+    """Declare the parameters, read-only because the source is opened at start.
 
     Raises ParameterError if a value given at start has the wrong type or is out of range.
     """
@@ -149,7 +149,7 @@ def _declare(node: Node, name: str, default: bool | int | float | str) -> bool |
 
 @dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """The messages of one frame, without a header, by topic; published in this order.
+    """Messages of one frame by topic, without headers, in the order of publication.
 
     ``stamp_ns`` is the time since the first frame, None in sources without a clock.
     """
@@ -164,10 +164,10 @@ class CameraFrame:
 
 
 def open_source(settings: CameraSettings) -> tuple[float, Iterator[CameraFrame]]:
-    """Open what the settings name; returns the rate in Hz and the frames.
+    """Open the source; returns the rate in Hz and the frames.
 
-    Raises SourceError if there is nothing, or nothing readable; DatasetError for a size the
-    street cannot be drawn at.
+    Raises SourceError if it does not exist or cannot be read, DatasetError for a size that the
+    street cannot be rendered at.
     """
     if settings.source == STREET:
         rate_hz = settings.rate_hz or DEFAULT_RATE_HZ
@@ -192,12 +192,12 @@ def open_source(settings: CameraSettings) -> tuple[float, Iterator[CameraFrame]]
 
 
 def street_frame(frame: StreetFrame) -> CameraFrame:
-    """Make the messages of a frame of the street."""
+    """Return the messages of a frame of the street."""
     header = Header()
     info = camera_info_message(frame.camera_matrix, frame.size_wh)
     image_bgr = cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR)
     semantic_topic, instance_topic = _TRUTH_TOPICS
-    # Four bytes a pixel is all that image_message asks; what they mean is in the encoding.
+    # image_message needs four bytes a pixel; the encoding gives their meaning.
     depth = image_message(frame.depth_m.view(np.int32), header)
     depth.encoding = '32FC1'
     return CameraFrame(
@@ -215,9 +215,9 @@ def street_frame(frame: StreetFrame) -> CameraFrame:
 def picture_frame(
     image_bgr: np.ndarray, size_wh: tuple[int, int] | None, horizontal_fov_deg: float
 ) -> CameraFrame:
-    """Make the messages of a picture, uint8 [H, W, 3], resized to ``size_wh`` unless that is None.
+    """Return the messages of an image, uint8 [H, W, 3], resized to ``size_wh`` if that is given.
 
-    Without a field of view the calibration is all zeros, as sensor_msgs/CameraInfo asks for.
+    Without a field of view the calibration is all zeros, as sensor_msgs/CameraInfo defines it.
     """
     if size_wh is not None and image_bgr.shape[1::-1] != size_wh:
         image_bgr = cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_AREA)
@@ -235,7 +235,7 @@ def picture_frame(
 
 
 def camera_info_message(camera_matrix: np.ndarray, size_wh: tuple[int, int]) -> CameraInfo:
-    """Describe a pinhole camera without distortion; ``camera_matrix`` is float64 [3, 3]."""
+    """Return the calibration of a camera without distortion, ``camera_matrix`` float64 [3, 3]."""
     info = CameraInfo(width=size_wh[0], height=size_wh[1], distortion_model='plumb_bob')
     if camera_matrix.any():
         info.d = [0.0] * 5
@@ -249,7 +249,7 @@ Item = TypeVar('Item')
 
 
 class Prefetch(Generic[Item]):
-    """Takes from an iterator in a thread, up to ``ahead`` items in front of :meth:`get`."""
+    """Reads an iterator in a thread, up to ``ahead`` items before :meth:`get` needs them."""
 
     def __init__(self, items: Iterable[Item], ahead: int) -> None:
         self._queue: queue.Queue[Item | None] = queue.Queue(ahead)
@@ -280,13 +280,13 @@ class Prefetch(Generic[Item]):
 
     @property
     def is_ready(self) -> bool:
-        """Whether all items are there that are made ahead, or that there are."""
+        """Whether the queue is full or the iterator has ended."""
         return self._queue.full() or self._ended.is_set()
 
     def get(self, timeout_s: float) -> Item | None:
         """Return the next item, or None at the end.
 
-        Raises queue.Empty if none comes in time, and at the end what the iterator raised.
+        Raises queue.Empty on timeout, and at the end an error of the iterator.
         """
         item = self._queue.get(timeout=timeout_s)
         if item is None and self._error is not None:
@@ -300,7 +300,7 @@ class Prefetch(Generic[Item]):
 
 
 class CameraNode(Node):
-    """Publishes the frames of a source; its parameters are in :class:`CameraSettings`.
+    """Publishes the frames of a source. The parameters are in :class:`CameraSettings`.
 
     Attributes
     ----------
@@ -411,26 +411,26 @@ class CameraNode(Node):
         self.done.set_result(None)
 
     def stop(self) -> None:
-        """Ask the node to end; from any thread."""
+        """Complete :attr:`done`, from any thread."""
         if not self.done.done():
             self.done.set_result(None)
 
     def destroy_node(self) -> None:
-        """Stop making frames, then destroy the node."""
+        """Stop the prefetch, then destroy the node."""
         if self._prefetch is not None:
             self._prefetch.close()
         super().destroy_node()
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Publish until the source ends, SIGINT or SIGTERM; returns the process's exit code."""
+    """Publish until the source ends, SIGINT or SIGTERM; returns the exit code."""
     with StopSignal() as stop:
         return serve(stop, args)
 
 
 def serve(stop: StopSignal, args: Sequence[str] | None = None) -> int:
-    """Publish until the source ends or a signal, which may have come already; return the code."""
-    cv2.setNumThreads(1)  # leaves the cores to whoever segments the frames
+    """Publish until the source ends or a signal comes; returns the exit code."""
+    cv2.setNumThreads(1)  # leaves the cores to the segmentation
     try:
         rclpy.init(
             args=None if args is None else list(args),

@@ -1,6 +1,6 @@
-"""What ``ros2 run panoptic_ros`` starts: signals count from the first moment.
+"""Entry points of ``ros2 run panoptic_ros``, which handle signals from the start.
 
-To import what a node needs takes Python a second; a Ctrl-C in it would end with a traceback.
+The imports of a node take a second, and a Ctrl-C during them would end with a traceback.
 """
 
 from panoptic_ros.ros.signals import StopSignal

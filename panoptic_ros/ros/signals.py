@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as an event, so that a node ends in its own order."""
+"""SIGINT and SIGTERM as a future, for an orderly shutdown."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ from threading import Thread
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a future, :attr:`came`; those after it do nothing.
+    """Completes a future, :attr:`came`, at the first SIGINT or SIGTERM; later ones are ignored.
 
-    Left to themselves, Python raises KeyboardInterrupt wherever the main thread happens to be,
-    perhaps twice, and rclpy shuts the context down under whoever uses it. Here a signal wakes a
-    thread, whatever the main thread waits for, and the node ends in its own order.
+    By default Python raises KeyboardInterrupt anywhere in the main thread, perhaps twice, and
+    rclpy shuts the context down while it is in use. Here a signal wakes a thread, whatever the
+    main thread waits for, and the node shuts down in order.
     """
 
     def __init__(self) -> None:

@@ -110,7 +110,7 @@ def grid(node, peer, camera) -> OccupancyGrid:
 
 def test_transient_local_is_what_the_layer_asks_for(node, assert_compatible) -> None:
     assert_compatible(FREE_SPACE, LATCHED)
-    # Without the preset's override the layer would hear nothing.
+    # A volatile publisher would not match the layer.
     volatile = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
     compatibility, _ = qos_check_compatible(volatile, LATCHED)
     assert compatibility == QoSCompatibility.ERROR

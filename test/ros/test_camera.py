@@ -149,7 +149,7 @@ def test_street_over_dds_is_bit_for_bit_what_was_rendered(peer, start_node):
     complete = set.intersection(*(set(messages) for messages in by_key.values()))
     assert len(complete) >= 6  # whoever has just been discovered loses the first
     assert {frame_id for _, _, frame_id in complete} == {'camera_optical_frame'}
-    street = SyntheticStreet(4, SIZE_WH, 20.0)
+    street = SyntheticStreet(4, SIZE_WH, 20.0, camera_height_m=1.5, camera_pitch_rad=0.0)
     rendered = {street.frame(i).image_rgb.tobytes(): street.frame(i) for i in range(12)}
     for key in complete:
         image_rgb = pixels(by_key['image'][key])[..., ::-1]

@@ -332,6 +332,7 @@ def test_unusable_camera_info_counts_as_none(
     topics = (OUT + 'camera_info', OUT + 'markers')
     peer.exchange(IMAGE, image, *topics, before=(CAMERA_INFO, camera_info()))
     bad = camera_info()
+    bad.p = [0.0] * 12
     setattr(bad, name, value)
 
     def answers_without() -> bool:
@@ -477,3 +478,34 @@ def test_any_stamp_is_kept(module_node, subscribed, scene_bgr, sec: int) -> None
     image.header.stamp.sec = sec
     (answer,) = subscribed.exchange(IMAGE, image, OUT + 'semantic')
     assert serialize_message(answer.header) == serialize_message(image.header)
+
+
+def test_services_enable_and_segment_once(module_node, peer, scene_bgr) -> None:
+    srv = pytest.importorskip('std_srvs.srv', reason='std_srvs is not installed')
+    peer.subscribe(Image, OUT + 'semantic')
+    image = messages.image_message(scene_bgr, peer.header())
+    peer.exchange(IMAGE, image, OUT + 'semantic')
+
+    answer = peer.ask(srv.SetBool, OUT + 'enable', srv.SetBool.Request(data=False))
+    assert (answer.success, answer.message) == (True, 'images are ignored')
+    ignored = messages.image_message(scene_bgr, peer.header())
+    before = int(diagnostics(peer)['frames unwatched'])
+    peer.publish(IMAGE, ignored)
+    peer.wait_until(
+        lambda: int(diagnostics(peer)['frames unwatched']) > before, 'an image to be ignored'
+    )
+
+    answer = peer.call(srv.Trigger, OUT + 'segment_once', srv.Trigger.Request())
+    assert answer.success
+    once = messages.image_message(scene_bgr, peer.header())
+    peer.exchange(IMAGE, once, OUT + 'semantic')
+    # Latched, also on topics that nobody subscribed to before.
+    latched = peer.subscribe(Image, OUT + 'instance', durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    peer.wait_until(lambda: latched, 'the latched image')
+    assert latched[0].header == once.header
+
+    answer = peer.ask(srv.SetBool, OUT + 'enable', srv.SetBool.Request(data=True))
+    assert answer.message == 'images are segmented'
+    last = messages.image_message(scene_bgr, peer.header())
+    peer.exchange(IMAGE, last, OUT + 'semantic')
+    assert ignored.header not in [m.header for m in peer.received[OUT + 'semantic']]

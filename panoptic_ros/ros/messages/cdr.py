@@ -1,11 +1,11 @@
-"""Messages that every frame needs, written as the bytes DDS sends instead of as Python objects.
+"""Serialised messages: the bytes that DDS sends, written without message objects.
 
-rclpy makes those bytes from objects, value by value, and one marker is a dozen objects; written
-from the values themselves, they take a tenth of the time. ``Publisher.publish`` takes bytes as
-they are. The format is plain CDR, version 1, in this machine's byte order: four bytes that say
-so, then the fields in order; a number lies at a multiple of its size counted from there, a text
-is its length, its bytes and a zero, a list its length and its elements (OMG DDSI-RTPS 2.5, section
-10). The tests hold it against rclpy.
+rclpy serialises objects value by value, and a marker consists of a dozen objects; writing the
+bytes directly takes a tenth of the time. ``Publisher.publish`` accepts serialised messages. The
+format is plain CDR, version 1, in the byte order of this machine: four bytes of encapsulation
+header, then the fields in order. A number is aligned to its size, a string is its length, its
+bytes and a zero, a sequence is its length and its elements (OMG DDSI-RTPS 2.5, section 10). The
+tests compare with rclpy.
 """
 
 import struct
@@ -21,36 +21,38 @@ from visualization_msgs.msg import Marker
 
 from panoptic_ros.ros.messages.images import image_layout
 
-_FRONT = bytes([0, sys.byteorder == 'little', 0, 0])  # alignment counts from behind these
+_FRONT = bytes(
+    [0, sys.byteorder == 'little', 0, 0]
+)  # encapsulation header; alignment starts after it
 _STAMP = struct.Struct('=iI')
 _UINT32 = struct.Struct('=I')
 _MARKER_HEAD = struct.Struct('=3i')  # id, type, action
 _MARKER_BODY = struct.Struct('=10d4fiI')  # pose, scale, color, lifetime
 
-# A marker without all that: frame_locked, points, colors, texture_resource, texture (stamp,
+# Unused fields of a marker: frame_locked, points, colors, texture_resource, texture (stamp,
 # frame_id, format, data), uv_coordinates; then mesh_resource, mesh_file (filename, data),
-# mesh_use_embedded_materials. An empty text is a one and a zero.
+# mesh_use_embedded_materials. An empty string is a one and a zero.
 _UNUSED = struct.pack('=13I', 0, 0, 0, *(1, 0), 0, 0, *(1, 0), *(1, 0), 0, 0)
 _END = struct.pack('=6I', *(1, 0), *(1, 0), 0, 0)
-_AFTER_LAST = 3  # bytes in it that align what would follow
+_AFTER_LAST = 3  # bytes of padding at the end
 
 _ZERO_XYZ = (0.0, 0.0, 0.0)
 IDENTITY_XYZW = (0.0, 0.0, 0.0, 1.0)
 
 
 class MarkerRow(NamedTuple):
-    """A marker without what all markers of a frame share.
+    """Fields of a marker that differ between the markers of a frame.
 
     Parameters
     ----------
     namespace, number, kind
         ``ns``, ``id`` and ``type`` of visualization_msgs/Marker.
     position_xyz, orientation_xyzw, size_xyz
-        Metres and a unit quaternion, in the header's frame.
+        Metres and a unit quaternion, in the frame of the header.
     color_rgba
-        Each 0..1.
+        0..1 each.
     text
-        For kinds that show one.
+        Text of kinds that have one.
     """
 
     namespace: str
@@ -68,22 +70,21 @@ def _gone(namespace: str, number: int) -> MarkerRow:
 
 
 def header_cdr(header: Header) -> bytes:
-    """Return how every message begins whose first field is this header."""
+    """Return the first bytes of a message whose first field is this header."""
     stamp = _STAMP.pack(header.stamp.sec, header.stamp.nanosec)
     return _aligned(_FRONT + stamp + _text(header.frame_id))
 
 
 def image_cdr(header: bytes, array: np.ndarray) -> bytes:
-    """Return the bytes of :func:`messages.image_message`, with one copy of the pixels.
+    """Return a serialised Image of an array, with one copy of the pixels.
 
     Parameters
     ----------
     header
         From :func:`header_cdr`.
     array
-        As there.
-
-    Raises ValueError for another dtype or shape.
+        As for :func:`~panoptic_ros.ros.messages.images.image_layout`, which raises ValueError for
+        another one.
     """
     layout = image_layout(array)
     fields = header + struct.pack('=2I', layout.height, layout.width) + _text(layout.encoding)
@@ -93,14 +94,14 @@ def image_cdr(header: bytes, array: np.ndarray) -> bytes:
 
 
 def point_cloud_cdr(header: bytes, fields: Sequence[PointField], points: np.ndarray) -> bytes:
-    """Return the bytes of an organised PointCloud2 that is not dense, with one copy of the points.
+    """Return a serialised PointCloud2, organised and not dense, with one copy of the points.
 
     Parameters
     ----------
     header
         From :func:`header_cdr`.
     fields
-        What a point consists of.
+        Fields of a point.
     points
         [H, W, n], contiguous; the last axis is one point.
     """
@@ -123,12 +124,12 @@ def occupancy_grid_cdr(
     orientation_xyzw: Sequence[float],
     occupancy: np.ndarray,
 ) -> bytes:
-    """Return the bytes of a nav_msgs/OccupancyGrid, loaded at the header's stamp.
+    """Return a serialised nav_msgs/OccupancyGrid, with the stamp of the header as load time.
 
     Parameters
     ----------
     header
-        Of the message.
+        Header of the message.
     resolution_m
         Side of a cell.
     origin_xyz_m, orientation_xyzw
@@ -150,18 +151,18 @@ def marker_array_cdr(
     shown: Iterable[MarkerRow],
     gone: Iterable[tuple[str, int]],
 ) -> bytes:
-    """Return the bytes of a MarkerArray that adds some markers, then deletes others.
+    """Return a serialised MarkerArray that adds some markers, then deletes others.
 
     Parameters
     ----------
     header
-        From :func:`header_cdr`, of all markers.
+        Header of all markers, from :func:`header_cdr`.
     lifetime
-        Of the markers that are shown.
+        Lifetime of the added markers.
     shown
-        The markers to add or to change.
+        Markers to add or modify.
     gone
-        Namespace and number of those to delete.
+        Namespace and number of the markers to delete.
     """
     header = header.removeprefix(_FRONT)
     lives = lifetime.sec, lifetime.nanosec

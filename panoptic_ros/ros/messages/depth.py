@@ -12,7 +12,7 @@ from panoptic_ros.ros.messages.calibration import fit_camera
 
 class _DepthLayout(NamedTuple):
     dtype: type
-    low: float  # what counts as depth, in the encoding's own unit
+    low: float  # range of valid depth, in the unit of the encoding
     high: float
 
 
@@ -39,9 +39,9 @@ focal lengths relatively, the principal point in fractions of the image's width.
 def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
     """Decode a depth image to metres, float32 [H, W], NaN where there is no depth.
 
-    No depth is 0 in 16UC1, and in 32FC1 whatever is not finite (REP 117: too near, too far,
-    unknown) or not above 0. Rows may be padded (``step``), ``is_bigendian`` is honoured. The
-    result is a view into the message where nothing has to change.
+    Depth is unknown where it is 0 in 16UC1, and where it is not finite (REP 117: too near, too
+    far, unknown) or not above 0 in 32FC1. Rows may be padded (``step``), ``is_bigendian`` is
+    honoured. The result is a view into the message where nothing has to change.
 
     Raises FrameError for another encoding, no pixels, a ``step`` shorter than a row, data of
     another length than ``step * height``, and an image without any depth unless
@@ -74,10 +74,10 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
         strides=(message.step, item_bytes),
     )
     depth = np.ascontiguousarray(stored, layout.dtype)
-    # NaN is passed over; where there is nothing else, the comparisons are false.
+    # fmin and fmax ignore NaN; if there is nothing else, the comparisons are false.
     low, high = np.fmin.reduce(depth, None), np.fmax.reduce(depth, None)
     if layout is not _MILLIMETRES and layout.low <= low and high <= layout.high:
-        return depth  # all that is not known is NaN already
+        return depth  # unknown depth is NaN already
     has_depth = _has_depth(depth, layout)
     known = cv2.countNonZero(has_depth)
     if not known and not may_be_empty:
@@ -90,8 +90,8 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
 
 
 def _has_depth(depth: np.ndarray, layout: _DepthLayout) -> np.ndarray:
-    """uint8 [H, W], above 0 where there is a depth. OpenCV compares with numbers slowly."""
-    # Comparisons with NaN are false: what is not in the range is no depth.
+    """Return where depth is known, uint8 [H, W]; OpenCV compares with numbers slowly."""
+    # Comparisons with NaN are false.
     has_depth = (depth >= layout.low) & (depth <= layout.high)
     return has_depth.view(np.uint8)
 
@@ -103,9 +103,9 @@ def fit_depth(
     image_info: CameraInfo | None,
     matrix: str = 'auto',
 ) -> np.ndarray:
-    """Return depth for the pixels of its image, resized by nearest neighbour if it has to be.
+    """Return depth for the pixels of its image, resized by nearest neighbour if needed.
 
-    (Not linearly: that would make up depths between an object and what is behind it.)
+    (Linear interpolation would invent depths between an object and its background.)
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Objects in space as rviz markers: a box and a line of text each, deleted when they are gone."""
+"""Objects in space as rviz markers: a box and a line of text each."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from panoptic_ros.scene.geometry import GroundPlane, PlacedBy, Placement, quater
 from panoptic_ros.scene.occlusion import Planes
 
 TEXT_NAMESPACE = 'text'
-"""Namespace of the lines of text; boxes have their class's name."""
+"""Namespace of the texts; that of a box is the name of its class."""
 
 TEXT_HEIGHT_M = 0.4
 BOX_OPACITY = 0.5
@@ -37,23 +37,23 @@ def object_markers(
     velocity_m_s: np.ndarray | None = None,
     carried_by: Sequence[str] = (),
 ) -> list[MarkerRow]:
-    """Return a box and a line of text for every object that has a place.
+    """Return a box and a line of text for every object that was placed.
 
-    The text says what the object is, how far away (along the optical axis), whether that is
-    measured or what it is assumed from, and how fast it moves relative to the camera.
+    The text gives the class, the track id, the distance along the optical axis, how the object was
+    placed, and its speed relative to the camera.
 
     Parameters
     ----------
     things
-        The objects; ``track_id`` is the markers' id.
+        Objects; ``track_id`` is the id of the markers.
     placement
-        Where they are, row by row, in an optical frame.
+        Their places in an optical frame, row by row.
     ground
-        Its direction is the boxes' vertical.
+        Gives the vertical direction.
     velocity_m_s
-        Float [n, 3], relative to the camera, NaN where it is not known; None if it never is.
+        float [n, 3], relative to the camera, NaN where unknown; None if all are unknown.
     carried_by
-        What each of the things stands on, '' where that is not known; it ends the text.
+        Support of each object, '' where unknown; appended to the text.
     """
     placed = np.flatnonzero(placement.method != PlacedBy.NOTHING)
     class_id = things.class_id[placed]
@@ -94,7 +94,7 @@ def object_markers(
 
 
 def _endings(count: int, velocity_m_s: np.ndarray | None, carried_by: Sequence[str]) -> list[str]:
-    """How the text of each thing ends."""
+    """Return the ends of the texts: speed and support."""
     endings = [''] * count
     if velocity_m_s is not None:
         speeds_m_s = np.linalg.norm(velocity_m_s, axis=1).tolist()
@@ -106,14 +106,15 @@ def _endings(count: int, velocity_m_s: np.ndarray | None, carried_by: Sequence[s
 
 
 def surface_markers(planes: Planes, segments: Segments, label_set: LabelSet) -> list[MarkerRow]:
-    """Return a thin slab for every surface: its pose is the plane's, z along the normal.
+    """Return a thin slab for every surface, with z along its normal.
 
     Parameters
     ----------
     planes
-        The surfaces, in an optical frame.
+        Surfaces in an optical frame.
     segments
-        Theirs, row by row. The marker's namespace is the class, its id the track id, 0 for stuff.
+        Their segments, row by row. The namespace of a marker is the class, its id the track id, 0
+        for stuff.
     """
     axes = np.stack([planes.across, np.cross(planes.normal, planes.across), planes.normal], 1)
     color_rgba = np.full((len(planes), 4), BOX_OPACITY)
@@ -141,22 +142,22 @@ def surface_markers(planes: Planes, segments: Segments, label_set: LabelSet) -> 
 
 
 class MarkerBoard:
-    """Remembers which markers are shown, so that those that are gone can be deleted."""
+    """Remembers the markers of a topic, so that markers of vanished objects can be deleted."""
 
     def __init__(self) -> None:
         self._shown: set[tuple[str, int]] = set()
 
     def show(self, markers: list[MarkerRow], header: bytes, lifetime_s: float) -> bytes:
-        """Return the markers of a frame, and deletions of the last frame's that it lacks.
+        """Return the markers of a frame, and deletions of those of the last frame it lacks.
 
         Parameters
         ----------
         markers
-            In the frame of the header.
+            Markers of the frame.
         header
-            Of all markers, from :func:`cdr.header_cdr`.
+            Header of all markers, from :func:`cdr.header_cdr`.
         lifetime_s
-            Seconds after which a viewer lets go of a marker, 0 for never.
+            Seconds after which a viewer removes a marker, 0 for never.
 
         Returns
         -------
@@ -170,6 +171,6 @@ class MarkerBoard:
         return marker_array_cdr(header, lifetime, markers, gone)
 
     def clear(self, header: Header) -> MarkerArray:
-        """Return a message that deletes all markers of the topic, whoever made them."""
+        """Return a message that deletes all markers of the topic."""
         self._shown = set()
         return MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
