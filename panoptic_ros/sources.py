@@ -185,24 +185,34 @@ def _open_video_file(path: Path, what: str) -> cv2.VideoCapture:
 
 
 def _open_stream(address: str) -> Pictures:
+    capture = _open_address(address)
+    name = Path(urlsplit(address).path).stem or 'stream'
+    count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    if not count:
+        rate_hz = _stated_rate_hz(capture)
+        return Pictures(
+            address, rate_hz, 0, True, True, lambda: _read_video(capture, name, rate_hz)
+        )
+    rate_hz = _measure_rate_hz(capture)
+    capture.release()
+
+    def read() -> Iterator[Picture]:
+        return _read_video(_open_address(address), name, rate_hz)
+
+    return Pictures(address, rate_hz, count, False, True, read)
+
+
+def _open_address(address: str) -> cv2.VideoCapture:
     timeouts = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
-    capture = cv2.VideoCapture(
-        address,
-        cv2.CAP_FFMPEG,
-        [value for key in timeouts for value in (key, _NETWORK_TIMEOUT_MS)],
-    )
+    options = [value for key in timeouts for value in (key, _NETWORK_TIMEOUT_MS)]
+    capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
     if not capture.isOpened() or not capture.grab():
         capture.release()
         raise SourceError(
             f'stream {address!r} cannot be opened; check the address and the network, or let a '
             'ROS driver publish it and give the node its topic'
         )
-    count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-    rate_hz = _stated_rate_hz(capture)
-    name = Path(urlsplit(address).path).stem or 'stream'
-    return Pictures(
-        address, rate_hz, count, not count, True, lambda: _read_video(capture, name, rate_hz)
-    )
+    return capture
 
 
 def _open_device(name: str, path: Path) -> Pictures:

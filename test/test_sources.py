@@ -299,7 +299,8 @@ def server(tmp_path):
 def test_a_video_on_the_network_is_read(video, server):
     pictures = open_pictures(f'{server}/{video.name}')
     assert pictures.is_video
-    assert [p.name for p in pictures] == [f'drive_{i:06d}' for i in range(3)]
+    for _ in range(2):
+        assert [p.name for p in pictures] == [f'drive_{i:06d}' for i in range(3)]
 
 
 def test_a_file_address_is_a_file(folder):

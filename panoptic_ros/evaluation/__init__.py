@@ -1,1 +1,5 @@
-"""How good a panoptic prediction is: PQ, mean IoU, and the reports and commands around them."""
+"""Metrics of panoptic predictions: PQ, mean IoU, mask AP, VPQ, STQ, and reports of them.
+
+Every metric is computed from the same table, the pixels that true and predicted segments share
+(:mod:`.intersections`).
+"""
