@@ -4,6 +4,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from panoptic_ros.engines import EngineDescription, open_engine
 from panoptic_ros.errors import EngineError, FrameError, ModelError
@@ -274,3 +275,26 @@ def test_nan_in_an_output_is_the_engines_error(own_tiny_query_model):
     outputs['mask_logits'][1, 2, 3] = np.nan
     with pytest.raises(EngineError, match="engine fake gave NaN in output 'mask_logits'"):
         Segmenter(model, FakeEngine(outputs)).segment(image, 'rgb8')
+
+
+def letterboxed(folder, **resize):
+    card = yaml.safe_load((folder / 'card.yaml').read_text())
+    card['resize'] = {'mode': 'letterbox', **resize}
+    (folder / 'card.yaml').write_text(yaml.safe_dump(card))
+    return Model.load(folder)
+
+
+def test_a_letterboxed_picture_fills_its_map(own_tiny_query_model):
+    model = letterboxed(own_tiny_query_model, pad_value=255)
+    square = np.full((32, 32, 3), (255, 0, 0), np.uint8)  # road, for this network
+    with closing(open_engine(model, 'onnxruntime')) as engine:
+        segmenter = Segmenter(model, engine)
+        panoptic = segmenter.segment(square, 'rgb8').panoptic
+    assert panoptic.size_wh == (32, 32)
+    assert (panoptic.semantic == 0).all()
+
+
+def test_the_fast_way_leaves_the_filter_out(own_tiny_query_model):
+    model = letterboxed(own_tiny_query_model, antialias=True)
+    assert Segmenter(model, None).resize.antialias
+    assert not Segmenter(model, None, fast_resize=True).resize.antialias

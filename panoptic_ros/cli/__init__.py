@@ -57,6 +57,12 @@ COMMANDS = (
         'print the class table for a consumer (Hydra, Nav2, panoptic_mapping)',
     ),
     Command(
+        'import',
+        'panoptic_ros.cli.import_model',
+        "turn another project's checkpoint into a model",
+        extra='import',
+    ),
+    Command(
         'train', 'panoptic_ros.cli.training.train', 'train or fine-tune a network', extra='train'
     ),
     Command(

@@ -14,6 +14,7 @@ An engine is owned by one thread: neither ``infer`` nor ``close`` may run in two
 
 import importlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,28 +121,41 @@ def open_engine(
         raise EngineError(
             f'unknown precision {precision!r}; expected one of {", ".join(PRECISIONS)}'
         )
-    reason = 'asked for'
-    if name == 'auto':
-        name, reason = choose_engine()
-    missing = _unavailable(name)
-    if missing:
-        raise EngineError(f'engine {name} cannot run here: {missing}')
+    if name != 'auto':
+        missing = _unavailable(name)
+        if missing:
+            raise EngineError(f'engine {name} cannot run here: {missing}')
+        return _open(model, name, 'asked for', threads, precision, cache_folder)
+    passed: list[tuple[str, str]] = []
+    while True:
+        name, reason = choose_engine(passed)
+        try:
+            return _open(model, name, reason, threads, precision, cache_folder)
+        except EngineError as error:
+            passed.append((name, str(error)))
+
+
+def _open(
+    model: Model, name: str, reason: str, threads: int, precision: str, cache_folder: str
+) -> Engine:
     module = importlib.import_module(f'panoptic_ros.engines.{name}')
     options = {'cache_folder': cache_folder} if cache_folder and name == 'tensorrt' else {}
     return module.open(model, threads=threads, precision=precision, reason=reason, **options)
 
 
-def choose_engine() -> tuple[str, str]:
+def choose_engine(failed: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
     """Return the name of the fastest engine that can run here, and why it is that one.
 
-    Raises EngineError if there is none.
+    ``failed`` are engines that were tried and why they failed. Raises EngineError if no other is
+    left.
     """
     machine = platform.machine()
     # Off x86 OpenVINO is not known to be faster, and ONNX Runtime is better tried there.
     order = ENGINES if machine in _X86 else ('tensorrt', 'onnxruntime', 'openvino')
+    why_failed = dict(failed)
     passed: list[tuple[str, str]] = []
     for name in order:
-        missing = _unavailable(name)
+        missing = why_failed.get(name) or _unavailable(name)
         if not missing:
             return name, f'auto: fastest usable on {machine}' + ''.join(
                 f'; {other}: {why}' for other, why in passed

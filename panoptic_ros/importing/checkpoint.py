@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from panoptic_ros.errors import ModelError
@@ -103,7 +104,7 @@ def load_network(checkpoint: Checkpoint, class_name: str) -> nn.Module:
             f'checkpoint {checkpoint.source} needs a package that is missing: {_line(error)}; '
             'install it beside a torchvision that fits your torch'
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f'transformers cannot load checkpoint {checkpoint.source}: {_line(error)}; check that '
             'config.json and the weights belong together'

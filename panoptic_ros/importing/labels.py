@@ -96,7 +96,8 @@ def match_labels(id2label: Mapping[int, str], label_set: LabelSet | None = None)
             return _match(id2label, used, candidate)
         except LabelSetError as error:
             failures.append((len(_unknown(used, candidate)), str(error)))
-    fewest, message = min(failures)
+    # Of label sets that lack as few names the first one.
+    fewest, message = min(failures, key=lambda failure: failure[0])
     if fewest == len(used):
         first = ', '.join(map(repr, list(used.values())[:4]))
         raise LabelSetError(

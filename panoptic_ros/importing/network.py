@@ -41,7 +41,8 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits in the order of the label set, "no object" last, and mask logits."""
-        pixels = image.permute(0, 3, 1, 2).to(self.mean.dtype)
+        # TensorRT takes uint8 only where it is cast first.
+        pixels = image.to(self.mean.dtype).permute(0, 3, 1, 2)
         return self.network((pixels - self.mean) / self.std)
 
 

@@ -46,12 +46,15 @@ class Resize:
         """Return width and height of the part of the network's input that shows the image."""
         if self.mode == STRETCH:
             return network_wh
-        scale = min(network_wh[0] / image_wh[0], network_wh[1] / image_wh[1])
-        width, height = (
-            min(whole, max(1, round(side * scale)))
-            for side, whole in zip(image_wh, network_wh, strict=True)
-        )
-        return width, height
+        width, height = image_wh
+        # Rounded as transformers does: the long side may end one pixel short.
+        if width / network_wh[0] >= height / network_wh[1]:
+            short = network_wh[0] * height / width
+            content_wh = int(short * width / height), round(short)
+        else:
+            short = network_wh[1] * width / height
+            content_wh = round(short), int(short * height / width)
+        return max(1, content_wh[0]), max(1, content_wh[1])
 
     def extent_wh(
         self, image_wh: tuple[int, int], network_wh: tuple[int, int]

@@ -1,5 +1,6 @@
 """Choice of an engine, and what holds for every engine."""
 
+import platform
 import sys
 import types
 from dataclasses import replace
@@ -383,3 +384,19 @@ def test_description_in_words():
     description = EngineDescription('openvino', 'a CPU', 'bf16', '2026.1', 'auto')
     assert str(description) == 'openvino 2026.1, bf16, on a CPU (auto)'
     assert str(replace(description, reason='')) == 'openvino 2026.1, bf16, on a CPU'
+
+
+def test_auto_goes_on_when_an_engine_fails(tiny_model, monkeypatch):
+    from panoptic_ros.engines import openvino
+
+    def fail(*args, **kwargs):
+        raise EngineError('it cannot compile this')
+
+    monkeypatch.setattr(openvino, 'open', fail)
+    monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
+    engine = open_engine(Model.load(tiny_model))
+    engine.close()
+    assert engine.description.name == 'onnxruntime'
+    assert 'openvino: it cannot compile this' in engine.description.reason
+    with pytest.raises(EngineError, match='it cannot compile this'):
+        open_engine(Model.load(tiny_model), 'openvino')

@@ -5,43 +5,234 @@ classes spread over the queries and every mask has an inside and an outside, so 
 empty.
 """
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+import torch
 import transformers as hf
-from torch import nn
+from torch import Tensor, nn
 
-IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}
+from panoptic_ros.importing.families import FAMILIES
+from panoptic_ros.importing.families.family import Family
+from panoptic_ros.labels import LabelSet
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLASS_STD, MASK_STD = 6.0, 5.0
+REGIONS = 2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to build a checkpoint of one family.
+    """How to make a checkpoint of one family.
 
     Parameters
     ----------
     build
-        Gets the keyword arguments of labels and whether the sizes are the published ones.
-    class_layer, query_weight
-        Names of the layer of class scores, and of the embedding that tells queries apart.
-    mask_layer, mask_bias
-        Names of the layer that scales mask logits, and of the bias that moves them.
-    processor
-        Class of the image processor and its settings; gets the input size.
+        Gets the configuration's labels, and whether the sizes are the published ones.
+    class_layer
+        Name of the layer that gives class logits.
+    mask_layer
+        Name of the layer in whose output mask logits are linear.
+    feature_layer
+        Name of the layer whose output it is multiplied with; empty if it gives mask logits itself.
+    query_weight
+        Name of the weight that tells queries apart; empty if there are none.
     size_wh
-        Input size of the small configuration, and of the published one.
-    label_set
-        Label set whose names the checkpoint has.
+        Input size of the small configuration and of the published one.
+    processor
+        Settings of the image processor besides size and normalisation.
+    labels
+        The label set whose names the checkpoint has.
     """
 
     build: Callable[[dict, bool], nn.Module]
     class_layer: str
-    query_weight: str
     mask_layer: str
-    processor: str
+    feature_layer: str
+    query_weight: str
     size_wh: tuple[tuple[int, int], tuple[int, int]]
-    label_set: str = 'coco'
-    settings: tuple[tuple[str, object], ...] = ()
+    processor: dict = field(default_factory=dict)
+    labels: str = 'coco'
+
+
+def family_of(model_type: str) -> Family:
+    """Return the family of that name."""
+    return next(family for family in FAMILIES if family.model_type == model_type)
+
+
+def make_network(model_type: str, picture: np.ndarray, published: bool = False) -> nn.Module:
+    """Return transformers' network, fitted to a picture, uint8 [H, W, 3] of its input size."""
+    recipe = RECIPES[model_type]
+    names = LabelSet.load(recipe.labels).names
+    labels = {
+        'id2label': dict(enumerate(names)),
+        'label2id': {name: index for index, name in enumerate(names)},
+    }
+    torch.manual_seed(0)
+    network = recipe.build(labels, published).eval()
+    _fit(network, recipe, model_type, picture)
+    return network
+
+
+def write_checkpoint(
+    model_type: str, folder: Path, picture: np.ndarray, published: bool = False
+) -> nn.Module:
+    """Write a checkpoint as transformers does; return its network."""
+    recipe = RECIPES[model_type]
+    network = make_network(model_type, picture, published)
+    network.save_pretrained(folder)
+    width, height = recipe.size_wh[published]
+    processor = {
+        'do_rescale': True,
+        'rescale_factor': 1 / 255,
+        'do_normalize': True,
+        'image_mean': list(MEAN),
+        'image_std': list(STD),
+        'resample': 2,
+        'size': {'height': height, 'width': width},
+        **recipe.processor,
+    }
+    if recipe.processor.get('do_pad'):
+        processor['size'] = {'shortest_edge': height, 'longest_edge': width}
+    (folder / 'preprocessor_config.json').write_text(json.dumps(processor))
+    if model_type == 'oneformer':
+        write_tokenizer(folder)
+    return network
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of a dozen words, in the format of the published ones."""
+    words = ['<|startoftext|>', '<|endoftext|>', 'the</w>', 'task</w>', 'is</w>', 'panoptic</w>']
+    words += ['instance</w>', 'semantic</w>']
+    vocabulary = {word: index for index, word in enumerate(words)}
+    (folder / 'vocab.json').write_text(json.dumps(vocabulary))
+    (folder / 'merges.txt').write_text('#version: 0.2\n')
+    settings = {'tokenizer_class': 'CLIPTokenizer', 'model_max_length': 77}
+    (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+
+
+def normalised(picture: np.ndarray) -> Tensor:
+    """Return the picture as the networks take it, float32 [1, 3, H, W]."""
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255
+    return (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def _fit(network: nn.Module, recipe: Recipe, model_type: str, picture: np.ndarray) -> None:
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            # The usual small initial weights make all queries alike.
+            if weight.dim() >= 2 and 'embed' not in name and 'sampling' not in name:
+                weight.normal_(0, weight[0].numel() ** -0.5)
+            if name == recipe.query_weight:
+                weight.normal_(0, 2)
+    forward = _forward(network, model_type, picture)
+    with torch.no_grad():
+        if recipe.feature_layer:
+            _spread_masks(network, recipe, forward)
+        else:
+            layer = network.get_submodule(recipe.mask_layer)
+            logits = forward()[1]
+            factor = MASK_STD / logits.std()
+            layer.weight *= factor
+            layer.bias *= factor
+            logits = logits * factor
+            layer.bias -= logits.mean((0, 2, 3)) if layer.bias.numel() > 1 else logits.mean() + 7
+        if recipe.class_layer:
+            _spread_classes(network, recipe.class_layer, forward)
+
+
+def _spread_masks(network: nn.Module, recipe: Recipe, forward: Callable) -> None:
+    """Give each query a region of the picture whose features resemble each other."""
+    layer = network.get_submodule(recipe.mask_layer)
+    features = _watch(network, recipe.feature_layer, forward)[1][0]
+    network.get_submodule(recipe.feature_layer).bias -= features.mean((1, 2))
+    count = forward()[1].shape[1]
+    features = _watch(network, recipe.feature_layer, forward)[1][0]
+    flat = features.reshape(len(features), -1)
+    region = _regions(flat.T)
+    wanted = torch.where(region[:, None] == torch.arange(count) % REGIONS, 3 * MASK_STD, -MASK_STD)
+    ridge = 1e-4 * flat.square().mean() * flat.shape[1] * torch.eye(len(flat))
+    embedding = torch.linalg.solve(flat @ flat.T + ridge, flat @ wanted).T  # [queries, channels]
+    hidden = _watch(network, recipe.mask_layer, forward)[0].reshape(-1, layer.in_features)
+    hidden = torch.cat([hidden[-count:], torch.ones(count, 1)], 1)
+    ridge = 1e-3 * hidden.square().mean() * count * torch.eye(hidden.shape[1])
+    solved = torch.linalg.solve(hidden.T @ hidden + ridge, hidden.T @ embedding)
+    layer.weight.copy_(solved[:-1].T)
+    layer.bias.copy_(solved[-1])
+
+
+def _regions(points: Tensor) -> Tensor:
+    """Return the number of each point's cluster (k-means), 0..REGIONS - 1."""
+    centres = points[:: max(1, len(points) // REGIONS)][:REGIONS]
+    for _ in range(10):
+        nearest = torch.cdist(points, centres).argmin(1)
+        centres = torch.stack(
+            [
+                points[nearest == k].mean(0) if (nearest == k).any() else centres[k]
+                for k in range(REGIONS)
+            ]
+        )
+    return nearest
+
+
+def _spread_classes(network: nn.Module, name: str, forward: Callable) -> None:
+    layer = network.get_submodule(name)
+    queries = _watch(network, name, forward)[0].reshape(-1, layer.in_features)
+    queries = queries[-forward()[0].shape[1] :]  # of the last decoder layer
+    deviation = queries - queries.mean(0)
+    layer.weight.copy_(torch.randn_like(layer.weight) * CLASS_STD / deviation.norm(dim=1).mean())
+    layer.bias.copy_(-layer.weight @ queries.mean(0))
+    logits = deviation @ layer.weight.T
+    middle = logits.max(dim=1).values.median()
+    if layer.out_features > network.config.num_labels:  # "no object" is the last one
+        layer.weight[-1] = 0
+        layer.bias[-1] = middle
+    else:
+        layer.bias -= middle
+
+
+def _watch(network: nn.Module, name: str, forward: Callable) -> tuple[Tensor, Tensor]:
+    """Return the last input and output of a module."""
+    seen = []
+    hook = network.get_submodule(name).register_forward_hook(
+        lambda module, args, output: seen.append((args[0], output))
+    )
+    forward()
+    hook.remove()
+    return seen[-1]
+
+
+def _forward(network: nn.Module, model_type: str, picture: np.ndarray) -> Callable:
+    pixels = normalised(picture)
+
+    def run() -> tuple[Tensor, Tensor]:
+        outputs = run_network(network, model_type, pixels)
+        if model_type == 'segformer':
+            return outputs.logits, outputs.logits
+        return tuple(
+            outputs[first] if first in outputs else outputs[second]
+            for first, second in (
+                ('class_queries_logits', 'logits'),
+                ('masks_queries_logits', 'pred_masks'),
+            )
+        )
+
+    return run
+
+
+def run_network(network: nn.Module, model_type: str, pixels: Tensor) -> dict:
+    """Run transformers' network as its documentation does."""
+    with torch.no_grad():
+        if model_type == 'videomt':
+            return network(pixel_values_videos=pixels[:, None])
+        if model_type == 'oneformer':
+            length = network.config.task_seq_len
+            tokens = torch.tensor([[0, 2, 3, 4, 5, 1] + [0] * (length - 6)])
+            return network(pixel_values=pixels, task_inputs=tokens)
+        return network(pixel_values=pixels)
 
 
 def swin(real: bool) -> hf.SwinConfig:
@@ -192,3 +383,84 @@ def _rf_detr(labels: dict, real: bool) -> nn.Module:
             c2f_num_blocks=1, intermediate_size=64, **labels,
         )  # fmt: skip
     return RfDetrForInstanceSegmentation(config)
+
+
+def _vit(build: Callable, **processor: object) -> Recipe:
+    return Recipe(
+        build,
+        class_layer='class_predictor',
+        mask_layer='mask_head.fc3',
+        feature_layer='upscale_block.block.1.layernorm2d',
+        query_weight='query.weight',
+        size_wh=((128, 128), (640, 640)),
+        processor=processor,
+    )
+
+
+def _detr_recipe(build: Callable, prefix: str) -> Recipe:
+    return Recipe(
+        build,
+        class_layer=f'{prefix}.class_labels_classifier',
+        mask_layer='mask_head.output_conv',
+        feature_layer='',
+        query_weight=f'{prefix}.model.query_position_embeddings.weight',
+        size_wh=((128, 96), (640, 480)),
+    )
+
+
+RECIPES = {
+    'mask2former': Recipe(
+        _mask2former,
+        class_layer='class_predictor',
+        mask_layer='model.transformer_module.decoder.mask_predictor.mask_embedder.2.0',
+        feature_layer='model.pixel_level_module.decoder.mask_projection',
+        query_weight='model.transformer_module.queries_embedder.weight',
+        size_wh=((128, 96), (384, 384)),
+    ),
+    'maskformer': Recipe(
+        _maskformer,
+        class_layer='class_predictor',
+        mask_layer='mask_embedder.2.0',
+        feature_layer='model.pixel_level_module.decoder.mask_projection',
+        query_weight='model.transformer_module.queries_embedder.weight',
+        size_wh=((128, 96), (512, 384)),
+    ),
+    'oneformer': Recipe(
+        _oneformer,
+        class_layer='model.transformer_module.decoder.class_embed',
+        mask_layer='model.transformer_module.decoder.mask_embed.layers.2.0',
+        feature_layer='model.pixel_level_module.decoder.mask_projection',
+        query_weight='model.transformer_module.queries_embedder.weight',
+        size_wh=((128, 96), (512, 384)),
+    ),
+    'detr': _detr_recipe(_detr, 'detr'),
+    'conditional_detr': _detr_recipe(_conditional_detr, 'conditional_detr'),
+    'eomt': _vit(
+        _eomt,
+        do_pad=True,
+        do_split_image=False,
+    ),
+    'eomt_dinov3': _vit(
+        _eomt_dinov3,
+        do_pad=True,
+        do_split_image=False,
+    ),
+    'videomt': _vit(_videomt),
+    'segformer': Recipe(
+        _segformer,
+        class_layer='',
+        mask_layer='decode_head.classifier',
+        feature_layer='',
+        query_weight='',
+        size_wh=((128, 96), (640, 320)),
+        labels='cityscapes',
+    ),
+    'rf_detr': Recipe(
+        _rf_detr,
+        class_layer='model.class_embed',
+        mask_layer='query_features_proj',
+        feature_layer='spatial_features_proj',
+        query_weight='model.model.query_feat.weight',
+        size_wh=((96, 96), (432, 432)),
+    ),
+}

@@ -32,6 +32,7 @@ def test_a_letterbox_keeps_the_aspect_ratio_and_pads_right_and_below() -> None:
         ((720, 1280), (360, 640), (0.5625, 1.0)),
         ((640, 640), (640, 640), (1.0, 1.0)),
         ((6400, 1), (640, 1), (1.0, 1 / 640)),
+        ((1000, 402), (639, 257), (639 / 640, 257 / 640)),  # 640 * 402 / 1000 * 1000 / 402 < 640
     ],
 )
 def test_the_part_that_shows_the_picture(

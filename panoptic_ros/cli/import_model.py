@@ -1,0 +1,70 @@
+"""``panoptic import CHECKPOINT --out models/NAME``: another project's checkpoint as a model."""
+
+import argparse
+from pathlib import Path
+
+from panoptic_ros.errors import ModelError
+from panoptic_ros.importing.families.family import INSTANCE, PANOPTIC, SEMANTIC
+from panoptic_ros.importing.importer import Request, import_checkpoint
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        'checkpoint',
+        help='folder with config.json, preprocessor_config.json and safetensors weights, or a hub '
+        'id to download (owner/name)',
+    )
+    parser.add_argument(
+        '--out', type=Path, required=True, help='model folder to write, for example models/NAME'
+    )
+    parser.add_argument(
+        '--size', metavar='WxH', help="input size (the checkpoint's own, of a 4:3 picture)"
+    )
+    parser.add_argument(
+        '--labels',
+        metavar='NAME|FILE',
+        help='label set, or its .yaml file (the one that has the class names of the checkpoint)',
+    )
+    parser.add_argument(
+        '--task',
+        choices=(PANOPTIC, SEMANTIC, INSTANCE),
+        help="what it was trained for (its family's)",
+    )
+    parser.add_argument(
+        '--check',
+        type=Path,
+        nargs='+',
+        default=[],
+        metavar='PICTURE',
+        help='compare the files on these pictures; the first becomes the golden one (a synthetic '
+        'street)',
+    )
+    parser.add_argument(
+        '--licence', default='unknown', help='licence of the weights, for the card (%(default)s)'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import. Raises PanopticRosError if the checkpoint or an argument is not usable."""
+    request = Request(
+        checkpoint=args.checkpoint,
+        folder=args.out,
+        size_wh=None if args.size is None else parse_size(args.size),
+        labels=args.labels,
+        task=args.task,
+        pictures=tuple(args.check),
+        licence=args.licence,
+    )
+    import_checkpoint(request, lambda text: print(text, flush=True))
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``640x480``; raises ModelError for another form."""
+    parts = text.lower().split('x')
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ModelError(
+            f'--size {text!r} is not usable; expected WIDTHxHEIGHT in pixels, for example 640x480'
+        )
+    return int(parts[0]), int(parts[1])

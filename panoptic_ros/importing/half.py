@@ -1,0 +1,138 @@
+"""Which modules of a network cannot compute in float16, from the values they compute."""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+from torch import nn
+
+from panoptic_ros.importing.export import module_of
+
+LARGEST = 65504.0
+"""The largest float16."""
+
+_MARGIN = 0.5  # other pictures have larger values
+_SENTINEL = 1e30  # float32 values from here on stand for minus infinity in attention masks
+_VALUES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A value of the float32 network that float16 cannot hold.
+
+    Parameters
+    ----------
+    value
+        Its name in the ONNX file.
+    module
+        The module that computes it.
+    largest
+        Its largest magnitude.
+    """
+
+    value: str
+    module: str
+    largest: float
+
+    def __str__(self) -> str:
+        return f'{self.module or "the network"} reaches {self.largest:.3g}'
+
+
+def find_overflows(path: Path, images: Sequence[np.ndarray]) -> list[Overflow]:
+    """Run a float32 file of :func:`export_onnx` and return what leaves the range of float16.
+
+    Runtimes for CPUs compute parts of a float16 file in float32, so an overflow need not show
+    there; a GPU has it. Half the range is left for other pictures.
+
+    Parameters
+    ----------
+    path
+        The file; its nodes must name their modules.
+    images
+        uint8 [H, W, 3] of the network's input size.
+    """
+    model = onnx.load(path)
+    inferred = onnx.shape_inference.infer_shapes(model)
+    floats = {
+        value.name
+        for value in (*inferred.graph.value_info, *inferred.graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    producers = [(name, node) for node in model.graph.node for name in node.output]
+    names = [name for name, _ in producers if name in floats]
+    largest: dict[str, float] = defaultdict(float)
+    for begin in range(0, len(names), _VALUES_AT_ONCE):
+        part = names[begin : begin + _VALUES_AT_ONCE]
+        session = _session_with_outputs(model, part)
+        for image in images:
+            for name, value in zip(part, session.run(part, {'image': image[None]}), strict=True):
+                magnitude = np.abs(value[np.abs(value) < _SENTINEL])
+                largest[name] = max(largest[name], float(magnitude.max(initial=0)))
+    return [
+        Overflow(name, module_of(node), largest[name])
+        for name, node in producers
+        if largest[name] > LARGEST * _MARGIN
+    ]
+
+
+def _session_with_outputs(
+    model: onnx.ModelProto, names: Sequence[str]
+) -> onnxruntime.InferenceSession:
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    del exposed.graph.output[:]
+    exposed.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Optimising takes longer than the few runs there are.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        exposed.SerializeToString(), options, ['CPUExecutionProvider']
+    )
+
+
+def modules_to_keep(path: Path, overflows: Sequence[Overflow], network: nn.Module) -> set[str]:
+    """Return the modules that have to stay in float32 so that no overflow reaches another.
+
+    A module's output is cast to float16, so where that overflows, the module around it has to stay
+    in float32 too. The whole network is ``''``.
+    """
+    model = onnx.load(path)
+    consumers: dict[str, set[str]] = defaultdict(set)
+    for node in model.graph.node:
+        for name in node.input:
+            consumers[name].add(module_of(node))
+    for output in model.graph.output:
+        consumers[output.name].add('')
+    kept: set[str] = set()
+    for overflow in overflows:
+        module = overflow.module
+        while not all(_is_inside(user, module) for user in consumers[overflow.value]):
+            module = _parent(module, network)
+        kept.add(module)
+    return {m for m in kept if not any(m != other and _is_inside(m, other) for other in kept)}
+
+
+def is_kept(module: str, kept: Collection[str]) -> bool:
+    """Return whether a module lies in one of those that stay in float32."""
+    return any(_is_inside(module, name) for name in kept)
+
+
+def _is_inside(module: str, outer: str) -> bool:
+    return not outer or module == outer or module.startswith(f'{outer}.')
+
+
+def _parent(name: str, network: nn.Module) -> str:
+    """Return the module around another; lists of modules compute nothing themselves."""
+    while name:
+        name = name.rpartition('.')[0]
+        if not isinstance(network.get_submodule(name), nn.ModuleList | nn.ModuleDict):
+            break
+    return name

@@ -1,0 +1,31 @@
+"""Golden queries are compared as a set."""
+
+import numpy as np
+import pytest
+
+from panoptic_ros.engines.golden import compare_golden_queries, match_queries
+
+
+def test_queries_in_another_order_are_the_same_queries():
+    rng = np.random.default_rng(0)
+    golden = {
+        'class_logits': rng.normal(0, 3, (6, 5)).astype(np.float32),
+        'mask_logits': rng.normal(0, 3, (6, 8, 8)).astype(np.float32),
+    }
+    order = [3, 0, 5, 1, 2, 4]
+    shuffled = {name: array[order] for name, array in golden.items()}
+    assert match_queries(shuffled, golden).tolist() == [order.index(i) for i in range(6)]
+    found = compare_golden_queries(shuffled, golden)
+    assert (found.classes, found.masks, found.others) == pytest.approx((0, 0, 0), abs=1e-6)
+
+
+def test_a_golden_part_still_finds_an_object_that_should_not_be_there():
+    class_logits = np.array([[8, 0, 0], [0, 8, 0], [0, 0, 8]], np.float32)
+    outputs = {'class_logits': class_logits, 'mask_logits': np.zeros((3, 2, 2), np.float32)}
+    golden = {name: array[:2] for name, array in outputs.items()}
+    assert not compare_golden_queries(outputs, golden).exceeded()
+    outputs['class_logits'] = class_logits + np.float32([[0] * 3, [0] * 3, [18, 0, 0]])
+    assert not compare_golden_queries(outputs, golden).exceeded()  # as likely as the golden ones
+    golden['class_logits'] = np.array([[8, 0, 0], [0, 0.5, 0]], np.float32)
+    outputs['class_logits'][1] = 0, 0.5, 0
+    assert 'others differs by' in compare_golden_queries(outputs, golden).exceeded()
