@@ -133,7 +133,7 @@ class Segmenter:
         for each in outputs:
             _require_numbers(each, self.engine.description.name)
         try:
-            heads = [heads_of(self.model.card.head, each) for each in outputs]
+            heads: list[Any] = [heads_of(self.model.card.head, each) for each in outputs]
             return heads[0] if windows is None else windows.merge(heads)
         except ValueError as error:
             name = self.engine.description.name

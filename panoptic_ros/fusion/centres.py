@@ -170,8 +170,7 @@ class CentreFusion:
         """
         semantic = heads.semantic
         is_thing = cv2.LUT(semantic, label_set.is_thing.astype(np.uint8))
-        is_assigned = isinstance(heads, CentreMaps)
-        instance = heads.owner if is_assigned else self._assign(heads, is_thing)
+        instance = heads.owner if isinstance(heads, CentreMaps) else self._assign(heads, is_thing)
         centres = len(heads.centre_score)
         orphan = (instance == NO_INSTANCE) & (is_thing > 0)
         orphans = 0
