@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import softmax
 
 from panoptic_ros.fusion import RULES
-from panoptic_ros.fusion.ownership import Contest
+from panoptic_ros.fusion.ownership import Assignment
 
 MAX_BYTES = 4_000_000
 
@@ -29,7 +29,7 @@ def golden_queries(
         The fusion rule; with class maps the rows that win most cells are the likeliest.
     """
     mask_logits = outputs['mask_logits'].astype(np.float16).astype(np.float32)
-    if RULES[rule] is Contest.RAW:
+    if RULES[rule] is Assignment.RAW:
         likely = np.bincount(mask_logits.argmax(0).ravel(), minlength=len(mask_logits))
     else:
         likely = softmax(outputs['class_logits'], axis=1)[:, :-1].max(axis=1)
