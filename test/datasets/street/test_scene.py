@@ -307,7 +307,7 @@ def test_samples_are_a_sequence_of_different_scenes():
     assert len({s.image_id for s in samples}) == 3
     assert samples[0].crowd_ids.dtype == np.uint16
     assert len(samples[0].crowd_ids) == 0
-    with pytest.raises(IndexError, match='sample 3 was asked for; there are 3'):
+    with pytest.raises(IndexError, match='sample 3 does not exist; there are 3'):
         samples[3]
 
 
