@@ -14,6 +14,7 @@ from panoptic_ros import __version__
 from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.errors import ModelError, SourceError
 from panoptic_ros.fusion import QueryFusion
+from panoptic_ros.image_files import read_image
 from panoptic_ros.importing.agreement import Agreement, OnnxFile, compare
 from panoptic_ros.importing.checkpoint import Checkpoint, load_network, open_checkpoint
 from panoptic_ros.importing.export import export_onnx, large_float32, publish_onnx, to_float16
@@ -259,7 +260,7 @@ def _images(
 ) -> list[np.ndarray]:
     images = []
     for path in pictures:
-        picture = cv2.imread(str(path)) if path.is_file() else None
+        picture = read_image(path) if path.is_file() else None
         if picture is None:
             raise SourceError(f'{path} is not a picture that can be read; correct --check')
         images.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
