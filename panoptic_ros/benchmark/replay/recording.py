@@ -15,7 +15,10 @@ from panoptic_ros.benchmark.cdr import begins_with_header, message_class
 from panoptic_ros.benchmark.replay.options import Options
 from panoptic_ros.errors import BagError
 from panoptic_ros.ros.camera import Prefetch
-from panoptic_ros.ros.messages import ENCODINGS
+from panoptic_ros.ros.messages import DEPTH_ENCODINGS, ENCODINGS
+
+CAMERA_ENCODINGS = frozenset(ENCODINGS) - frozenset(DEPTH_ENCODINGS)
+"""Encodings by which the camera's topic is found; a thermal camera has to be named."""
 
 HELD_BYTES = 1 << 30
 """Recordings up to this size are read into memory; larger ones are read ahead from disk."""
@@ -46,7 +49,7 @@ class Recording:
     @classmethod
     def open(cls, bag: BagReader, options: Options) -> 'Recording':
         """Select the part; raises BagError if a topic or the offset is not in the recording."""
-        image = image_topic(bag, ENCODINGS, options.topic[0] if options.topic else None)
+        image = image_topic(bag, CAMERA_ENCODINGS, options.topic[0] if options.topic else None)
         start_ns = bag.start_ns + round(options.start_offset * 1e9)
         if start_ns > bag.end_ns:
             seconds = (bag.end_ns - bag.start_ns) / 1e9

@@ -29,7 +29,7 @@ FIRST_LIFE = 0.75
 
 BAD_IMAGES: tuple[dict[str, Any], ...] = (
     {'encoding': 'bgr9'},
-    {'encoding': '16UC1'},
+    {'encoding': '32FC1'},
     {'step': 7},
     {'height': 2**32 - 1},
     {'width': 0},

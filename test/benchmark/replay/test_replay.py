@@ -19,7 +19,9 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 pytest.importorskip('rosbags', reason='rosbags reads the recordings')
 
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import cli
@@ -46,6 +48,7 @@ from panoptic_ros.errors import BagError, PanopticRosError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.resources import resource
+from panoptic_ros.ros.messages import image_message
 from panoptic_ros.ros.parameters import PARAMETERS
 
 ROOT = Path(__file__).parents[3]
@@ -154,6 +157,19 @@ def test_part_of_a_recording(street, monkeypatch, held_bytes):
                 assert {header_stamp_ns(m.data) for m in frame.companions} == {frame.stamp_ns}
         assert part.has_truth
         assert part.mounting() == {'camera_height_m': 1.3, 'camera_pitch_rad': 0.035}
+
+
+def test_depth_of_any_encoding_is_no_camera(tmp_path):
+    path = tmp_path / 'bag'
+    with BagWriter(path, 'mcap') as writer:
+        for topic, dtype in (('/depth', np.uint16), ('/image', np.uint8)):
+            message = image_message(np.zeros((2, 4), dtype), Header())
+            assert message.encoding == {'/depth': '16UC1', '/image': 'mono8'}[topic]
+            writer.add(topic, IMAGE, reliable=False, depth=5)
+            writer.write(Message(topic, 1, serialize_message(message)))
+    with BagReader(path) as bag:
+        assert Recording.open(bag, arguments(path)).image.name == '/image'
+        assert Recording.open(bag, arguments(path, '--topic', '/depth')).image.name == '/depth'
 
 
 # Where it goes.

@@ -8,16 +8,21 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from std_msgs.msg import Header
 
 from panoptic_ros.benchmark.cdr import FrameKey, frame_key
 from panoptic_ros.benchmark.checks import Checks
 from panoptic_ros.benchmark.client import Status
 from panoptic_ros.benchmark.processes import NodeLostError
 from panoptic_ros.benchmark.soak.accounts import Output, Usage
-from panoptic_ros.benchmark.soak.phases import PHASES, Limits, Soak
+from panoptic_ros.benchmark.soak.phases import BAD_IMAGES, PHASES, Limits, Soak
+from panoptic_ros.errors import FrameError
+from panoptic_ros.ros.messages import decode_image, image_message
 
 OUTPUTS = ('semantic', 'instance', 'overlay', 'camera_info', 'markers')
 LIMITS = Limits(warm_ups=1, warm_up_cycles=0, min_cycles=2, timeout_s=1, start_timeout_s=1)
@@ -248,6 +253,15 @@ def test_each_check_fails_for_its_fault(fault: str, phases: list[str], failing: 
     _, checks = soak(fault, phases=tuple(phases))
     assert failed(checks) == failing
     assert all(check.examples for check in checks if check.name in failing)
+
+
+@pytest.mark.parametrize('fields', BAD_IMAGES, ids=str)
+def test_bad_images_are_those_that_the_node_refuses(fields: dict[str, Any]) -> None:
+    message = image_message(np.zeros((160, 320, 3), np.uint8), Header())
+    for name, value in fields.items():
+        setattr(message, name, value)
+    with pytest.raises(FrameError):
+        decode_image(message)
 
 
 def test_a_node_that_answers_no_more() -> None:
