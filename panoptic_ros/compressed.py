@@ -1,7 +1,7 @@
-"""What a JPEG or PNG says about itself, read before anything is decoded.
+"""Checks of JPEG and PNG headers before anything is decoded.
 
-A few hundred bytes can declare a picture of gigabytes, or ask for hours of work. Decoders believe
-them; cameras do not send such.
+A few hundred bytes can declare a picture of gigabytes or cause hours of work, and decoders obey
+them.
 """
 
 import re
@@ -16,13 +16,13 @@ MAX_EXPANSION = 2048
 """Pixels for each byte sent: deflate reaches 1032 of grey, a JPEG without detail about 700."""
 
 MAX_SCANS = 64
-"""Of a progressive JPEG: encoders write about ten, each costs a pass over the whole picture."""
+"""Scans of a progressive JPEG: encoders write about ten, each costs a pass over the picture."""
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8\xff'
 _END_OF_IMAGE, _START_OF_SCAN = b'\xff\xd9', b'\xff\xda'
-# Markers: https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1. What decoders skip on the way
-# to the next marker is skipped here.
+# Markers: https://www.w3.org/Graphics/JPEG/itu-t81.pdf, table B.1. Bytes that decoders skip before
+# the next marker are skipped here too.
 _MARKER = re.compile(rb'\xff+([^\x00\xff])', re.DOTALL)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -31,8 +31,8 @@ _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 def check_compressed(data: bytes) -> tuple[int, int]:
     """Return the width and height that a whole JPEG or PNG declares.
 
-    Raises FrameError for anything else, for one that is cut short, for more than
-    :data:`MAX_PIXELS`, and for what no picture of so few bytes can be.
+    Raises FrameError for other formats, for files that are cut short, for more than
+    :data:`MAX_PIXELS`, and for more pixels than the number of bytes can encode.
     """
     if data.startswith(_PNG):
         width, height = _png_size_wh(data)
@@ -51,7 +51,7 @@ def check_compressed(data: bytes) -> tuple[int, int]:
 
 
 def _png_size_wh(data: bytes) -> tuple[int, int]:
-    # The decoder takes memory for as many bytes as a chunk says it has.
+    # The decoder allocates as many bytes as a chunk declares.
     size_wh: tuple[int, int] | None = None
     at, kind = len(_PNG), b''
     while kind != b'IEND':
@@ -90,7 +90,7 @@ def _jpeg_size_wh(data: bytes) -> tuple[int, int]:
         at += struct.unpack_from('>H', data, at)[0]
     if size_wh is None:
         raise _damaged('JPEG', data, 'it has no header')
-    # Within pixels no byte 255 is followed by anything like these.
+    # In pixel data a byte 255 is never followed by one of these.
     if data.find(_END_OF_IMAGE, at) < 0:
         raise _damaged('JPEG', data, 'it ends before the picture does')
     scans = 1 + data.count(_START_OF_SCAN, at)

@@ -1,7 +1,7 @@
-"""What consumers want to be told about the classes, each in its own format, from a label set.
+"""Class tables of a label set in the formats of the consumers.
 
-Pure functions that return the text of a file; the command is ``panoptic labels``. The formats are
-those of the consumers' sources:
+Pure functions that return the text of a file; the command is ``panoptic labels``. The formats
+follow the consumers' sources:
 
 * Hydra: ``LabelSpaceConfig`` in MIT-SPARK/Hydra, ``src/common/label_space_config.cpp``
 * Nav2: parameters of kiwicampus/semantic_segmentation_layer
@@ -19,15 +19,15 @@ NAV2_LETHAL_COST = 254
 """``nav2_costmap_2d::LETHAL_OBSTACLE``."""
 
 PANOPTIC_MAPPING_IDS = 1000
-"""Objects a class that ``panoptic_mapping`` is told of; it passes over higher instance ids."""
+"""Objects of a class in the table for ``panoptic_mapping``, which ignores higher instance ids."""
 
 
 def hydra_label_space(label_set: LabelSet) -> str:
     """Return Hydra's label space for ``~/semantic``.
 
-    What moves is dynamic (Hydra leaves it out of its map), what can be driven or walked on is a
-    surface for places, all other things are objects, and void is invalid, or Hydra would complain
-    of every pixel of it.
+    Dynamic agents are dynamic (Hydra leaves them out of its map), drivable and walkable classes are
+    surfaces for places, and all other things are objects. Void is declared invalid; otherwise Hydra
+    warns about every void pixel.
     """
     is_dynamic = label_set.with_role('dynamic_agent')
     is_surface = _is_traversable(label_set)
@@ -46,9 +46,9 @@ def hydra_label_space(label_set: LabelSet) -> str:
 
 
 def nav2_layer(label_set: LabelSet) -> str:
-    """Return the parameters of Nav2's semantic segmentation layer, for a costmap's own.
+    """Return the parameters of Nav2's semantic segmentation layer, to insert into a costmap's.
 
-    Every class is declared, and void is not: the layer then skips it, and says so once.
+    Every class is declared except void, which the layer then skips with one warning.
     """
     is_traversable = _is_traversable(label_set)
     is_agent = label_set.with_role('dynamic_agent')
@@ -58,7 +58,7 @@ def nav2_layer(label_set: LabelSet) -> str:
         'agent': (is_agent, NAV2_LETHAL_COST, True),
         'obstacle': (is_obstacle, NAV2_LETHAL_COST, False),
     }
-    # Beyond the last class the look-up tables speak of ids that do not exist.
+    # The look-up tables also have entries beyond the last class.
     names = {
         kind: [label_set.names[i] for i in _ids(is_kind[: len(label_set)])]
         for kind, (is_kind, _, _) in kinds.items()
@@ -90,7 +90,7 @@ def nav2_layer(label_set: LabelSet) -> str:
                 'plugin': 'semantic_segmentation_layer::SemanticSegmentationLayer',
                 'enabled': True,
                 'observation_sources': 'camera',
-                # Our messages of a frame have one stamp.
+                # All messages of a frame have the same stamp.
                 'use_approximate_time_sync': False,
                 'camera': source,
             }
@@ -101,13 +101,13 @@ def nav2_layer(label_set: LabelSet) -> str:
 def panoptic_mapping_labels(label_set: LabelSet, instances: int = PANOPTIC_MAPPING_IDS) -> str:
     """Return the label table of ``panoptic_mapping`` for ``~/panoptic`` packed as segment_id.
 
-    One row a stuff class and one for each of ``instances`` objects of every thing class. Void, 0,
+    One row for each stuff class and for each of ``instances`` objects of every thing class. Void (0)
     is not in the table.
     """
     rows = ['InstanceID,ClassID,PanopticID,R,G,B,Name,Size']
     for class_id, label_class in enumerate(label_set.classes):
         red, green, blue = label_class.color_rgb
-        name = label_class.name.replace(',', ' ')  # its reader knows no quotes
+        name = label_class.name.replace(',', ' ')  # its reader does not support quotes
         numbers = range(1, instances + 1) if label_class.is_thing else (0,)
         rows += [
             f'{(class_id + 1) << 16 | number},{class_id},{int(label_class.is_thing)},'

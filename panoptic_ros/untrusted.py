@@ -1,7 +1,6 @@
-"""Files of a model, read so that whoever made them cannot harm who opens them.
+"""Readers of model files that do not trust the author of the files.
 
-A card, a network and a golden file may come from anywhere. Checksums say that they are whole, not
-that they mean well.
+A card, a network and a golden file may come from anywhere. A checksum detects damage, not intent.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ import yaml
 
 MAX_YAML_BYTES = 1 << 20
 MAX_NPZ_BYTES = 256 << 20
-"""Unpacked; the golden file of a network of 2048x1024 has a tenth of it."""
+"""Unpacked size; the golden file of a network of 2048x1024 has a tenth of it."""
 
 
 def file_sha256(path: Path) -> str:
@@ -31,7 +30,7 @@ def file_sha256(path: Path) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe, and without aliases: with them a page of text means gigabytes."""
+    """The safe loader without aliases, which can expand a page of text to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -45,7 +44,7 @@ class _PlainLoader(yaml.SafeLoader):
 def read_yaml(path: Path) -> Any:
     """Read plain values from a YAML file of at most :data:`MAX_YAML_BYTES`.
 
-    Raises OSError, or yaml.YAMLError for whatever is wrong with the content.
+    Raises OSError, or yaml.YAMLError if the content is not usable.
     """
     with path.open('rb') as file:
         return plain_yaml(file.read(MAX_YAML_BYTES + 1))
@@ -57,14 +56,14 @@ def plain_yaml(data: bytes) -> Any:
         raise yaml.YAMLError(f'more than {MAX_YAML_BYTES} bytes')
     try:
         return yaml.load(data, _PlainLoader)
-    except (ValueError, RecursionError) as error:  # of a date that is none, a thousand brackets
+    except (ValueError, RecursionError) as error:  # an impossible date, a thousand brackets
         raise yaml.YAMLError(str(error)) from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an ``.npz`` file, nothing else, unpacked :data:`MAX_NPZ_BYTES` at most.
+    """Read the arrays of an ``.npz`` file of at most :data:`MAX_NPZ_BYTES` unpacked.
 
-    Raises OSError, or ValueError for whatever is wrong with the content.
+    Raises OSError, or ValueError if the content is not usable.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -79,16 +78,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except (
         zipfile.BadZipFile,
         zlib.error,
-        RuntimeError,  # encrypted, or packed in an unknown way
+        RuntimeError,  # encrypted, or an unknown compression
         EOFError,
-        SyntaxError,  # this and the next: a header that is no Python literal
+        SyntaxError,  # this and the next: the header is not a Python literal
         tokenize.TokenError,
     ) as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _check_npy(file: IO[bytes], member: zipfile.ZipInfo) -> None:
-    """Raise ValueError unless the array has as many bytes as it says, and no Python objects."""
+    """Raise ValueError if an array has Python objects or another size than its header states."""
     if not member.filename.endswith('.npy'):
         raise ValueError(f'{member.filename!r} is no array')
     version = np.lib.format.read_magic(file)
@@ -105,7 +104,7 @@ def _check_npy(file: IO[bytes], member: zipfile.ZipInfo) -> None:
         raise ValueError(f'{member.filename!r} says it is {dtype} {shape}, and is not')
 
 
-# Numbers of fields: onnx.proto3. Of each message those that hold tensors, and what is in them.
+# Field numbers of onnx.proto3: for each message the fields that can contain tensors.
 _TENSOR, _GRAPH, _NODE, _ATTRIBUTE, _SPARSE = 'tensor', 'graph', 'node', 'attribute', 'sparse'
 _FIELDS: dict[str, dict[int, str]] = {
     'model': {7: _GRAPH, 20: 'training', 25: 'function'},
@@ -123,9 +122,9 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def has_external_data(onnx: bytes) -> bool:
-    """Whether an ONNX model names another file as the place of any of its tensors.
+    """Return whether an ONNX model stores any tensor in another file.
 
-    Raises ValueError if this is no ONNX model.
+    Raises ValueError if this is not an ONNX model.
     """
     waiting = [('model', memoryview(onnx))]
     has_graph = False
