@@ -25,9 +25,9 @@ PANOPTIC_MAPPING_IDS = 1000
 def hydra_label_space(label_set: LabelSet) -> str:
     """Return Hydra's label space for ``~/semantic``.
 
-    Dynamic agents are dynamic (Hydra leaves them out of its map), drivable and walkable classes are
-    surfaces for places, and all other things are objects. Void is declared invalid; otherwise Hydra
-    warns about every void pixel.
+    Dynamic agents are dynamic (Hydra leaves them out of its map), drivable and walkable classes
+    are surfaces for places, and all other things are objects. Void is declared invalid; otherwise
+    Hydra warns about every void pixel.
     """
     is_dynamic = label_set.with_role('dynamic_agent')
     is_surface = _is_traversable(label_set)
@@ -101,8 +101,8 @@ def nav2_layer(label_set: LabelSet) -> str:
 def panoptic_mapping_labels(label_set: LabelSet, instances: int = PANOPTIC_MAPPING_IDS) -> str:
     """Return the label table of ``panoptic_mapping`` for ``~/panoptic`` packed as segment_id.
 
-    One row for each stuff class and for each of ``instances`` objects of every thing class. Void (0)
-    is not in the table.
+    One row for each stuff class and for each of ``instances`` objects of every thing class. Void
+    (0) is not in the table.
     """
     rows = ['InstanceID,ClassID,PanopticID,R,G,B,Name,Size']
     for class_id, label_class in enumerate(label_set.classes):
