@@ -148,7 +148,7 @@ class Tracker:
         masks, rows = masks.where(order, len(rows)), rows[order]
         things = Things(segments.class_id[rows], segments.box_xyxy[rows])
         pairs = match_things(self._table, self._masks, things, masks, stamp_ns, self.settings)
-        self._continue(things, masks, *pairs)
+        self._continue(stamp_ns, things, masks, *pairs)
         return self._renumber(panoptic, segments.id[rows])
 
     def locate(self, position_m: np.ndarray, noise_m: float | np.ndarray = 0.1) -> None:
@@ -174,16 +174,15 @@ class Tracker:
                 'for each thing of the last frame'
             )
         known = np.flatnonzero(np.isfinite(position_m).all(axis=1))
+        noise = np.broadcast_to(noise_m, len(rows))[known, None]
         rows = rows[known]
-        if np.ndim(noise_m):
-            noise_m = np.asarray(noise_m)[known, None]
         position_m = np.asarray(position_m)[known]
         place = self._table['motion'][rows, :, EDGES:]
-        off2 = np.square(position_m - place[:, 0]) / (place[:, 2] + np.square(noise_m))
+        off2 = np.square(position_m - place[:, 0]) / (place[:, 2] + np.square(noise))
         jumped = off2.sum(1) > MAX_JUMP2
         place[jumped] = START_PLACE[:, None]
         self._table['located'][rows[jumped]] = 0
-        correct(place, position_m, noise_m)
+        correct(place, position_m, noise)
         self._table['motion'][rows, :, EDGES:] = place
         self._table['located'][rows] += 1
 
@@ -225,11 +224,16 @@ class Tracker:
             self._table = self._table.take(rows)
 
     def _continue(
-        self, things: Things, masks: Masks, track_row: np.ndarray, thing_row: np.ndarray
+        self,
+        stamp_ns: int,
+        things: Things,
+        masks: Masks,
+        track_row: np.ndarray,
+        thing_row: np.ndarray,
     ) -> None:
         """Update the table: the things of this frame first, then the tracks that are not seen."""
         before = self._table
-        now = begin_tracks(things, self._stamp_ns, self.settings)
+        now = begin_tracks(things, stamp_ns, self.settings)
         continued = before.take(track_row)
         for name in ('id', 'first_ns', 'located', 'motion'):
             now[name][thing_row] = continued[name]
