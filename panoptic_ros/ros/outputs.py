@@ -27,7 +27,11 @@ from panoptic_ros.ros.parameters import listed
 from panoptic_ros.scene.occlusion import occlusion_mask, scene_depth, support_planes
 from panoptic_ros.scene.supports import NONE, find_supports, with_roles
 
-PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+# Run lengths suit label maps: faster than the default strategy, and smaller.
+PNG_OPTIONS = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+)
 JPEG_OPTIONS = (cv2.IMWRITE_JPEG_QUALITY, 90)
 
 
