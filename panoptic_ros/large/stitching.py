@@ -50,6 +50,27 @@ class WindowMap:
     instance: np.ndarray
     score: np.ndarray
 
+    @cached_property
+    def runs(self) -> tuple[Runs, np.ndarray, np.ndarray]:
+        """The runs of both maps, with the class and the id of each run."""
+        runs = Runs.of(self.semantic, self.instance)
+        return runs, runs.sample(self.semantic), runs.sample(self.instance)
+
+    def cropped_runs(self, place: tuple[slice, slice]) -> tuple[Runs, np.ndarray, np.ndarray]:
+        """Return the runs of a part of both maps, with the class and the id of each run."""
+        runs, class_id, ids = self.runs
+        (y0, y1), (x0, x1) = ((part.start, part.stop) for part in place)
+        start, stop = np.maximum(runs.start, x0), np.minimum(runs.stop, x1)
+        inside = np.flatnonzero((start < stop) & (runs.row >= y0) & (runs.row < y1))
+        cropped = Runs(
+            row=runs.row[inside] - y0,
+            start=start[inside] - x0,
+            stop=stop[inside] - x0,
+            width=x1 - x0,
+            copies=np.ones(y1 - y0, np.intp),
+        )
+        return cropped, class_id[inside], ids[inside]
+
 
 @dataclass(frozen=True, eq=False)
 class Objects:
@@ -113,10 +134,10 @@ class Stitching:
         final_of_local[0] = 0
         # The pieces of one object may have had several classes.
         class_of_local = self._class_of_id[final_of_local]
-        local = window_map.instance[place]
-        instance = final_of_local[local]
-        semantic = np.where(instance > 0, class_of_local[local], window_map.semantic[place])
-        return semantic.astype(np.uint16, copy=False), instance
+        runs, class_id, local = window_map.cropped_runs(place)
+        ids = final_of_local[local]
+        classes = np.where(ids > 0, class_of_local[local], class_id).astype(np.uint16)
+        return runs.expand(classes), runs.expand(ids)
 
     @cached_property
     def _class_of_id(self) -> np.ndarray:
@@ -228,7 +249,8 @@ def stitch(grid: Grid, maps: Iterable[WindowMap]) -> tuple[np.ndarray, np.ndarra
 def class_of_ids(window_map: WindowMap) -> np.ndarray:
     """Return the class of each local id of a window, uint8 [largest id + 1]; VOID if unused."""
     classes = np.full(len(window_map.score), VOID, np.uint8)
-    classes[window_map.instance] = window_map.semantic
+    _, class_id, ids = window_map.runs
+    classes[ids] = class_id
     return classes
 
 
@@ -279,12 +301,8 @@ def _measure(
     window_map: WindowMap, class_of_id: np.ndarray, window: Window, grid: Grid
 ) -> tuple[_Pieces, np.ndarray]:
     """Measure the pieces in the core of a window, and count its other pixels by class."""
-    semantic, instance = (
-        window_map.semantic[window.core_slices],
-        window_map.instance[window.core_slices],
-    )
-    runs = Runs.of(semantic, instance)
-    class_id, key = runs.sample(semantic), runs.sample(instance).astype(np.intp)
+    runs, class_id, ids = window_map.cropped_runs(window.core_slices)
+    key = ids.astype(np.intp)
     is_stuff = key == 0
     stuff_area_px = np.bincount(class_id[is_stuff], runs.length[is_stuff], CLASSES)
     count = len(window_map.score)
