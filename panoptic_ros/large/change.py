@@ -118,13 +118,13 @@ def align(before: LabelRaster, after: LabelRaster, names: tuple[str, str]) -> Pa
         return Pair(before, second, window, before.georeference)
     try:
         bounds = rasterio.warp.transform_bounds(second.crs, first.crs, *second.bounds)
-        corners = [~first.transform * point for point in (bounds[:2], bounds[2:])]
     except RasterioError as error:
         raise SourceError(
             f'{names[1]!r} cannot be brought to the coordinate system of {names[0]!r} ({error}); '
             'expected two places on one planet'
         ) from error
-    x, y = (sorted(values) for values in zip(*corners, strict=True))
+    corners = np.reshape(bounds, (2, 2)).T
+    x, y = (np.sort(values) for values in before.georeference.pixels(*corners))
     x0, x1 = (int(np.clip(round(v), 0, first.width)) for v in x)
     y0, y1 = (int(np.clip(round(v), 0, first.height)) for v in y)
     if x0 >= x1 or y0 >= y1:

@@ -60,6 +60,12 @@ class Georeference:
         a, b, c, d, e, f = self.transform
         return a * x + b * y + c, d * x + e * y + f
 
+    def pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Transform points from the coordinate system to pixels."""
+        a, b, c, d, e, f = self.transform
+        (ia, ib), (id_, ie) = np.linalg.inv([[a, b], [d, e]])
+        return ia * (x - c) + ib * (y - f), id_ * (x - c) + ie * (y - f)
+
     def pixel_area(self, y: np.ndarray) -> np.ndarray:
         """Return the area of a pixel in the square of ``unit``, at rows ``y``, float64 [n]."""
         width, height = self.pixel_size_xy

@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from panoptic_ros.errors import PanopticRosError, SourceError
+from panoptic_ros.errors import SourceError
 from panoptic_ros.labels import LabelClass, LabelSet
 from panoptic_ros.large.reading.georeference import Georeference, from_rasterio
 from panoptic_ros.large.reading.pyramids import quiet_about_georeference
@@ -96,8 +96,7 @@ def new_raster(
         profile['transform'] = Affine(*georeference.transform)
     options = {'GDAL_CACHEMAX': CACHE_MB, 'COMPRESS_OVERVIEW': 'DEFLATE'}
     with (
-        _writable(path),
-        whole_file(path) as temporary,
+        whole_file(path, RasterioError) as temporary,
         rasterio.Env(**options),
         quiet_about_georeference(),
     ):
@@ -206,17 +205,6 @@ def labels_from_raster(bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         np.where(no_data, NODATA, semantic).astype(np.uint16),
         np.where(no_data, 0, instance).astype(np.uint32),
     )
-
-
-@contextmanager
-def _writable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except RasterioError as error:
-        reason = error.__cause__ or error
-        raise PanopticRosError(
-            f'cannot write {path} ({reason}); free some space or choose another place with --out'
-        ) from error
 
 
 def _check_readable(path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio.errors
 import pyogrio.raw
 import rasterio.features
 import rasterio.warp
@@ -30,6 +31,7 @@ CELL = 2048
 """Side of the cells along which areas without instances are cut, pixels."""
 
 _WGS84 = CRS.from_epsg(4326)
+_GDAL_ERRORS = pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError
 _QUPATH_NAMES = uuid.UUID('3b0e7a52-52c6-4a9b-8f0e-5d0b8d1f7a11')
 
 
@@ -216,7 +218,9 @@ class PolygonFiles:
             for kind in self._formats:
                 suffix = 'gpkg' if kind == 'gpkg' else 'geojson'
                 stem = 'qupath' if kind == 'qupath' else self._stem
-                path = stack.enter_context(whole_file(self._folder / f'{stem}.{suffix}'))
+                path = stack.enter_context(
+                    whole_file(self._folder / f'{stem}.{suffix}', *_GDAL_ERRORS)
+                )
                 if kind == 'gpkg':
                     writer = _geopackage(path, self._georeference)
                 else:

@@ -75,7 +75,9 @@ class Zones:
                     'assign it, for example with ogr2ogr -a_srs'
                 )
             geometry = shapely.transform(geometry, _between(meta['crs'], georeference.crs_wkt))
-            geometry = shapely.transform(geometry, _inverse(georeference.transform))
+            geometry = shapely.transform(
+                geometry, lambda points: np.stack(georeference.pixels(*points.T), axis=1)
+            )
         else:
             geometry = shapely.transform(geometry, lambda points: points / scale_xy)
         return cls(tuple(names), geometry)
@@ -216,14 +218,5 @@ def _between(from_crs: str, to_crs: str) -> Callable[[np.ndarray], np.ndarray]:
             CRS.from_user_input(from_crs), CRS.from_wkt(to_crs), *points.T
         )
         return np.stack((x, y), axis=1)
-
-    return change
-
-
-def _inverse(transform: tuple[float, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    inverse = ~rasterio.Affine(*transform)
-
-    def change(points: np.ndarray) -> np.ndarray:
-        return np.stack(inverse * tuple(points.T), axis=1)
 
     return change

@@ -8,11 +8,12 @@ from panoptic_ros.errors import PanopticRosError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     """Give a temporary path beside ``path``, which is renamed at the end.
 
     If the block raises, the temporary file is removed, and a file of an earlier run stays as it
-    is. Raises PanopticRosError if the file system refuses.
+    is. Raises PanopticRosError if the file system refuses: where the block raises OSError or one
+    of ``errors``, those of the library that writes.
     """
     # The suffix stays, by which libraries choose the format.
     temporary = path.with_name(f'.partial-{path.name}')
@@ -21,10 +22,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         yield temporary
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, *errors) as error:
+        reason = getattr(error, 'strerror', None) or error.__cause__ or error
         raise PanopticRosError(
-            f'cannot write {path} ({error.strerror or error}); free some space or choose another '
-            'place with --out'
+            f'cannot write {path} ({" ".join(str(reason).split())}); free some space or choose '
+            'another place with --out'
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
