@@ -53,6 +53,7 @@ lint: $(VENV)/.with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# vermin takes the decode function of pycocotools for that of Python 2.
 types: $(VENV)/.with-test
 	$(BIN)/vermin --target=3.10- --exclude str.decode --no-tips --violations --quiet $(CHECKED)
 	$(BIN)/mypy
