@@ -33,13 +33,14 @@ _NEED_TORCHVISION = {
 def processor_of(model_type: str, folder: str) -> object:
     """Return transformers' image processor of a checkpoint.
 
-    Some come without preprocessing here: OneFormer's fetches its classes from the hub, and two
+    Some come without preprocessing here: OneFormer's fetches its classes from the hub, and others
     import torchvision, which their post-processing does not use.
     """
     if model_type in PROCESSORS:
         return getattr(hf, PROCESSORS[model_type]).from_pretrained(folder)
     if model_type == 'oneformer':
-        return object.__new__(hf.OneFormerImageProcessorPil)
+        # Its own needs torchvision to enlarge masks; MaskFormer's is the same rule without.
+        return object.__new__(hf.MaskFormerImageProcessorPil)
     module, name = _NEED_TORCHVISION[model_type]
     with _stubbed_torchvision():
         return object.__new__(

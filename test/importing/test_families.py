@@ -149,7 +149,7 @@ def test_no_pixel_differs_from_transformers(imported, permissive, record_propert
     record_property('segments', segments)
     record_property('ties', ties)
     print(f'{model_type}: {segments} segments, {ties} pixels decided by rounding')
-    assert ties < 1e-5 * sum(picture[..., 0].size for picture in pictures)
+    assert ties < 1e-4 * sum(picture[..., 0].size for picture in pictures)
     assert segments > 0 or not permissive
 
 
