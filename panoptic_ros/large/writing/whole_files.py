@@ -17,12 +17,13 @@ def whole_file(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     """
     # The suffix stays, by which libraries choose the format.
     temporary = path.with_name(f'.partial-{path.name}')
+    refusals: tuple[type[Exception], ...] = (OSError, *errors)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         yield temporary
         temporary.replace(path)
-    except (OSError, *errors) as error:
+    except refusals as error:
         reason = getattr(error, 'strerror', None) or error.__cause__ or error
         raise PanopticRosError(
             f'cannot write {path} ({" ".join(str(reason).split())}); free some space or choose '
