@@ -103,6 +103,8 @@ def test_description(engine, engine_name):
 @pytest.mark.parametrize('name', list_models())
 @pytest.mark.parametrize('precision', ['float32', 'int8'])
 def test_the_embedded_models_give_their_golden_outputs(name, precision, engine_name):
+    if precision not in Model.load(name).card.files:
+        pytest.skip(f'{name} has no {precision} file')
     # Opening refuses a model that does not.
     engine = open_engine(Model.load(name), engine_name, precision=precision)
     assert engine.description.precision == precision

@@ -88,7 +88,7 @@ def test_a_backbone_learns_and_is_exported(name: str, tmp_path: Path, rtx) -> No
     optimizer.step()
     assert all(value.grad is not None for value in network.backbone.parameters())
     changed = [k for k, v in network.backbone.named_parameters() if not torch.equal(v, before[k])]
-    assert len(changed) > len(before) / 3  # timm starts residual branches at zero
+    assert len(changed) > len(before) / 5  # timm starts residual branches at zero
 
     size_wh = (320, 256)  # not the size of training
     model = export_model(
