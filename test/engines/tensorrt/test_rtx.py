@@ -1,7 +1,9 @@
 """NVIDIA's own parser and builder take the float16 ONNX: TensorRT-RTX builds without a GPU."""
 
+import numpy as np
 import pytest
 
+from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model, list_models
 
 pytestmark = pytest.mark.process
@@ -73,6 +75,79 @@ def test_what_is_no_onnx_is_refused_with_a_reason(rtx, tmp_path):
     result = rtx(path)
     assert not result['parsed']
     assert result['errors']
+
+
+def write_query_network(path, queries=100, size_wh=(640, 480), classes=19):
+    """Write a float16 network with 100 queries: one convolution gives the masks."""
+    onnx = pytest.importorskip('onnx')
+    from onnx import TensorProto, helper, numpy_helper
+
+    width, height = size_wh
+    rng = np.random.default_rng(0)
+    constants = {
+        'filters': rng.normal(0, 0.02, (queries, 3, 4, 4)).astype(np.float16),
+        'to_classes': rng.normal(0, 0.1, (1, classes + 1)).astype(np.float16),
+        'columns': np.array([1, queries, 1], np.int64),
+    }
+    node = helper.make_node
+    nodes = [
+        node('Cast', ['image'], ['pixels'], to=TensorProto.FLOAT16),
+        node('Transpose', ['pixels'], ['planes'], perm=[0, 3, 1, 2]),
+        node('Conv', ['planes', 'filters'], ['mask_logits'], strides=[4, 4]),
+        node('GlobalAveragePool', ['mask_logits'], ['mean']),
+        node('Reshape', ['mean', 'columns'], ['mean_column']),
+        node('MatMul', ['mean_column', 'to_classes'], ['class_logits']),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        'queries',
+        [value('image', TensorProto.UINT8, [1, height, width, 3])],
+        [
+            value('class_logits', TensorProto.FLOAT16, [1, queries, classes + 1]),
+            value('mask_logits', TensorProto.FLOAT16, [1, queries, height // 4, width // 4]),
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=10)
+    onnx.save(model, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rule', ['detr', 'mask2former', 'eomt', 'rf_detr', 'semantic', 'centres'])
+def test_the_fusion_at_the_end_of_a_file_builds(rtx, tmp_path, rule):
+    from panoptic_ros.fusion import CentreFusion, QueryFusion
+    from panoptic_ros.fusion.graph import fuse_onnx
+
+    labels = LabelSet.load('cityscapes')
+    source = tmp_path / 'heads.onnx'
+    if rule == 'centres':
+        if 'street-lite' not in list_models():
+            pytest.skip('the model street-lite is not in models/')
+        source = Model.load('street-lite').onnx_path('float16')
+        fusion = CentreFusion()
+    else:
+        write_query_network(source, 19 if rule == 'semantic' else 100)
+        fusion = QueryFusion(rule=rule)
+    fuse_onnx(source, tmp_path / 'fused.onnx', fusion, labels)
+    result = rtx(tmp_path / 'fused.onnx')
+    assert result['parsed'], result['errors']
+    assert result['plan_bytes'] > 1000, result['build_errors']
+    expected = {'image', 'owner', 'confidence'} | (
+        {'semantic', 'centre_score'}
+        if rule == 'centres'
+        else {'class_id', 'score', 'owned_area', 'mask_area'}
+    )
+    assert set(result['io']) == expected
+    wide = {
+        name: volume(shape)
+        for name, dtype, shape in result['tensors']
+        if dtype == 'FLOAT' and 4 * volume(shape) > LARGEST_FLOAT32_BYTES
+    }
+    assert all(name.startswith('fusion/') for name in wide), wide
+    if rule != 'centres':
+        # Pixels of each row of each mask: float16 counts to 2048 only.
+        assert all(elements <= 100 * 480 for elements in wide.values()), wide
 
 
 def volume(shape):
