@@ -13,6 +13,7 @@ An engine is owned by one thread: neither ``infer`` nor ``close`` may run in two
 """
 
 import importlib
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,17 @@ import numpy as np
 from panoptic_ros.errors import EngineError, FrameError
 from panoptic_ros.model import Model
 
-ENGINES = ('tensorrt', 'openvino', 'onnxruntime')
+ENGINES = ('tensorrt', 'tensorrt_rtx', 'openvino', 'onnxruntime')
 """Engine names, the fastest first."""
 
 PRECISIONS = ('auto', 'float32', 'bf16', 'int8')
 """Arithmetic a caller may ask of a CPU engine. ``auto`` is the fastest that loses no quality worth
 mentioning, so never int8, which also needs a file of its own in the model."""
+
+FLOAT16_ENGINES = ('tensorrt', 'tensorrt_rtx')
+"""Engines that compile the float16 file for a GPU and keep the result."""
+
+_log = logging.getLogger(__name__)
 
 _X86 = ('x86_64', 'AMD64')
 
@@ -126,38 +132,56 @@ def open_engine(
         if missing:
             raise EngineError(f'engine {name} cannot run here: {missing}')
         return _open(model, name, 'asked for', threads, precision, cache_folder)
-    passed: list[tuple[str, str]] = []
+    failed = [
+        (candidate, 'the model has no float16 file')
+        for candidate in FLOAT16_ENGINES
+        if 'float16' not in model.card.files
+    ]
     while True:
-        name, reason = choose_engine(passed)
+        name, reason = choose_engine(failed)
         try:
             return _open(model, name, reason, threads, precision, cache_folder)
         except EngineError as error:
-            passed.append((name, str(error)))
+            _log.warning('engine %s cannot be used, trying the next: %s', name, error)
+            failed.append((name, str(error)))
 
 
 def _open(
     model: Model, name: str, reason: str, threads: int, precision: str, cache_folder: str
 ) -> Engine:
     module = importlib.import_module(f'panoptic_ros.engines.{name}')
-    options = {'cache_folder': cache_folder} if cache_folder and name == 'tensorrt' else {}
+    has_cache = cache_folder and name in FLOAT16_ENGINES
+    options = {'cache_folder': cache_folder} if has_cache else {}
     return module.open(model, threads=threads, precision=precision, reason=reason, **options)
 
 
+def engine_order() -> tuple[str, ...]:
+    """Return the engine names as ``auto`` tries them: GPUs first, then CPUs."""
+    # Off x86 OpenVINO is not known to be faster, and ONNX Runtime is better tried there.
+    on_cpu = ['onnxruntime', 'openvino']
+    if platform.machine() in _X86 and not _onnxruntime_has_cuda():
+        on_cpu.reverse()
+    return (*FLOAT16_ENGINES, *on_cpu)
+
+
+def _onnxruntime_has_cuda() -> bool:
+    if _unavailable('onnxruntime'):
+        return False
+    return bool(importlib.import_module('panoptic_ros.engines.onnxruntime').has_cuda())
+
+
 def choose_engine(failed: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
-    """Return the name of the fastest engine that can run here, and why it is that one.
+    """Return the first engine that can run here, and the reason.
 
     ``failed`` are engines that were tried and why they failed. Raises EngineError if no other is
     left.
     """
-    machine = platform.machine()
-    # Off x86 OpenVINO is not known to be faster, and ONNX Runtime is better tried there.
-    order = ENGINES if machine in _X86 else ('tensorrt', 'onnxruntime', 'openvino')
     why_failed = dict(failed)
     passed: list[tuple[str, str]] = []
-    for name in order:
+    for name in engine_order():
         missing = why_failed.get(name) or _unavailable(name)
         if not missing:
-            return name, f'auto: fastest usable on {machine}' + ''.join(
+            return name, f'auto: fastest usable on {platform.machine()}' + ''.join(
                 f'; {other}: {why}' for other, why in passed
             )
         passed.append((name, missing))

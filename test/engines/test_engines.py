@@ -218,8 +218,11 @@ def install_engines(monkeypatch, machine, **why_not):
 
 
 def test_auto_takes_the_fastest_and_says_why(monkeypatch):
-    install_engines(monkeypatch, 'x86_64', tensorrt='no GPU')
-    assert choose_engine() == ('openvino', 'auto: fastest usable on x86_64; tensorrt: no GPU')
+    install_engines(monkeypatch, 'x86_64', tensorrt='no GPU', tensorrt_rtx='no RTX')
+    assert choose_engine() == (
+        'openvino',
+        'auto: fastest usable on x86_64; tensorrt: no GPU; tensorrt_rtx: no RTX',
+    )
 
 
 def test_auto_takes_tensorrt_where_it_runs(monkeypatch):
@@ -227,19 +230,30 @@ def test_auto_takes_tensorrt_where_it_runs(monkeypatch):
     assert choose_engine()[0] == 'tensorrt'
 
 
+def test_auto_takes_onnxruntime_before_openvino_where_it_has_cuda(monkeypatch):
+    install_engines(monkeypatch, 'x86_64', tensorrt='no GPU', tensorrt_rtx='no RTX')
+    monkeypatch.setattr('panoptic_ros.engines.onnxruntime.has_cuda', lambda: True)
+    assert choose_engine()[0] == 'onnxruntime'
+
+
 def test_auto_off_x86_is_onnxruntime(monkeypatch):
-    install_engines(monkeypatch, 'aarch64', tensorrt='no GPU')
+    install_engines(monkeypatch, 'aarch64', tensorrt='no GPU', tensorrt_rtx='no GPU')
     assert choose_engine()[0] == 'onnxruntime'
 
 
 def test_auto_takes_what_is_left(monkeypatch):
-    install_engines(monkeypatch, 'aarch64', tensorrt='no GPU', onnxruntime='not installed')
+    install_engines(
+        monkeypatch, 'aarch64', tensorrt='a', tensorrt_rtx='b', onnxruntime='not installed'
+    )
     assert choose_engine()[0] == 'openvino'
 
 
 def test_auto_with_nothing_installed_names_all(monkeypatch, model):
-    install_engines(monkeypatch, 'x86_64', tensorrt='a', openvino='b', onnxruntime='c')
-    with pytest.raises(EngineError, match='tensorrt: a; openvino: b; onnxruntime: c'):
+    install_engines(
+        monkeypatch, 'x86_64', tensorrt='a', tensorrt_rtx='d', openvino='b', onnxruntime='c'
+    )
+    expected = 'tensorrt: a; tensorrt_rtx: d; openvino: b; onnxruntime: c'
+    with pytest.raises(EngineError, match=expected):
         open_engine(model)
 
 

@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 
 from panoptic_ros.engines import onnxruntime as engine_module
 from panoptic_ros.errors import EngineError
 from panoptic_ros.model import Model
 
-pytest.importorskip('onnxruntime')
+ort = pytest.importorskip('onnxruntime')
 
 
 def test_bf16_is_refused(tiny_model):
@@ -18,3 +19,22 @@ def test_a_failing_run_is_an_engine_error(tiny_model, tiny_scene):
     with pytest.raises(EngineError, match='ONNX Runtime failed') as caught:
         engine.infer(tiny_scene())
     assert '\n' not in str(caught.value)
+
+
+def test_bound_outputs_are_those_of_a_plain_run(tiny_model, tiny_scene):
+    model = Model.load(tiny_model)
+    session = ort.InferenceSession(model.onnx_path(), providers=[engine_module.CPU])
+    names = [output.name for output in session.get_outputs()]
+    image = tiny_scene()[None]
+    bound = engine_module.run_bound(session, names, image)
+    for array, expected in zip(bound, session.run(names, {'image': image}), strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_cuda_that_does_not_load_leaves_the_cpu(tiny_model, monkeypatch):
+    monkeypatch.setattr(engine_module, 'has_cuda', lambda: True)
+    engine = engine_module.open(Model.load(tiny_model), reason='asked for')
+    assert not engine.is_on_gpu
+    assert engine.description.precision == 'float32'
+    assert 'the CUDA provider does not load' in engine.description.reason
+    engine.close()

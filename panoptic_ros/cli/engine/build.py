@@ -6,6 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from panoptic_ros.engines import tensorrt
+from panoptic_ros.errors import EngineError
 from panoptic_ros.model import Model
 
 
@@ -20,27 +21,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='0 builds fast, 5 gives the fastest engine (3)',
     )
     parser.add_argument(
-        '--hardware-compatibility',
-        default='none',
-        choices=tensorrt.HARDWARE_COMPATIBILITY,
-        help='GPUs to run on besides this one (%(default)s)',
-    )
-    parser.add_argument('--dla-core', type=int, metavar='N', help='use this accelerator (Jetson)')
-    parser.add_argument(
-        '--weak-fp16',
-        action='store_true',
-        help='TensorRT 10 only: let it choose float32 for a layer where that is faster',
+        '--builder-option',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='set an attribute of IBuilderConfig, or flag=NAME; no result is guaranteed',
     )
     parser.add_argument('--no-timing-cache', action='store_true', help='measure every kernel anew')
     parser.add_argument('--force', action='store_true', help='build although there is one')
-    parser.add_argument(
-        '--accept', action='store_true', help='serve it although its results are wrong'
-    )
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that all engine commands have."""
     parser.add_argument('model', help='a model name, or a model folder')
+    parser.add_argument(
+        '--engine',
+        default='tensorrt',
+        choices=tensorrt.LIBRARIES,
+        help='the library (%(default)s)',
+    )
     parser.add_argument(
         '--cache',
         type=Path,
@@ -50,15 +49,23 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build and verify; raises EngineError if the results are wrong and not accepted."""
+    """Build and verify; raises EngineError if the results are wrong."""
+    pairs = tuple(_name_and_value(text) for text in args.builder_option)
     options = tensorrt.BuildOptions(
         workspace_mib=args.workspace,
         optimization_level=args.optimization_level,
-        hardware_compatibility=args.hardware_compatibility,
-        dla_core=args.dla_core,
-        weak_fp16=args.weak_fp16,
+        builder_options=pairs,
     )
+    library = tensorrt.LIBRARIES[args.engine]
     model = Model.load(args.model)
+    if library.is_portable and tensorrt.unavailable(library):
+        with _Bars() as bars:
+            entry = tensorrt.build_portable(
+                model, options, library, cache_folder=args.cache, on_progress=bars.show
+            )
+        print(_built(entry, args))
+        print('no GPU here: the golden picture is run when a GPU first opens this engine')
+        return 0
     with _Bars() as bars:
         opened = tensorrt.build_engine(
             model,
@@ -67,25 +74,33 @@ def run(args: argparse.Namespace) -> int:
             force=args.force,
             use_timing_cache=not args.no_timing_cache,
             on_progress=bars.show,
+            library=library,
         )
     return report(opened, args)
 
 
 def report(opened: tensorrt.Opened, args: argparse.Namespace) -> int:
-    """Print how an engine did; accept it if asked to; raise EngineError if it is wrong."""
-    entry = opened.entry
+    """Print how an engine compares with the golden outputs; raise EngineError if it is wrong."""
     print(f'{opened.engine.description}')
-    print(
+    print(_built(opened.entry, args))
+    print(opened.verification)
+    opened.serve().close()
+    return 0
+
+
+def _built(entry: tensorrt.Entry, args: argparse.Namespace) -> str:
+    return (
         f'{tensorrt.EngineCache(args.cache).plan_path(entry.identity)}: '
         f'{entry.plan_bytes / 1e6:.1f} MB, built in {entry.build_seconds:.0f} s with '
         f'{entry.identity.options}'
     )
-    print(opened.verification)
-    if opened.fault and args.accept:
-        opened = tensorrt.accept(opened, cache_folder=args.cache)
-        print(f'accepted, and served from now on: {opened.entry.accepted}')
-    opened.serve().close()
-    return 0
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition('=')
+    if not (name and separator and value):
+        raise EngineError(f'builder option {text!r} is not usable; expected NAME=VALUE')
+    return name, value
 
 
 class _Bars:

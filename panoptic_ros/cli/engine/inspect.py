@@ -25,7 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the layers in the order they run."""
     # Also an engine with wrong results: this is how to find out why.
-    opened = tensorrt.open_cached(Model.load(args.model), cache_folder=args.cache, use_graph=False)
+    opened = tensorrt.open_cached(
+        Model.load(args.model),
+        cache_folder=args.cache,
+        use_graph=False,
+        library=tensorrt.LIBRARIES[args.engine],
+    )
     with closing(opened.engine) as engine:
         layers = engine.layers(max(args.runs, 0))
     print(

@@ -10,11 +10,10 @@ from panoptic_ros.model import Model
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_engine_arguments(parser)
-    parser.add_argument(
-        '--accept', action='store_true', help='serve it although its results are wrong'
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify; raises EngineError if the results are wrong and not accepted."""
-    return report(tensorrt.open_cached(Model.load(args.model), cache_folder=args.cache), args)
+    """Verify; raises EngineError if the results are wrong."""
+    library = tensorrt.LIBRARIES[args.engine]
+    opened = tensorrt.open_cached(Model.load(args.model), cache_folder=args.cache, library=library)
+    return report(opened, args)

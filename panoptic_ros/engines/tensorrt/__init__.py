@@ -13,14 +13,16 @@ import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from panoptic_ros.engines.tensorrt.build import (
-    HARDWARE_COMPATIBILITY,
-    BuildOptions,
-    Progress,
-    build_plan,
-)
+from panoptic_ros.engines.tensorrt.build import BuildOptions, Progress, build_plan
 from panoptic_ros.engines.tensorrt.cache import CACHE_VARIABLE, EngineCache, Entry, Identity
-from panoptic_ros.engines.tensorrt.installation import Installation
+from panoptic_ros.engines.tensorrt.installation import (
+    LIBRARIES,
+    TENSORRT,
+    TENSORRT_RTX,
+    Installation,
+    Library,
+    load_tensorrt,
+)
 from panoptic_ros.engines.tensorrt.runtime import Layer, PlanError, TensorRtEngine
 from panoptic_ros.engines.tensorrt.verification import Verification, verify
 from panoptic_ros.errors import EngineError
@@ -28,7 +30,9 @@ from panoptic_ros.model import Model
 
 __all__ = (
     'CACHE_VARIABLE',
-    'HARDWARE_COMPATIBILITY',
+    'LIBRARIES',
+    'TENSORRT',
+    'TENSORRT_RTX',
     'BuildOptions',
     'EngineCache',
     'Entry',
@@ -38,8 +42,8 @@ __all__ = (
     'Progress',
     'TensorRtEngine',
     'Verification',
-    'accept',
     'build_engine',
+    'build_portable',
     'open',
     'open_cached',
     'unavailable',
@@ -58,8 +62,8 @@ class Opened:
 
     @property
     def fault(self) -> str:
-        """What is wrong with its results that nobody accepted; empty if nothing is."""
-        return '' if self.entry.accepted else self.verification.fault
+        """What is wrong with its results; empty if nothing is."""
+        return self.verification.fault
 
     def serve(self) -> TensorRtEngine:
         """Return the engine; close it and raise EngineError if its results are wrong."""
@@ -69,16 +73,15 @@ class Opened:
             raise EngineError(
                 f'{self.engine.description} gives wrong results for the golden picture of model '
                 f'{name!r}: {self.fault} ({self.verification}); build it anew with "panoptic '
-                f'build-engine {name} --force", choose another engine, or serve it all the same '
-                f'after "panoptic verify-engine {name} --accept"'
+                f'build-engine {name} --force" or choose another engine'
             )
         return self.engine
 
 
-def unavailable() -> str:
-    """Say why TensorRT cannot run here, or nothing."""
+def unavailable(library: Library = TENSORRT) -> str:
+    """Return why the library cannot run here, or an empty text."""
     try:
-        Installation.find()
+        Installation.find(library)
     except EngineError as error:
         return str(error)
     return ''
@@ -93,6 +96,7 @@ def open(  # noqa: A001
     cache_folder: str | Path | None = None,
     cancel: threading.Event | None = None,
     on_progress: Progress | None = None,
+    library: Library = TENSORRT,
 ) -> TensorRtEngine:
     """Load the model's plan, building it first if there is none that loads.
 
@@ -105,13 +109,15 @@ def open(  # noqa: A001
         See :class:`EngineCache`.
     cancel, on_progress
         See :func:`build.build_plan`.
+    library
+        Which TensorRT.
     """
     if precision not in ('auto', 'float16'):
         raise EngineError(
-            f'engine tensorrt cannot compute in {precision}; expected auto, which is float16, or '
-            'take the engine openvino'
+            f'engine {library.name} cannot compute in {precision}; expected auto, which is '
+            'float16, or take the engine openvino'
         )
-    here = Installation.find()
+    here = Installation.find(library)
     cache = EngineCache(cache_folder)
     wanted = Identity.of(model, BuildOptions(), here)
     entry = cache.newest(wanted)
@@ -135,13 +141,17 @@ def open(  # noqa: A001
 
 
 def open_cached(
-    model: Model, *, cache_folder: str | Path | None = None, use_graph: bool = True
+    model: Model,
+    *,
+    cache_folder: str | Path | None = None,
+    use_graph: bool = True,
+    library: Library = TENSORRT,
 ) -> Opened:
     """Open the plan that :func:`open` would take, right or wrong; never build one.
 
     Raises EngineError if there is none, naming those there are for other machines.
     """
-    here = Installation.find()
+    here = Installation.find(library)
     cache = EngineCache(cache_folder)
     wanted = Identity.of(model, BuildOptions(), here)
     entry = cache.newest(wanted)
@@ -162,6 +172,7 @@ def build_engine(
     use_timing_cache: bool = True,
     cancel: threading.Event | None = None,
     on_progress: Progress | None = None,
+    library: Library = TENSORRT,
 ) -> Opened:
     """Build a plan, or take the one that is there, and run the golden picture.
 
@@ -180,7 +191,7 @@ def build_engine(
 
     The engine may give wrong results: see :attr:`Opened.fault`.
     """
-    here = Installation.find()
+    here = Installation.find(library)
     cache = EngineCache(cache_folder)
     identity = Identity.of(model, options, here)
     with cache.lock(identity):
@@ -206,13 +217,29 @@ def build_engine(
     return _verified(cache, _open_entry(here, cache, model, entry, 'asked for'))
 
 
-def accept(opened: Opened, *, cache_folder: str | Path | None = None) -> Opened:
-    """Record that an engine with these results is to be served; returns it as recorded."""
-    entry = replace(
-        opened.entry, verification=opened.verification, accepted=opened.verification.fault
-    )
-    EngineCache(cache_folder).update(entry)
-    return replace(opened, entry=entry)
+def build_portable(
+    model: Model,
+    options: BuildOptions,
+    library: Library,
+    *,
+    cache_folder: str | Path | None = None,
+    on_progress: Progress | None = None,
+) -> Entry:
+    """Build a plan on a machine without a GPU; it is verified when a GPU first opens it.
+
+    Raises EngineError if the library needs the GPU it builds for.
+    """
+    if not library.is_portable:
+        raise EngineError(
+            f'engine {library.name} is built on the GPU it runs on; choose engine '
+            f'{TENSORRT_RTX.name} to build without one'
+        )
+    trt = load_tensorrt(library)
+    cache = EngineCache(cache_folder)
+    identity = Identity.portable(model, options, library, trt.__version__)
+    with cache.lock(identity):
+        built = build_plan(trt, model, options, library=library, on_progress=on_progress)
+        return cache.store(identity, built.plan, built.seconds)
 
 
 def _build(
@@ -230,6 +257,7 @@ def _build(
         here.trt,
         model,
         identity.options,
+        library=here.library,
         timing_cache=cache.timing_cache(identity) if use_timing_cache else b'',
         on_progress=on_progress,
         cancel=cancel,
@@ -251,9 +279,12 @@ def _open_entry(
     plan = cache.load(entry)
     if entry.identity.options != BuildOptions():
         reason = f'{reason}; built with {entry.identity.options}'
-    if entry.accepted:
-        reason = f'{reason}; wrong results accepted: {entry.accepted}'
-    engine = TensorRtEngine(here, plan, model, reason, use_graph=use_graph)
+    device, kernels = str(here), b''
+    if here.library.has_runtime_cache:
+        kernels = cache.runtime_cache(entry.identity, device)
+    engine = TensorRtEngine(here, plan, model, reason, use_graph=use_graph, runtime_cache=kernels)
+    if engine.runtime_cache != kernels:
+        cache.store_runtime_cache(entry.identity, device, engine.runtime_cache)
     try:
         verification = verify(engine, model)
     except EngineError:
@@ -275,7 +306,7 @@ def _newer_than_all(cache: EngineCache) -> float:
 
 def _others(cache: EngineCache, wanted: Identity) -> str:
     kinds = {
-        f'TensorRT {e.identity.tensorrt}, {e.identity.gpu} '
+        f'{e.identity.library} {e.identity.tensorrt}, {e.identity.gpu} '
         f'({e.identity.compute_capability}), CUDA {e.identity.cuda}'
         + ('' if e.identity.onnx_sha256 == wanted.onnx_sha256 else ', other weights')
         for e in cache.entries()

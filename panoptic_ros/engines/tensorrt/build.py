@@ -10,20 +10,18 @@ from time import monotonic
 from types import ModuleType
 from typing import Any
 
-from panoptic_ros.engines.tensorrt.installation import logger_of, take_errors
+from panoptic_ros.engines.tensorrt.installation import (
+    TENSORRT,
+    Library,
+    logger_of,
+    take_errors,
+)
 from panoptic_ros.errors import EngineError, ModelError
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec
 
 PRECISION = 'float16'
 """Which of a model's ONNX files is built."""
-
-HARDWARE_COMPATIBILITY = {
-    'none': 'NONE',
-    'ampere+': 'AMPERE_PLUS',
-    'same-compute-capability': 'SAME_COMPUTE_CAPABILITY',
-}
-"""GPUs a plan shall run on besides the one it is built on, and TensorRT's names for that."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase of the build, the steps done and the steps there are."""
@@ -41,22 +39,16 @@ class BuildOptions:
         Most scratch memory a layer may use, MiB; None leaves it to TensorRT (all there is).
     optimization_level
         0 (fast build) to 5 (fast engine); None is TensorRT's default, 3.
-    hardware_compatibility
-        One of :data:`HARDWARE_COMPATIBILITY`.
-    dla_core
-        Run what can be on this deep-learning accelerator of a Jetson, the rest on the GPU.
-    weak_fp16
-        TensorRT 10 only: instead of computing each layer in the type the ONNX says, let TensorRT
-        choose float32 where that is faster. Needed for DLA on TensorRT 10.
+    builder_options
+        Names and values for attributes of ``IBuilderConfig``, as texts: whole numbers, ``true``,
+        ``false`` or names of members of an enumeration. The name ``flag`` sets a ``BuilderFlag``.
 
     Raises EngineError if a value is out of range.
     """
 
     workspace_mib: int | None = None
     optimization_level: int | None = None
-    hardware_compatibility: str = 'none'
-    dla_core: int | None = None
-    weak_fp16: bool = False
+    builder_options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.workspace_mib is not None and self.workspace_mib < 1:
@@ -66,13 +58,6 @@ class BuildOptions:
                 f'optimization level is {self.optimization_level}; expected 0 (fast build) to 5 '
                 '(fast engine)'
             )
-        if self.hardware_compatibility not in HARDWARE_COMPATIBILITY:
-            raise EngineError(
-                f'unknown hardware compatibility {self.hardware_compatibility!r}; expected one of '
-                f'{", ".join(HARDWARE_COMPATIBILITY)}'
-            )
-        if self.dla_core is not None and self.dla_core < 0:
-            raise EngineError(f'DLA core is {self.dla_core}; expected 0 or more')
 
     def __str__(self) -> str:
         default = asdict(BuildOptions())
@@ -94,6 +79,7 @@ def build_plan(
     model: Model,
     options: BuildOptions,
     *,
+    library: Library = TENSORRT,
     timing_cache: bytes = b'',
     on_progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -104,6 +90,8 @@ def build_plan(
     ----------
     trt, model, options
         With which TensorRT, what, and how.
+    library
+        What ``trt`` is.
     timing_cache
         What an earlier build learned about this GPU; empty for nothing.
     on_progress
@@ -118,13 +106,17 @@ def build_plan(
     onnx = model.onnx_path(PRECISION).read_bytes()
     logger = logger_of(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt, options))
+    network = builder.create_network(_network_flags(trt))
     _parser = _parse(trt, network, onnx, model)  # owns the weights until the plan is built
     config = builder.create_builder_config()
-    _configure(trt, builder, config, options)
-    if not config.set_timing_cache(config.create_timing_cache(timing_cache), False):
-        # It is of another GPU or version, which costs time and nothing else.
-        config.set_timing_cache(config.create_timing_cache(b''), False)
+    _configure(trt, config, options)
+    if library.is_portable:
+        _target_all_gpus(trt, config)
+    if library.has_timing_cache:
+        known = config.create_timing_cache(timing_cache)
+        if not config.set_timing_cache(known, False):
+            # It is of another GPU or version, which costs time and nothing else.
+            config.set_timing_cache(config.create_timing_cache(b''), False)
     started = monotonic()
     with _interrupt_sets(cancel or threading.Event()) as cancelled:
         config.progress_monitor = _monitor(trt, cancelled, on_progress or _ignore)
@@ -136,7 +128,7 @@ def build_plan(
             f'TensorRT {trt.__version__} cannot build model {model.card.name!r} '
             f'({options}): {take_errors(trt)}'
         )
-    learned = config.get_timing_cache()
+    learned = config.get_timing_cache() if library.has_timing_cache else None
     return BuiltPlan(
         plan=bytes(plan),
         timing_cache=bytes(learned.serialize()) if learned is not None else b'',
@@ -144,12 +136,10 @@ def build_plan(
     )
 
 
-def _network_flags(trt: ModuleType, options: BuildOptions) -> int:
+def _network_flags(trt: ModuleType) -> int:
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED', None)
-    # Some day the flag will be gone, because there is nothing but strong typing since 11.
-    if options.weak_fp16 or strongly_typed is None:
-        return 0
-    return 1 << int(strongly_typed)
+    # Releases that are always strongly typed may drop the flag.
+    return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
 
 def _parse(trt: ModuleType, network: Any, onnx: bytes, model: Model) -> Any:
@@ -193,51 +183,45 @@ def _wide_layers(trt: ModuleType, network: Any) -> list[str]:
     ]
 
 
-def _configure(trt: ModuleType, builder: Any, config: Any, options: BuildOptions) -> None:
-    # Costs nothing at run time and lets inspect-engine say what each layer is.
+def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
+    # Costs nothing at run time and gives inspect-engine the types of layers.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
-    if options.hardware_compatibility != 'none':
-        config.hardware_compatibility_level = _member(
-            trt,
-            trt.HardwareCompatibilityLevel,
-            HARDWARE_COMPATIBILITY[options.hardware_compatibility],
-            f'hardware compatibility {options.hardware_compatibility}',
-        )
-    if options.weak_fp16:
-        config.set_flag(_member(trt, trt.BuilderFlag, 'FP16', 'weak FP16'))
-    if options.dla_core is not None:
-        _configure_dla(trt, builder, config, options)
+    for name, text in options.builder_options:
+        _set_option(trt, config, name, text)
 
 
-def _configure_dla(trt: ModuleType, builder: Any, config: Any, options: BuildOptions) -> None:
-    if options.dla_core >= builder.num_DLA_cores:
+def _set_option(trt: ModuleType, config: Any, name: str, text: str) -> None:
+    """Set one attribute or flag of a builder configuration by name."""
+    try:
+        if name == 'flag':
+            config.set_flag(getattr(trt.BuilderFlag, text))
+            return
+        current = getattr(config, name)
+        if isinstance(current, bool):
+            value = {'true': True, 'false': False}[text]
+        elif isinstance(current, int):
+            value = int(text)
+        else:
+            value = getattr(type(current), text)
+        setattr(config, name, value)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise EngineError(
-            f'DLA core {options.dla_core} was asked for, TensorRT {trt.__version__} finds '
-            f'{builder.num_DLA_cores} on this machine; leave the option out'
-        )
-    if hasattr(trt.BuilderFlag, 'FP16') and not options.weak_fp16:
-        raise EngineError(
-            f'TensorRT {trt.__version__} runs on DLA only what is not strongly typed; add '
-            '--weak-fp16 or leave --dla-core out'
-        )
-    config.default_device_type = trt.DeviceType.DLA
-    config.DLA_core = options.dla_core
-    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+            f'TensorRT {trt.__version__} has no builder option {name}={text} '
+            f'({" ".join(str(error).split())}); see IBuilderConfig in its documentation'
+        ) from error
 
 
-def _member(trt: ModuleType, enum: Any, name: str, what: str) -> Any:
-    # By name: the numbers behind the names differ between versions.
-    member = getattr(enum, name, None)
-    if member is None:
-        raise EngineError(
-            f'TensorRT {trt.__version__} has no {enum.__name__}.{name}, so {what} cannot be had; '
-            'leave the option out'
-        )
-    return member
+def _target_all_gpus(trt: ModuleType, config: Any) -> None:
+    """Build for every compute capability that the library knows, present here or not."""
+    members = trt.ComputeCapability.__members__
+    known = [value for name, value in members.items() if name.startswith('SM')]
+    config.num_compute_capabilities = len(known)
+    for index, capability in enumerate(known):
+        config.set_compute_capability(capability, index)
 
 
 def _specs(trt: ModuleType, tensors: list[Any]) -> dict[str, TensorSpec]:

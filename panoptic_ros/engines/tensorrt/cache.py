@@ -7,6 +7,7 @@
       MODEL-KEY.json      what it was built from and with, its checksum, how it was verified
       MODEL-KEY.lock      held while it is built
       timing-KEY.cache    what builds on this GPU learned; saves time, never needed
+      MODEL-KEY-GPU.kernels  what TensorRT-RTX compiled at the first load; saves time, never needed
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from time import time
 from typing import Any
 
 from panoptic_ros.engines.tensorrt.build import PRECISION, BuildOptions
-from panoptic_ros.engines.tensorrt.installation import Installation
+from panoptic_ros.engines.tensorrt.installation import Installation, Library
 from panoptic_ros.engines.tensorrt.runtime import PlanError
 from panoptic_ros.engines.tensorrt.verification import Verification
 from panoptic_ros.errors import EngineError
@@ -46,13 +47,16 @@ class Identity:
         Name of the model, and the checksum of the ONNX file.
     options
         How it is built.
-    tensorrt, gpu, compute_capability, cuda
-        With which version, for which GPU, its compute capability, CUDA runtime version.
+    library, tensorrt
+        Name and version of the library.
+    gpu, compute_capability, cuda
+        GPU, its compute capability and the CUDA runtime version; ``any`` for a portable plan.
     """
 
     model: str
     onnx_sha256: str
     options: BuildOptions
+    library: str
     tensorrt: str
     gpu: str
     compute_capability: str
@@ -64,15 +68,38 @@ class Identity:
 
         Raises ModelError if the model has no float16 file.
         """
+        if here.library.is_portable:
+            return cls.portable(model, options, here.library, here.trt.__version__)
         model.onnx_path(PRECISION)
         return cls(
             model=model.card.name,
             onnx_sha256=model.card.files[PRECISION].sha256,
             options=options,
+            library=here.library.name,
             tensorrt=here.trt.__version__,
             gpu=here.device.name,
             compute_capability=here.device.compute_capability,
             cuda=here.device.runtime_version,
+        )
+
+    @classmethod
+    def portable(
+        cls, model: Model, options: BuildOptions, library: Library, version: str
+    ) -> 'Identity':
+        """Return the identity of a plan for every GPU of a library.
+
+        Raises ModelError if the model has no float16 file.
+        """
+        model.onnx_path(PRECISION)
+        return cls(
+            model=model.card.name,
+            onnx_sha256=model.card.files[PRECISION].sha256,
+            options=options,
+            library=library.name,
+            tensorrt=version,
+            gpu='any',
+            compute_capability='any',
+            cuda='any',
         )
 
     @property
@@ -107,8 +134,6 @@ class Entry:
         When it was built, and how long that took.
     verification
         How its outputs were found to be; None if it could not be run.
-    accepted
-        The fault that somebody decided to live with; empty for none.
     """
 
     identity: Identity
@@ -117,7 +142,6 @@ class Entry:
     built_unix_s: float
     build_seconds: float
     verification: Verification | None = field(default=None)
-    accepted: str = ''
 
 
 class EngineCache:
@@ -202,6 +226,20 @@ class EngineCache:
         """Keep what a build learned; raises EngineError if the folder takes no more."""
         self._write(self.folder / f'{identity.timing_stem}.cache', content)
 
+    def runtime_cache(self, identity: Identity, device: str) -> bytes:
+        """Return the kernels that an earlier load compiled on this GPU, empty for none."""
+        try:
+            return self._runtime_path(identity, device).read_bytes()
+        except OSError:
+            return b''
+
+    def store_runtime_cache(self, identity: Identity, device: str, content: bytes) -> None:
+        """Keep the kernels compiled for a plan; raises EngineError if the folder takes no more."""
+        self._write(self._runtime_path(identity, device), content)
+
+    def _runtime_path(self, identity: Identity, device: str) -> Path:
+        return self.folder / f'{identity.stem}-{_digest({"device": device})}.kernels'
+
     @contextmanager
     def lock(self, identity: Identity) -> Iterator[None]:
         """Wait until no other process builds this plan, and keep others from it.
@@ -240,7 +278,9 @@ class EngineCache:
         try:
             fields: dict[str, Any] = json.loads(path.read_bytes())
             identity = fields.pop('identity')
-            options = BuildOptions(**identity.pop('options'))
+            options = identity.pop('options')
+            pairs = tuple((name, value) for name, value in options.pop('builder_options'))
+            options = BuildOptions(**options, builder_options=pairs)
             verification = fields.pop('verification')
             return Entry(
                 **fields,

@@ -11,8 +11,53 @@ from typing import Any
 from panoptic_ros.engines.tensorrt.cuda import CudaRuntime, Device
 from panoptic_ros.errors import EngineError
 
-OLDEST_VERSION = (10, 3)
-"""The oldest TensorRT this package is checked against (JetPack 6.1)."""
+
+@dataclass(frozen=True)
+class Library:
+    """One of the two TensorRT libraries; everything in which they differ.
+
+    Parameters
+    ----------
+    name
+        Name of the engine and of the Python module.
+    oldest
+        The oldest version this package is checked against.
+    install
+        How to install it.
+    is_portable
+        Whether one plan runs on every GPU the library supports and can be built without a GPU.
+    has_timing_cache
+        Whether builds learn about the GPU: a library that builds without one does not.
+    has_runtime_cache
+        Whether kernels are compiled when a plan is first loaded, and the results can be kept.
+    """
+
+    name: str
+    oldest: tuple[int, int]
+    install: str
+    is_portable: bool
+    has_timing_cache: bool
+    has_runtime_cache: bool
+
+
+TENSORRT = Library(
+    name='tensorrt',
+    oldest=(10, 3),  # JetPack 6.1
+    install='on Jetson apt install python3-libnvinfer (JetPack 6.1 or newer), on a desktop with '
+    "an NVIDIA GPU pip install 'panoptic_ros[tensorrt]'",
+    is_portable=False,
+    has_timing_cache=True,
+    has_runtime_cache=False,
+)
+TENSORRT_RTX = Library(
+    name='tensorrt_rtx',
+    oldest=(1, 2),
+    install='pip install tensorrt-rtx on a desktop with a GeForce or RTX GPU (Turing or newer)',
+    is_portable=True,
+    has_timing_cache=False,
+    has_runtime_cache=True,
+)
+LIBRARIES = {library.name: library for library in (TENSORRT, TENSORRT_RTX)}
 
 _log = logging.getLogger('panoptic_ros.tensorrt')
 
@@ -29,41 +74,43 @@ class Installation:
         The CUDA runtime.
     device
         The GPU.
+    library
+        Which of the two libraries ``trt`` is.
     """
 
     trt: ModuleType
     cuda: CudaRuntime
     device: Device
+    library: Library = TENSORRT
 
     @classmethod
-    def find(cls) -> 'Installation':
-        """Look for all three; raises EngineError that says what is missing and what to do."""
-        trt = load_tensorrt()
+    def find(cls, library: Library = TENSORRT) -> 'Installation':
+        """Find all three; raises EngineError that names what is missing and the way out."""
+        trt = load_tensorrt(library)
         cuda = CudaRuntime()
-        return cls(trt, cuda, cuda.device())
+        return cls(trt, cuda, cuda.device(), library)
 
     def __str__(self) -> str:
         return (
-            f'TensorRT {self.trt.__version__}, {self.device.name} (compute capability '
+            f'{self.library.name} {self.trt.__version__}, {self.device.name} (compute capability '
             f'{self.device.compute_capability}), CUDA {self.device.runtime_version}'
         )
 
 
-def load_tensorrt() -> ModuleType:
-    """Import TensorRT; raises EngineError if it is not there or too old."""
+def load_tensorrt(library: Library = TENSORRT) -> ModuleType:
+    """Import the library; raises EngineError if it is absent or too old."""
     try:
-        trt = importlib.import_module('tensorrt')
+        trt = importlib.import_module(library.name)
     except (ImportError, OSError) as error:
         raise EngineError(
-            f'tensorrt cannot be imported ({error}), expected version '
-            f'{_dotted(OLDEST_VERSION)} or newer: on Jetson apt install python3-libnvinfer, on a '
-            "desktop with an NVIDIA GPU pip install 'panoptic_ros[tensorrt]'"
+            f'{library.name} cannot be imported ({error}), expected version '
+            f'{_dotted(library.oldest)} or newer: {library.install}'
         ) from error
     version = getattr(trt, '__version__', '0')
-    if version_of(version) < OLDEST_VERSION:
+    if version_of(version) < library.oldest:
         raise EngineError(
-            f'TensorRT {version} is installed, expected {_dotted(OLDEST_VERSION)} or newer: on '
-            "Jetson flash JetPack 6.1 or newer, on a desktop pip install 'panoptic_ros[tensorrt]'"
+            f'{library.name} {version} is installed, expected {_dotted(library.oldest)} or newer: '
+            f'{library.install}'
         )
     return trt
 

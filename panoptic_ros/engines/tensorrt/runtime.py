@@ -92,6 +92,10 @@ class TensorRtEngine:
         Capture a CUDA graph; without it, and where the capture fails, each frame's copies and
         kernels are put into the stream one by one.
 
+    runtime_cache
+        Kernels that an earlier load compiled, where the library keeps them; the attribute of the
+        same name holds those of this load.
+
     ``graph_fault`` says why there is no graph, empty if there is one.
 
     Raises PlanError if TensorRT does not take the plan, EngineError if CUDA fails, ModelError if
@@ -106,11 +110,14 @@ class TensorRtEngine:
         reason: str = '',
         *,
         use_graph: bool = True,
+        runtime_cache: bytes = b'',
     ) -> None:
+        self.runtime_cache = runtime_cache
         self._here = here
         self._size_wh = model.card.size_wh
         self._lost = False
         self._runtime: Any = None
+        self._kernels: Any = None
         self._engine: Any = None
         self._context: Any = None
         self._resources = ExitStack()
@@ -123,7 +130,7 @@ class TensorRtEngine:
             self._resources = self._resources.pop_all()
         how = 'CUDA graph' if not self.graph_fault else f'no CUDA graph: {self.graph_fault}'
         self.description = EngineDescription(
-            name='tensorrt',
+            name=here.library.name,
             device=here.device.name,
             precision=PRECISION,
             version=here.trt.__version__,
@@ -133,7 +140,7 @@ class TensorRtEngine:
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """See :meth:`panoptic_ros.engines.Engine.infer`."""
         if not self._is_open:
-            raise EngineError('the tensorrt engine is closed; open another one')
+            raise EngineError(f'the {self.description.name} engine is closed; open another one')
         check_image(image, self._size_wh)
         np.copyto(self._image, image)
         self._run(self._launch)
@@ -168,7 +175,16 @@ class TensorRtEngine:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise PlanError(f'TensorRT {trt.__version__} cannot load it: {take_errors(trt)}')
-        self._context = self._engine.create_execution_context()
+        if self._here.library.has_runtime_cache:
+            config = self._engine.create_runtime_config()
+            self._kernels = config.create_runtime_cache()
+            if self.runtime_cache:
+                # A cache of another driver is rejected and replaced.
+                self._kernels.deserialize(self.runtime_cache)
+            config.set_runtime_cache(self._kernels)
+            self._context = self._engine.create_execution_context(config)
+        else:
+            self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(
                 f'TensorRT cannot make an execution context ({take_errors(trt)}); most often the '
@@ -209,6 +225,8 @@ class TensorRtEngine:
         # TensorRT allocates on the first run, which a capture does not allow.
         self._image[:] = 0
         self._run(self._enqueue)
+        if self._kernels is not None:
+            self.runtime_cache = bytes(self._kernels.serialize())
         if not use_graph:
             return 'not asked for'
         try:
@@ -240,6 +258,7 @@ class TensorRtEngine:
     def _drop(self) -> None:
         # In this order: each needs the next.
         self._context = None
+        self._kernels = None
         self._engine = None
         self._runtime = None
 

@@ -1,7 +1,13 @@
 """NVIDIA's own parser and builder take the float16 ONNX: TensorRT-RTX builds without a GPU."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from support.rtx import RTX_VERSION
 
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model, list_models
@@ -75,6 +81,32 @@ def test_what_is_no_onnx_is_refused_with_a_reason(rtx, tmp_path):
     result = rtx(path)
     assert not result['parsed']
     assert result['errors']
+
+
+@pytest.mark.slow
+def test_the_engine_is_built_without_a_gpu(wheel_folder, rtx, tiny_model, tmp_path):
+    bindings = wheel_folder('tensorrt-rtx-cu13-bindings', RTX_VERSION)
+    package = tmp_path / 'site' / 'tensorrt_rtx'
+    package.mkdir(parents=True)
+    (package / '__init__.py').write_text(
+        'from tensorrt_rtx_bindings import *\nfrom tensorrt_rtx_bindings import __version__\n'
+    )
+    command = [sys.executable, '-m', 'panoptic_ros', 'build-engine', str(tiny_model)]
+    command += ['--engine', 'tensorrt_rtx', '--cache', str(tmp_path / 'cache')]
+    paths = [str(tmp_path / 'site'), str(bindings), *sys.path]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))},
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'no GPU here' in done.stdout
+    (sidecar,) = (tmp_path / 'cache').glob('*.json')
+    identity = json.loads(sidecar.read_text())['identity']
+    assert (identity['library'], identity['gpu']) == ('tensorrt_rtx', 'any')
+    assert identity['tensorrt'] == RTX_VERSION
+    assert sidecar.with_suffix('.engine').stat().st_size > 1000
 
 
 def write_query_network(path, queries=100, size_wh=(640, 480), classes=19):
