@@ -5,6 +5,7 @@
 #   make check                     style, types, Python 3.10 and the fast tests
 #   make test [PYTEST_ARGS=...]    every test
 #   make bench [SCORING='cityscapes ROOT'] [PEERS=no]   speed, end to end and against peers
+#   make gpu                       GPU engines, without ROS, into out/gpu/report.md
 #   make colcon                    build as a ROS workspace does, into out/colcon
 #   make clean                     remove the environment and what was made
 
@@ -36,11 +37,11 @@ export RMW_IMPLEMENTATION := rmw_fastrtps_cpp
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 export ROS_LOG_DIR := $(abspath out/ros_log)
 
-.PHONY: help venv demo check lint types test test-fast test-slow bench colcon clean
+.PHONY: help venv demo check lint types test test-fast test-slow bench gpu colcon clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '4,9s/^#//p' Makefile
+	@sed -n '4,10s/^#//p' Makefile
 
 venv: $(VENV)/.with-demo
 
@@ -82,6 +83,9 @@ bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
 	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --json out/bench/scoring.json
 	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --scale 3 --images 20 --json out/bench/scoring_large.json
 	$(PEERS_BIN)/python test/peers/networks.py --json out/bench/peers.json
+
+gpu: $(VENV)/.with-test
+	$(BIN)/python -m panoptic_ros gpu-report
 
 colcon: $(VENV)/.with-test
 	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \

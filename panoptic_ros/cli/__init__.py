@@ -102,6 +102,17 @@ COMMANDS = (
         'panoptic_ros.cli.engine.build',
         'compile a model for this NVIDIA GPU with TensorRT',
     ),
+    Command(
+        'fuse',
+        'panoptic_ros.cli.engine.fuse',
+        'append the fusion to the ONNX file that GPUs run',
+        'import',
+    ),
+    Command(
+        'gpu-report',
+        'panoptic_ros.cli.engine.gpu_report',
+        'measure every GPU engine installed here',
+    ),
     Command('verify-engine', 'panoptic_ros.cli.engine.verify', 'prove a TensorRT engine'),
     Command('inspect-engine', 'panoptic_ros.cli.engine.inspect', 'list the layers of an engine'),
     Command('benchmark-engine', 'panoptic_ros.cli.engine.benchmark', 'time a TensorRT engine'),

@@ -190,6 +190,14 @@ def choose_engine(failed: Sequence[tuple[str, str]] = ()) -> tuple[str, str]:
     )
 
 
+def unavailable_gpu_engines() -> dict[str, str]:
+    """Return for each engine that can use a GPU why it cannot here; empty texts if it can."""
+    found = {name: _unavailable(name) for name in FLOAT16_ENGINES}
+    has_cuda = _onnxruntime_has_cuda()
+    found['onnxruntime'] = '' if has_cuda else 'onnxruntime is built without CUDA'
+    return found
+
+
 def _unavailable(name: str) -> str:
     module_name = f'panoptic_ros.engines.{name}'
     try:

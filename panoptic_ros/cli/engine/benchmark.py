@@ -13,8 +13,8 @@ import numpy as np
 
 from panoptic_ros import __version__
 from panoptic_ros.cli.engine.build import add_engine_arguments
-from panoptic_ros.engines import tensorrt
-from panoptic_ros.engines.tensorrt import Installation, TensorRtEngine
+from panoptic_ros.engines import Engine, tensorrt
+from panoptic_ros.engines.tensorrt import Installation
 from panoptic_ros.errors import EngineError
 from panoptic_ros.model import Model
 
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
             f'runs is {args.runs} and warm-up {args.warm_up}; expected 1 or more and 0 or more'
         )
     model = Model.load(args.model)
-    opened = tensorrt.open_cached(model, cache_folder=args.cache)
+    library = tensorrt.LIBRARIES[args.engine]
+    opened = tensorrt.open_cached(model, cache_folder=args.cache, library=library)
     with closing(opened.serve()) as engine:
         latency_ms = measure(engine, model.golden()[0], args.runs, args.warm_up)
         content = json.dumps(result(model, opened, latency_ms), indent=2)
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(engine: TensorRtEngine, image: np.ndarray, runs: int, warm_up: int) -> np.ndarray:
+def measure(engine: Engine, image: np.ndarray, runs: int, warm_up: int) -> np.ndarray:
     """Return the time of each run from host to host, float64 [runs], milliseconds."""
     for _ in range(warm_up):
         engine.infer(image)
@@ -76,7 +77,8 @@ def measure(engine: TensorRtEngine, image: np.ndarray, runs: int, warm_up: int) 
 
 def result(model: Model, opened: tensorrt.Opened, latency_ms: np.ndarray) -> dict[str, Any]:
     """Return figures and all that they depend on, as JSON takes it."""
-    here = Installation.find()
+    library = tensorrt.LIBRARIES[opened.entry.identity.library]
+    here = Installation.find(library)
     free_bytes, total_bytes = here.cuda.memory()
     p50, p90, p99 = np.percentile(latency_ms, (50, 90, 99)).round(4).tolist()
     return {
@@ -95,7 +97,7 @@ def result(model: Model, opened: tensorrt.Opened, latency_ms: np.ndarray) -> dic
         'power_mode': power_mode(),
         'versions': {
             'panoptic_ros': __version__,
-            'tensorrt': here.trt.__version__,
+            library.name: here.trt.__version__,
             'cuda_runtime': here.device.runtime_version,
             'cuda_driver': here.device.driver_version,
         },

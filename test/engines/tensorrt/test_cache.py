@@ -153,8 +153,8 @@ def test_engines_for_other_machines_are_named(install, model):
     with pytest.raises(EngineError) as caught:
         open_cached(model)
     message = str(caught.value)
-    assert 'for TensorRT 11.4.0.106, Stub GPU (compute capability 8.7), CUDA 12.6' in message
-    assert 'only for TensorRT 10.3.0, Stub GPU (8.7), CUDA 12.6;' in message
+    assert 'for tensorrt 11.4.0.106, Stub GPU (compute capability 8.7), CUDA 12.6' in message
+    assert 'only for tensorrt 10.3.0, Stub GPU (8.7), CUDA 12.6;' in message
     assert message.endswith('run: panoptic build-engine tiny')
 
 

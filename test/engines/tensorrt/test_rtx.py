@@ -93,6 +93,8 @@ def test_the_engine_is_built_without_a_gpu(wheel_folder, rtx, tiny_model, tmp_pa
     )
     command = [sys.executable, '-m', 'panoptic_ros', 'build-engine', str(tiny_model)]
     command += ['--engine', 'tensorrt_rtx', '--cache', str(tmp_path / 'cache')]
+    command += ['--builder-option', 'hardware_compatibility_level=NONE']
+    command += ['--builder-option', 'max_aux_streams=0']
     paths = [str(tmp_path / 'site'), str(bindings), *sys.path]
     done = subprocess.run(
         command,
@@ -106,6 +108,7 @@ def test_the_engine_is_built_without_a_gpu(wheel_folder, rtx, tiny_model, tmp_pa
     identity = json.loads(sidecar.read_text())['identity']
     assert (identity['library'], identity['gpu']) == ('tensorrt_rtx', 'any')
     assert identity['tensorrt'] == RTX_VERSION
+    assert identity['options']['builder_options'][1] == ['max_aux_streams', '0']
     assert sidecar.with_suffix('.engine').stat().st_size > 1000
 
 
