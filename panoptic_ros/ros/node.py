@@ -119,6 +119,7 @@ class SegmentNode(LifecycleNode):
             self.create_service(SetBool, '~/enable', self._enable)
             self.create_service(Trigger, '~/segment_once', self._segment_once)
         self._inputs: list[Subscription] = []
+        self._has_latched = False  # a subscription to a latched calibration
         self._state = 'unconfigured'
         self._stopped_s = 0.0
         self._problem = ''
@@ -337,8 +338,6 @@ class SegmentNode(LifecycleNode):
         inputs.append(('camera_info', CameraInfo, pipeline.take_camera_info))
         for name, message_type, take in inputs:
             self._add_input(self.resolve_topic_name(name), message_type, take)
-        # A calibration that was published once, before this node started.
-        self._add_latched(self.resolve_topic_name('camera_info'), CameraInfo, inputs[-1][2])
         if TFMessage is not None and self._parameters_of_node.structure.ground_frame:
             self._add_latched('/tf_static', TFMessage, self._session.ground.take)
         self._add_input(image_topic, image_type, pipeline.take_image)
@@ -369,11 +368,29 @@ class SegmentNode(LifecycleNode):
             self.create_subscription(message_type, topic, partial(take, topic), qos)
         )
 
+    def _find_latched_calibration(self) -> None:
+        """Subscribe to a calibration that was published once, before this node started.
+
+        Only where a publisher is latched: to any other, such a subscription is incompatible, and
+        both sides would log a warning.
+        """
+        topic = self.resolve_topic_name('camera_info')
+        if self._state != 'active' or self._has_latched or self._session is None:
+            return
+        if any(
+            info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+            for info in self.get_publishers_info_by_topic(topic)
+        ):
+            self._has_latched = True
+            self._add_latched(topic, CameraInfo, self._session.pipeline.take_camera_info)
+
     def _unsubscribe(self) -> None:
+        self._has_latched = False
         while self._inputs:
             self.destroy_subscription(self._inputs.pop())
 
     def _publish_diagnostics(self) -> None:
+        self._find_latched_calibration()
         session = self._session
         engine = session.segmenter.engine.description if session else None
         situation = Situation(

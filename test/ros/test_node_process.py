@@ -16,9 +16,9 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.benchmark.processes import own_domain
@@ -541,3 +541,53 @@ def test_programming_error_in_a_transition_is_logged(start_node) -> None:
 def test_domain_is_ours() -> None:
     assert os.environ['ROS_DOMAIN_ID'] == str(own_domain())
     assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
+
+
+def test_a_latched_calibration_from_before_the_start(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    latched = QoSProfile(
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+    publisher = peer.node.create_publisher(CameraInfo, '/latched/camera_info', latched)
+    publisher.publish(
+        CameraInfo(width=128, height=64, k=[64.0, 0, 63.5, 0, 64.0, 31.5, 0, 0, 1.0])
+    )
+    node = start_node(
+        *('-r', '__ns:=/latched', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime')
+    )
+    peer.subscribe(CameraInfo, '/latched/segment/camera_info')
+    image = messages.image_message(scene_bgr, peer.header())
+    (answer,) = peer.exchange('/latched/image', image, '/latched/segment/camera_info')
+    assert answer.k[0] == 64.0
+    assert 'incompatible' not in node.log
+    peer.node.destroy_publisher(publisher)
+
+
+def test_the_suffix_of_compressed_images_is_understood(
+    start_node, peer, tiny_model, scene_bgr
+) -> None:
+    start_node(
+        *('-r', '__ns:=/suffix', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        *('-r', 'image:=/eye/image_raw/compressed'),
+    )
+    peer.subscribe(Image, '/suffix/segment/semantic')
+    png = cv2.imencode('.png', scene_bgr)[1].tobytes()
+    image = CompressedImage(
+        header=peer.header(), format='bgr8; png compressed bgr8', data=array.array('B', png)
+    )
+    peer.exchange('/eye/image_raw/compressed', image, '/suffix/segment/semantic')
+
+
+def test_images_of_the_other_type_are_named(start_node, peer, tiny_model) -> None:
+    publisher = peer.node.create_publisher(CompressedImage, '/other/image/compressed', 1)
+    start_node(*('-r', '__ns:=/other', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'))
+
+    def is_named() -> bool:
+        message = diagnostics(peer)['message']
+        return '/other/image/compressed has a publisher of sensor_msgs/msg/Comp' in message
+
+    peer.wait_until(is_named, 'the hint')
+    peer.node.destroy_publisher(publisher)
