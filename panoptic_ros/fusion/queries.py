@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import cv2
 import numpy as np
 
 from panoptic_ros.errors import LabelSetError
@@ -209,7 +210,8 @@ class QueryFusion:
         if is_above is not None:
             # One more query, which has no segment.
             query = np.where(runs.sample(is_above), query, len(chosen))
-        panoptic = self._panoptic(runs, query, is_kept, class_id, score, label_set)
+        owned_area = np.bincount(query, runs.length, len(chosen) + 1)[: len(chosen)]
+        panoptic = self._panoptic(runs, query, is_kept, class_id, score, label_set, owned_area)
         return Fused(panoptic, _coarse_confidence(confidence, extent_wh))
 
     @property
@@ -233,6 +235,7 @@ class QueryFusion:
         class_id: np.ndarray,
         score: np.ndarray,
         label_set: LabelSet,
+        owned_area: np.ndarray,
     ) -> Panoptic:
         """Merge the queries of each stuff class and build the map.
 
@@ -245,9 +248,8 @@ class QueryFusion:
         count = FIRST_OBJECT + len(class_id)
         area, box_xyxy = runs.measure(key, count)
         # The score of stuff is the mean of its queries, weighted by pixels.
-        owned = np.bincount(query, runs.length, len(class_id) + 1)[: len(class_id)]
-        total = np.bincount(key_of_query, owned, count)
-        mean_score = np.bincount(key_of_query, score * owned, count) / np.maximum(total, 1)
+        total = np.bincount(key_of_query, owned_area, count)
+        mean_score = np.bincount(key_of_query, score * owned_area, count) / np.maximum(total, 1)
         mean_score[FIRST_OBJECT:] = score
         is_present = area > 0
         is_present[VOID] = False
@@ -274,13 +276,23 @@ class QueryFusion:
         if RULES[self.rule] is Assignment.RAW:
             return self._fuse_class_map(owner, confidence, label_set, size_wh)
         count = len(maps.score)
-        runs = Runs.of(owner)
-        query = np.minimum(runs.sample(owner), count)
         is_kept = self._keep(maps.owned_area, maps.mask_area)
         is_kept &= maps.class_id < len(label_set)
         class_id = np.minimum(maps.class_id, VOID)
+        # Queries of one stuff class become one before runs are made, and dropped ones nobody.
+        first_of_class = np.full(VOID + 1, NOBODY)
+        first_of_class[class_id[is_kept][::-1]] = np.flatnonzero(is_kept)[::-1]
+        segment = np.full(256, NOBODY, np.uint8)
+        is_thing = label_set.is_thing[class_id]
+        segment[:count] = np.where(is_thing, np.arange(count), first_of_class[class_id])
+        segment[:count][~is_kept] = NOBODY
+        owner = cv2.LUT(owner, segment)
+        runs = Runs.of(owner)
+        query = np.minimum(runs.sample(owner), count)
         resized = runs if runs.size_wh == size_wh else runs.resized(size_wh)
-        panoptic = self._panoptic(resized, query, is_kept, class_id, maps.score, label_set)
+        panoptic = self._panoptic(
+            resized, query, is_kept, class_id, maps.score, label_set, maps.owned_area
+        )
         return Fused(panoptic, confidence)
 
     def _fuse_classes(
