@@ -191,7 +191,10 @@ def _spread_classes(network: nn.Module, name: str, forward: Callable) -> None:
         layer.weight[-1] = 0
         layer.bias[-1] = middle
     else:
+        # Sigmoids of large logits are all 1, and equal scores have no order.
+        layer.weight /= 4
         layer.bias -= middle
+        layer.bias /= 4
 
 
 def _watch(network: nn.Module, name: str, forward: Callable) -> tuple[Tensor, Tensor]:
