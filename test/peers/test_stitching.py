@@ -1,3 +1,7 @@
+import pytest
+
+pytest.importorskip('rasterio', reason='the extra large runs these tests')
+
 from peers import stitching
 
 
