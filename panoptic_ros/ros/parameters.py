@@ -12,7 +12,7 @@ from typing import Any
 
 from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.fusion import CentreFusion, QueryFusion
+from panoptic_ros.fusion import Fusion
 from panoptic_ros.labels import ROLES, LabelSet
 from panoptic_ros.packing import PANOPTIC_PACKINGS
 from panoptic_ros.scene.motion import TrackerSettings
@@ -413,7 +413,7 @@ class Tuning:
         """Settings of the tracker."""
         return TrackerSettings(max_gap_s=self.track_max_gap_s, min_overlap=self.track_min_overlap)
 
-    def override(self, fusion: CentreFusion | QueryFusion) -> CentreFusion | QueryFusion:
+    def override(self, fusion: Fusion) -> Fusion:
         """Return the fusion of a card with the thresholds that are set here (not below 0)."""
         names = {f.name for f in fields(fusion)} & {f.name for f in fields(self)}
         values = {name: getattr(self, name) for name in names}

@@ -202,7 +202,7 @@ def _set_option(trt: ModuleType, config: Any, name: str, text: str) -> None:
             return
         current = getattr(config, name)
         if isinstance(current, bool):
-            value = {'true': True, 'false': False}[text]
+            value: Any = {'true': True, 'false': False}[text]
         elif isinstance(current, int):
             value = int(text)
         else:
