@@ -130,7 +130,7 @@ def label_info() -> Any:
         return messages.label_info_message(LABELS, Header())
     stand_in = SimpleNamespace(LabelInfo=SimpleNamespace, VisionClass=SimpleNamespace)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages, 'vision_msgs', stand_in)
+        patch.setattr(messages.detections, 'vision_msgs', stand_in)
         return messages.label_info_message(LABELS, Header())
 
 
