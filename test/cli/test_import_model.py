@@ -3,6 +3,7 @@
 import pytest
 
 pytest.importorskip('torch', reason='extra import')
+pytest.importorskip('safetensors', reason='extra import')
 
 from panoptic_ros.cli import main
 from panoptic_ros.cli.import_model import parse_size
