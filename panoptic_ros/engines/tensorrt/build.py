@@ -201,8 +201,9 @@ def _set_option(trt: ModuleType, config: Any, name: str, text: str) -> None:
             config.set_flag(getattr(trt.BuilderFlag, text))
             return
         current = getattr(config, name)
+        value: Any
         if isinstance(current, bool):
-            value: Any = {'true': True, 'false': False}[text]
+            value = {'true': True, 'false': False}[text]
         elif isinstance(current, int):
             value = int(text)
         else:
