@@ -129,11 +129,15 @@ def test_the_frame_of_the_first_image_is_found(
     thread = threading.Thread(target=lambda: found.append(rviz.wait_for_frame('/segment/overlay')))
     thread.start()
 
+    publisher = peer.node.create_publisher(Image, '/segment/overlay', 5)
+
     def publish() -> bool:
-        peer.publish('/segment/overlay', Image(header=Header(frame_id='cam0')))
+        # The first image may be lost, and the subscriber is gone once it has one.
+        publisher.publish(Image(header=Header(frame_id='cam0')))
         peer.spin(0.05)
         return bool(found)
 
     peer.wait_until(publish, 'the frame')
+    peer.node.destroy_publisher(publisher)
     thread.join()
     assert found == ['cam0']
