@@ -291,7 +291,7 @@ def test_calibrations(fuzzed: Fuzzed, nothing_kept: None) -> None:
     def run(info: CameraInfo) -> None:
         with little_memory():
             fuzzed.pipeline.take_camera_info('/camera_info', info)
-        kinds.add(fuzzed.pipeline._calibration is info)
+        kinds.add(fuzzed.pipeline._calibration.info is info)
         assert fuzzed.give(fuzzed.good) == 'processed'
 
     run()
