@@ -316,8 +316,12 @@ class CameraNode(Node):
     def __init__(self) -> None:
         super().__init__('camera')
         self._prefetch: Prefetch | None = None
-        self.settings = declare_settings(self)
-        rate_hz, frames = open_source(self.settings)
+        try:
+            self.settings = declare_settings(self)
+            rate_hz, frames = open_source(self.settings)
+        except PanopticRosError:
+            self.destroy_node()  # before the context ends, or the process may not
+            raise
         self.done = Future()
         self._outputs = {
             topic: self._publisher(message_type, topic, qos)
