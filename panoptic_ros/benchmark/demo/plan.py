@@ -38,8 +38,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if args.source == STREET:
         rate_hz = args.rate or RATE_HZ
         street = SyntheticStreet(args.seed, args.size or (640, 320), rate_hz).frame(0)
-        node['camera_height_m'] = street.camera_height_m
-        node['camera_pitch_rad'] = street.camera_pitch_rad
+        mounting = {
+            'camera_height_m': street.camera_height_m,
+            'camera_pitch_rad': street.camera_pitch_rad,
+        }
+        camera |= mounting
+        node |= mounting
         node['turn_boxes'] = True
         frames = args.frames or round(args.seconds * rate_hz)
         width, height = street.size_wh
