@@ -1,5 +1,7 @@
 """EoMT, the encoder-only mask transformer, on DINOv2 and DINOv3 (Kerssies et al., 2503.19108)."""
 
+from dataclasses import replace
+
 from torch import nn
 
 from panoptic_ros.errors import ModelError
@@ -54,15 +56,9 @@ FAMILY = Family(
     masks_at_input_size=True,
 )
 
-FAMILY_DINOV3 = Family(
+FAMILY_DINOV3 = replace(
+    FAMILY,
     name='EoMT-DINOv3',
     model_type='eomt_dinov3',
     network_class='EomtDinov3ForUniversalSegmentation',
-    tasks=(PANOPTIC, INSTANCE, SEMANTIC),
-    rule=EOMT_RULE,
-    adapt=_adapt,
-    default_size_wh=image_size_wh,
-    divisor=_patch_size,
-    fixed_size=True,
-    masks_at_input_size=True,
 )
