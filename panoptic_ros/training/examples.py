@@ -14,7 +14,11 @@ from panoptic_ros.training.augmentation import Augmentation
 from panoptic_ros.training.losses import Batch, LossWeights
 from panoptic_ros.training.targets import make_targets
 
-_Held = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # image, semantic, instance, crowd
+_Maps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Image uint8 [H, W, 3], semantic uint8 and instance uint16 [H, W], is_crowd bool [ids]."""
+
+_Cutout = tuple[int, int, tuple[int, int, int, int]]
+"""An object to paste: number of the image, instance id, box_xyxy."""
 
 
 class TrainingExamples(Dataset):
@@ -23,9 +27,11 @@ class TrainingExamples(Dataset):
     Parameters
     ----------
     real
-        Labelled images; decoded once and held in memory.
+        Labelled images. They are read each time they are shown, so that memory does not grow with
+        the data set; reading one takes a few percent of its training step.
     made
-        Images mixed in, taken with probability ``made_share``.
+        Synthetic images, rendered once and held in memory; one is shown with probability
+        ``made_share``.
     repeat_rare
         Classes that fewer than this fraction of the images show have those images repeated
         ``sqrt(repeat_rare / fraction)`` times (LVIS, arXiv 1908.03195); 0 repeats none.
@@ -59,21 +65,46 @@ class TrainingExamples(Dataset):
         self.losses = losses
         self.made_share = made_share if len(made) else 0.0
         self.seed = seed
-        self._real = [_hold(s) for s in tqdm(real, desc='Reading images', unit='image')]
-        self._made = [_hold(s) for s in tqdm(made, desc='Making images', unit='image')]
-        self._repeats = repeat_factors([held[1] for held in self._real], repeat_rare)
-        if repeat_crowded:
-            # Ids run from 1; the last element of a held image has one entry an id.
-            objects = np.array([max(1, len(held[3]) - 1) for held in self._real])
-            self._repeats *= np.maximum(1.0, np.sqrt(objects / np.median(objects)))
+        self._real = real
+        self._made = [_maps(s) for s in tqdm(made, desc='Rendering images', unit='image')]
         self.paste_share = paste_share
-        self._cutouts = (
-            _find_cutouts(self._real, label_set, self._PASTE_MIN_AREA) if paste_share else []
-        )
-        # Between as often as they are (few train, many cars) and all alike (one train a hundred
-        # times).
+        self._repeats = np.ones(len(real))
+        self._cutouts: list[list[_Cutout]] = []
+        if repeat_rare or repeat_crowded or paste_share:
+            self._survey(repeat_rare, repeat_crowded)
+        # Between the share of each class (few trains, many cars) and equal shares (one train a
+        # hundred times).
         frequency = np.array([len(cutouts) for cutouts in self._cutouts]) ** 0.25
         self._cutout_share = frequency / frequency.sum()
+
+    def _survey(self, repeat_rare: float, repeat_crowded: bool) -> None:
+        """Read every image once: how often to show it, and which objects can be pasted."""
+        shows = np.zeros((len(self._real), 256), bool)
+        objects = np.zeros(len(self._real))
+        by_class: dict[int, list[_Cutout]] = {}
+        for number, sample in enumerate(tqdm(self._real, desc='Reading images', unit='image')):
+            _, semantic, instance, is_crowd = _maps(sample)
+            shows[number, np.unique(semantic)] = True
+            objects[number] = len(is_crowd) - 1  # ids run from 1
+            if self.paste_share:
+                for class_id, instance_id, box in self._find_objects(semantic, instance, is_crowd):
+                    by_class.setdefault(class_id, []).append((number, instance_id, box))
+        self._repeats = repeat_factors(shows, repeat_rare)
+        if repeat_crowded:
+            objects = np.maximum(1, objects)
+            self._repeats *= np.maximum(1.0, np.sqrt(objects / np.median(objects)))
+        self._cutouts = [by_class[class_id] for class_id in sorted(by_class)]
+
+    def _find_objects(
+        self, semantic: np.ndarray, instance: np.ndarray, is_crowd: np.ndarray
+    ) -> list[tuple[int, int, tuple[int, int, int, int]]]:
+        """Return (class id, instance id, box_xyxy) of each object that can be pasted."""
+        things = measure_segments(semantic, instance).things
+        usable = (things.area >= self._PASTE_MIN_AREA) & (things.area <= semantic.size // 4)
+        usable &= ~is_crowd[things.id] & self.label_set.is_thing[things.class_id]
+        things = things.where(usable)
+        boxes = map(tuple, things.box_xyxy.tolist())
+        return list(zip(things.class_id.tolist(), things.id.tolist(), boxes, strict=True))
 
     def __len__(self) -> int:
         return 2**31
@@ -81,12 +112,12 @@ class TrainingExamples(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
         rng = np.random.default_rng([self.seed, index])
         if rng.uniform() < self.made_share:
-            held = self._made[rng.integers(len(self._made))]
+            maps = self._made[rng.integers(len(self._made))]
         else:
-            held = self._real[self._pick(index)]
+            maps = _maps(self._real[self._pick(index)])
             if self._cutouts and rng.uniform() < self.paste_share:
-                held = self._paste(held, rng)
-        image_rgb, semantic, instance, is_crowd = held
+                maps = self._paste(maps, rng)
+        image_rgb, semantic, instance, is_crowd = maps
         image_rgb, semantic, instance = self.augmentation.apply(image_rgb, semantic, instance, rng)
         targets = make_targets(
             semantic,
@@ -112,13 +143,13 @@ class TrainingExamples(Dataset):
         order = np.resize(rng.permutation(np.repeat(np.arange(len(times)), times)), length)
         return int(order[position])
 
-    def _paste(self, held: _Held, rng: np.random.Generator) -> _Held:
-        image_rgb, semantic, instance, is_crowd = (array.copy() for array in held)
+    def _paste(self, maps: _Maps, rng: np.random.Generator) -> _Maps:
+        image_rgb, semantic, instance, is_crowd = (array.copy() for array in maps)
         width = semantic.shape[1]
         for _ in range(rng.integers(1, self._PASTE_MOST + 1)):
             cutouts = self._cutouts[rng.choice(len(self._cutouts), p=self._cutout_share)]
             number, instance_id, (x0, y0, x1, y1) = cutouts[rng.integers(len(cutouts))]
-            source_rgb, source_semantic, source_instance, _ = self._real[number]
+            source_rgb, source_semantic, source_instance, _ = _maps(self._real[number])
             if source_semantic.shape != semantic.shape:
                 continue
             window = np.s_[y0:y1, x0:x1]
@@ -136,38 +167,19 @@ class TrainingExamples(Dataset):
         return image_rgb, semantic, instance, is_crowd
 
 
-def repeat_factors(semantic_maps: Sequence[np.ndarray], repeat_rare: float) -> np.ndarray:
+def repeat_factors(shows: np.ndarray, repeat_rare: float) -> np.ndarray:
     """Return how often each image is shown in an epoch, float64 [images], 1 or more.
 
-    ``semantic_maps`` are uint8 [H, W]; see ``repeat_rare`` in :class:`TrainingExamples`.
+    ``shows`` is bool [images, 256]: whether an image shows a class. See ``repeat_rare`` in
+    :class:`TrainingExamples`.
     """
-    shows = np.zeros((len(semantic_maps), 256), bool)
-    for row, semantic in zip(shows, semantic_maps, strict=True):
-        row[np.unique(semantic)] = True
-    shows[:, VOID] = False
+    is_class = np.arange(256) != VOID
     fraction = np.maximum(shows.mean(0), 1e-9)
     factor = np.sqrt(np.maximum(1.0, repeat_rare / fraction))
-    return np.where(shows, factor, 1.0).max(1)
+    return np.where(shows & is_class, factor, 1.0).max(1)
 
 
-def _find_cutouts(
-    held: Sequence[_Held], label_set: LabelSet, min_area: int
-) -> list[list[tuple[int, int, tuple[int, int, int, int]]]]:
-    """Return, for each thing class that has any, its objects: (image, instance id, box_xyxy)."""
-    by_class: dict[int, list[tuple[int, int, tuple[int, int, int, int]]]] = {}
-    for number, (_, semantic, instance, is_crowd) in enumerate(held):
-        things = measure_segments(semantic, instance).things
-        usable = (things.area >= min_area) & (things.area <= semantic.size // 4)
-        usable &= ~is_crowd[things.id] & label_set.is_thing[things.class_id]
-        things = things.where(usable)
-        for instance_id, class_id, box in zip(
-            things.id.tolist(), things.class_id.tolist(), things.box_xyxy.tolist(), strict=True
-        ):
-            by_class.setdefault(class_id, []).append((number, instance_id, tuple(box)))
-    return [by_class[class_id] for class_id in sorted(by_class)]
-
-
-def _hold(sample: Sample) -> _Held:
+def _maps(sample: Sample) -> _Maps:
     truth = sample.truth
     is_crowd = np.zeros(int(truth.instance.max(initial=0)) + 1, bool)
     is_crowd[sample.crowd_ids] = True

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.training.augmentation import Augmentation
-from panoptic_ros.training.examples import TrainingExamples, repeat_factors
+from panoptic_ros.training.examples import TrainingExamples, _maps, repeat_factors
 from panoptic_ros.training.losses import Batch, LossWeights
 
 STILL = Augmentation(
@@ -139,11 +141,34 @@ def test_every_image_comes_once_an_epoch() -> None:
 
 
 def test_images_of_rare_classes_come_more_often() -> None:
-    common, rare = np.zeros((2, 2), np.uint8), np.array([[0, 7], [255, 0]], np.uint8)
+    shows = np.zeros((4, 256), bool)
+    shows[:, 0] = True
+    shows[1, [7, 255]] = True
     # Class 7 is in a quarter of the images: wanted in half, they come sqrt(0.5 / 0.25) times.
-    factors = repeat_factors([common, rare, common, common], 0.5)
-    np.testing.assert_allclose(factors, [1, 2**0.5, 1, 1])
-    np.testing.assert_array_equal(repeat_factors([common, rare], 0.0), [1, 1])
+    np.testing.assert_allclose(repeat_factors(shows, 0.5), [1, 2**0.5, 1, 1])
+    np.testing.assert_array_equal(repeat_factors(shows[:2], 0.0), [1, 1])
+
+
+def test_real_images_are_read_when_they_are_shown_and_not_held() -> None:
+    class Folder(Sequence):
+        reads = 0
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Sample:
+            if index >= 3:
+                raise IndexError
+            self.reads += 1
+            return scene(50 + index, (8, 4, 28, 20))
+
+    folder, label_set = Folder(), LabelSet.load('cityscapes')
+    plain = TrainingExamples(folder, label_set, STILL, LossWeights())
+    assert folder.reads == 0
+    assert sorted(int(plain[i][0].min()) for i in range(3)) == [50, 51, 52]
+    assert folder.reads == 3
+    TrainingExamples(folder, label_set, STILL, LossWeights(), repeat_rare=0.5)
+    assert folder.reads == 6  # one survey
 
 
 def scene(colour: int, box: tuple[int, int, int, int] | None) -> Sample:
@@ -165,7 +190,8 @@ def test_a_pasted_object_brings_its_pixels_class_and_an_id_of_its_own() -> None:
         scenes, LabelSet.load('cityscapes'), STILL, LossWeights(), paste_share=1.0
     )
     rng = np.random.default_rng(3)
-    image_rgb, semantic, instance, is_crowd = examples._paste(examples._real[0], rng)
+    before = _maps(scenes[0])
+    image_rgb, semantic, instance, is_crowd = examples._paste(before, rng)
     ids = np.unique(instance[instance > 0])
     assert 1 <= len(ids) <= 3
     assert len(is_crowd) > ids.max()
@@ -174,7 +200,7 @@ def test_a_pasted_object_brings_its_pixels_class_and_an_id_of_its_own() -> None:
     np.testing.assert_array_equal(image_rgb[..., 0] == 200, instance > 0)
     # It stays at its height in the picture; the picture it was taken for is left as it was.
     np.testing.assert_array_equal(np.flatnonzero((instance > 0).any(1)), np.arange(4, 20))
-    assert not examples._real[0][2].any()
+    assert not before[2].any()
 
 
 def test_small_objects_and_crowds_are_not_pasted() -> None:

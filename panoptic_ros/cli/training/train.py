@@ -183,6 +183,8 @@ def _open_data(
         training, validation = Subset(training, kept), Subset(training, held_out)
     else:
         validation, _ = open_dataset(config.dataset, args.data, split, label_set)
+    if config.dataset == 'synthetic':
+        training = list(training)  # rendering takes longer than a training step
     # In random order the first ones are a fair sample.
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(validation), generator=generator).tolist()
