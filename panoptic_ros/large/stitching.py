@@ -2,20 +2,24 @@
 
 Each pixel takes its class from the window that has it farthest from its border. That rule also
 cuts every window's instances to pieces that do not overlap. Two pieces are one object if, in the
-pixels both windows saw, they cover the same pixels: at least ``min_overlap`` of the smaller of the
-two (of their union if their classes differ). Pieces are joined by connected components, so neither
-the order of the windows nor that of their ids changes the result.
+strip both windows saw, they share at least ``min_overlap`` of the smaller of the two (of their
+union if their classes differ), or if they have the same class and agree exactly on one connected
+part of the strip. Pieces are joined by connected components, so neither the order of the windows
+nor that of their ids changes the result.
 
-If every window has the true map, the result is the true map of the whole picture: the pieces of a
-connected object overlap exactly, wherever and how often it crosses a border, and pieces of
-different objects share no pixel. Windows that are neighbours in a row or a column are enough for
-this, because the windows that see one pixel form a rectangle of the grid.
+If every window has the true map, the result is the true map of the whole picture. Each connected
+part of an object in a strip belongs to one piece in either window, so the two pieces agree on it
+exactly; pieces of different objects share no pixel. The two pieces need not share most of their
+pixels: an object that branches is cut into other pieces by each window. Windows that are
+neighbours in a row or a column are enough, because the windows that see one pixel form a
+rectangle of the grid.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import cv2
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -219,6 +223,8 @@ class Stitcher:
         ids_a, ids_b, shared_px, smaller_px, union_px = shared_pieces(a.instance, b.instance)
         same_class = a.class_of_id[ids_a] == b.class_of_id[ids_b]
         is_one = shared_px >= self.min_overlap * np.where(same_class, smaller_px, union_px)
+        for pair in np.flatnonzero(same_class & ~is_one):
+            is_one[pair] = agree_on_a_part(a.instance == ids_a[pair], b.instance == ids_b[pair])
         pairs = np.stack((a.first + ids_a[is_one], b.first + ids_b[is_one]), axis=1)
         self._pairs.append(pairs.astype(np.int64))
 
@@ -346,6 +352,13 @@ def shared_pieces(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, ...]:
     ids_a, ids_b = np.divmod(key, base)
     area_a, area_b = area_a[ids_a], area_b[ids_b]
     return ids_a, ids_b, shared_px, np.minimum(area_a, area_b), area_a + area_b - shared_px
+
+
+def agree_on_a_part(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether two masks, bool [H, W], agree on a connected part: one is in both, whole."""
+    count, part = cv2.connectedComponents((a | b).view(np.uint8), connectivity=8)
+    differs = np.bincount(part[a ^ b], minlength=count)
+    return bool((differs[1:] == 0).any())
 
 
 def _merge(pieces: _Pieces, component: np.ndarray, count: int) -> tuple[np.ndarray, Objects]:

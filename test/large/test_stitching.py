@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_ros.large.stitching import NODATA, Stitcher, WindowMap, stitch
+from panoptic_ros.large.stitching import (
+    NODATA,
+    Stitcher,
+    WindowMap,
+    agree_on_a_part,
+    stitch,
+)
 from panoptic_ros.large.windows import Grid, Window
 
 GRASS, CAR, TRUCK = 1, 2, 3
@@ -153,6 +159,20 @@ def two_windows(left: list[str], right: list[str]) -> tuple[np.ndarray, np.ndarr
         maps.append(WindowMap(semantic, local, np.linspace(0, 1, local.max() + 1)))
     grid = Grid((12, len(left)), (8, 8), 4)
     return stitch(grid, maps)
+
+
+def test_an_object_that_each_window_cuts_otherwise_is_one() -> None:
+    # The windows share the middle column. The left one sees its first three pixels as one piece,
+    # the right one its last three; the two pieces share one pixel of three.
+    picture = ['.a.', 'a..', '.a.', 'a..', '.a.', '..a', '.a.', '..a', '.a.']
+    check_exact(*true_map(picture), Grid((3, 9), (2, 9), 1))
+
+
+def test_masks_agree_on_a_part_only_if_all_of_it_is_in_both() -> None:
+    a = np.array([[1, 0, 1], [1, 0, 1]], bool)
+    assert agree_on_a_part(a, np.array([[1, 0, 0], [1, 0, 0]], bool))
+    assert not agree_on_a_part(a, np.array([[1, 0, 1], [0, 0, 0]], bool))
+    assert not agree_on_a_part(a, np.array([[1, 0, 0], [1, 1, 0]], bool))
 
 
 def test_each_pixel_comes_from_the_window_that_has_it_farther_from_its_border() -> None:
