@@ -24,6 +24,7 @@ LAYERS = (
     {'fusion', 'scene'},
     {'engines'},
     {'segmenter'},
+    {'cluster'},
     {'datasets'},
     {'evaluation'},
     {'training', 'large'},

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from panoptic_ros.cluster import ModelChoice, open_model
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.coco_writer import CocoPanopticWriter
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS, default_split, open_dataset
@@ -76,6 +77,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--engine', default='auto', choices=('auto', *ENGINES))
     parser.add_argument('--precision', default='auto', choices=PRECISIONS)
     parser.add_argument('--threads', type=int, default=0, help='0 for one per core')
+    parser.add_argument(
+        '--scheduler', metavar='ADDRESS', default='', help='of a dask cluster to run on'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,17 +95,12 @@ def run(args: argparse.Namespace) -> int:
         samples, label_set = open_dataset(args.dataset, args.root, split, matched)
     samples = evenly_spaced(samples, args.limit)
     times: list[StageTimes] = []
-    # OpenCV's threads would compete with the engine's for the same cores.
-    cv2.setNumThreads(1)
     try:
         with ExitStack() as stack:
-            engine = stack.enter_context(
-                closing(open_engine(model, args.engine, args.threads, args.precision))
-            )
-            print(f'model {model.card.name}, engine {engine.description}', file=sys.stderr)
-            pairs = predict(
-                Segmenter(model, engine), tqdm(samples, unit='image', disable=None), times
-            )
+            choice = ModelChoice(args.model, args.engine, args.precision, args.threads)
+            engine, segment = stack.enter_context(open_model(choice, args.scheduler))
+            print(f'model {model.card.name}, engine {engine}', file=sys.stderr)
+            pairs = predict(segment, tqdm(samples, unit='image', disable=None), times)
             if args.save_predictions:
                 info = {'description': f'panoptic_ros, model {model.card.name}'}
                 writer = CocoPanopticWriter(args.save_predictions, label_set, info)
@@ -126,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
             'model': model.card.name,
             'dataset': args.dataset,
             'split': split,
-            'engine': str(engine.description),
+            'engine': engine,
             'median_ms': stages_ms,
             'worst_images': {w.sample.image_id: w.PQ for w in accuracy.worst},
         }
@@ -178,6 +177,8 @@ def _run_video(args: argparse.Namespace, model: Model, split: str) -> int:
         raise DatasetError(f'the limit is {args.limit}; expected 1 or more frames of each video')
     if args.sheet or args.save_predictions:
         raise DatasetError('--video writes neither --sheet nor --save-predictions; leave them out')
+    if args.scheduler:
+        raise PanopticRosError('--video follows objects in this process; leave out --scheduler')
     labels = LabelSet.load(args.labels) if args.labels else None
     videos, label_set = open_videos(args.dataset, args.root, split, args.rate, labels)
     if match_label_sets(model.label_set, label_set) != label_set:

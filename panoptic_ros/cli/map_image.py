@@ -22,15 +22,17 @@ NIfTI files and folders of DICOM files are volumes; ``--stack z`` takes the page
 import argparse
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from panoptic_ros.cluster import ModelChoice
 from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import SourceError
 from panoptic_ros.large.bands import model_segmenter
-from panoptic_ros.large.jobs import ModelChoice, PlannedMap, plan_grid, plan_map, run_maps
+from panoptic_ros.large.jobs import PlannedMap, plan_grid, plan_map, run_maps
 from panoptic_ros.large.mapping import POLYGON_FORMATS, TABLE_FORMATS, Map, Results
 from panoptic_ros.large.reading.pictures import ReadOptions
 from panoptic_ros.large.reading.pyramids import SLIDE_SUFFIXES, TIFF_SUFFIXES
@@ -151,10 +153,8 @@ def _run_stack(args: argparse.Namespace, model: Model, out: Path) -> int:
     value_range = tuple(args.range) if args.range else None
     grid = plan_grid(stack.size_wh, args.window or model.card.size_wh, args.overlap)
     total = stack.count * len(grid.rows) * len(grid.columns)
-    with (
-        model_choice(args).open() as segmenter,
-        tqdm(total=total, unit='window', disable=None) as bar,
-    ):
+    segmenter = model_choice(args).open()
+    with closing(segmenter.engine), tqdm(total=total, unit='window', disable=None) as bar:
         segment = model_segmenter(segmenter)
         planes = segment_planes(stack, segment, grid, value_range, bar.update)
     if args.stack == 'time':

@@ -14,23 +14,22 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from time import perf_counter_ns
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from panoptic_ros.cli.overlay_video import OverlayVideo
+from panoptic_ros.cluster import ModelChoice, SegmentImages, open_model
 from panoptic_ros.datasets.coco_writer import CocoPanopticWriter
-from panoptic_ros.engines import ENGINES, PRECISIONS, open_engine
+from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import PanopticRosError, SourceError
 from panoptic_ros.image_files import read_image, write_image
 from panoptic_ros.model import Model
 from panoptic_ros.scene.tracking import Tracker
-from panoptic_ros.segmenter import Segmenter
 from panoptic_ros.sources import find_images_or_raise, open_pictures
 from panoptic_ros.visualize import overlay
 
@@ -49,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--precision', default='auto', choices=PRECISIONS)
     parser.add_argument('--threads', type=int, default=0, help='0 for one per core')
     parser.add_argument(
+        '--scheduler', metavar='ADDRESS', default='', help='of a dask cluster to run on'
+    )
+    parser.add_argument(
         '--out',
         type=Path,
         help='folder of the results (out/segment/SOURCE, with a number if that exists)',
@@ -65,23 +67,23 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or _free_folder(_source_name(args.source))
     source = _open_source(args.source, out)
     model = Model.load(args.model)
-    # OpenCV's threads would compete with the engine's for the same cores.
-    cv2.setNumThreads(1)
-    with closing(open_engine(model, args.engine, args.threads, args.precision)) as engine:
-        print(f'model {model.card.name}, engine {engine.description}', file=sys.stderr)
+    choice = ModelChoice(args.model, args.engine, args.precision, args.threads)
+    with open_model(choice, args.scheduler) as (engine, segment):
+        print(f'model {model.card.name}, engine {engine}', file=sys.stderr)
         if (out / 'panoptic.json').exists():
             print(f'panoptic: replacing the results in {out}', file=sys.stderr)
-        segmenter = Segmenter(model, engine)
+        started_ns = perf_counter_ns()
         try:
-            table, failed = _segment_all(source, segmenter, out, args)
+            table, failed = _segment_all(source, segment, model, out, args)
         except OSError as error:
             raise PanopticRosError(
                 f'cannot write the results to {out} ({error.strerror or error}); choose another '
                 'folder with --out'
             ) from error
+        elapsed_ns = perf_counter_ns() - started_ns
     if not len(table):
         raise SourceError(f'nothing in {args.source!r} could be read; expected images')
-    print(_report(table))
+    print(_report(table, elapsed_ns))
     print(f'results in {out}' + (f'; {failed} unreadable' if failed else ''))
     return 1 if failed else 0
 
@@ -110,6 +112,7 @@ class _Frame:
     file_name: str
     image_bgr: np.ndarray | None
     stamp_ns: int | None = None
+    read_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,16 +163,16 @@ def _read_or_none(path: Path) -> np.ndarray | None:
 
 
 def _segment_all(
-    source: _Source, segmenter: Segmenter, out: Path, args: argparse.Namespace
+    source: _Source, segment: SegmentImages, model: Model, out: Path, args: argparse.Namespace
 ) -> tuple[np.ndarray, int]:
     """Return the nanoseconds of each stage, int64 [frames, stages], and the unreadable files."""
-    rows, failed = [], 0
+    rows: list[tuple[int, ...]] = []
+    failed: list[str] = []
     total = min(source.count or sys.maxsize, args.limit or sys.maxsize)
-    label_set = segmenter.model.label_set
     tracker = Tracker()
     with ExitStack() as stack:
-        info = {'description': f'panoptic_ros, model {segmenter.model.card.name}'}
-        writer = stack.enter_context(CocoPanopticWriter(out, label_set, info))
+        info = {'description': f'panoptic_ros, model {model.card.name}'}
+        writer = stack.enter_context(CocoPanopticWriter(out, model.label_set, info))
         video = None
         if source.is_video:
             video = stack.enter_context(closing(OverlayVideo(out / 'overlay.mp4')))
@@ -179,43 +182,51 @@ def _segment_all(
             unit='frame',
             disable=None,
         )
-        started_ns = perf_counter_ns()
-        for frame in progress:
-            if frame.image_bgr is None:
-                failed += 1
-                tqdm.write(f'panoptic: {frame.file_name} is not a readable image', sys.stderr)
-                continue
-            read_ns = perf_counter_ns()
-            result = segmenter.segment(frame.image_bgr)
+        frames = ((frame, frame.image_bgr) for frame in _readable(iter(progress), failed))
+        for frame, result in segment(frames, 'bgr8'):
             panoptic = result.panoptic
             segmented_ns = perf_counter_ns()
             if frame.stamp_ns is not None:
                 panoptic = tracker.update(panoptic, frame.stamp_ns)
             tracked_ns = perf_counter_ns()
-            drawn_bgr = overlay(frame.image_bgr, panoptic, label_set, args.opacity, args.labels)
+            drawn_bgr = overlay(
+                frame.image_bgr, panoptic, model.label_set, args.opacity, args.labels
+            )
             if video is None:
                 write_image(out / 'overlay' / f'{frame.name}.jpg', drawn_bgr)
             else:
                 video.add(drawn_bgr, frame.stamp_ns)
             writer.add(panoptic, frame.name, file_name=frame.file_name)
             stages = result.stages_ns
-            ended_ns = perf_counter_ns()
             rows.append(
                 (
-                    read_ns - started_ns,
+                    frame.read_ns,
                     stages.preprocess_ns,
                     stages.inference_ns,
                     stages.fusion_ns,
                     tracked_ns - segmented_ns,
-                    ended_ns - tracked_ns,
+                    perf_counter_ns() - tracked_ns,
                 )
             )
-            started_ns = ended_ns
-    return np.array(rows, np.int64).reshape(-1, len(STAGES)), failed
+    return np.array(rows, np.int64).reshape(-1, len(STAGES)), len(failed)
 
 
-def _report(table_ns: np.ndarray) -> str:
-    """Return the table of stage times, from int64 [frames, stages]."""
+def _readable(frames: Iterator[_Frame], failed: list[str]) -> Iterator[_Frame]:
+    """Yield the frames that have pixels, with the time to read them; name the others."""
+    while True:
+        started_ns = perf_counter_ns()
+        frame = next(frames, None)
+        if frame is None:
+            return
+        if frame.image_bgr is None:
+            failed.append(frame.file_name)
+            tqdm.write(f'panoptic: {frame.file_name} is not a readable image', sys.stderr)
+        else:
+            yield replace(frame, read_ns=perf_counter_ns() - started_ns)
+
+
+def _report(table_ns: np.ndarray, elapsed_ns: int) -> str:
+    """Return the table of stage times, from int64 [frames, stages], and the frame rates."""
     segmentation = table_ns[:, 1:4].sum(axis=1)
     columns = [
         *zip(STAGES, table_ns.T, strict=True),
@@ -228,7 +239,7 @@ def _report(table_ns: np.ndarray) -> str:
         lines.append(f'{name:<14}{p50:>9.2f}{p95:>9.2f}')
     frames = len(table_ns)
     lines.append(
-        f'{frames} frames; {frames / table_ns.sum() * 1e9:.1f} frames/s with reading and '
+        f'{frames} frames; {frames / elapsed_ns * 1e9:.1f} frames/s with reading and '
         f'writing, {frames / segmentation.sum() * 1e9:.1f} frames/s segmentation alone'
     )
     return '\n'.join(lines)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from panoptic_ros.cluster import SegmentImages
 from panoptic_ros.datasets import Sample
 from panoptic_ros.errors import DatasetError
 from panoptic_ros.evaluation.intersections import Intersections
@@ -20,7 +21,7 @@ from panoptic_ros.evaluation.report import (
 )
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.segmenter import Segmenter, StageTimes
+from panoptic_ros.segmenter import StageTimes
 
 _WORST = 8  # images on the contact sheet
 
@@ -93,11 +94,11 @@ def measure_accuracy(
 
 
 def predict(
-    segmenter: Segmenter, samples: Iterable[Sample], times: list[StageTimes] | None = None
+    segment: SegmentImages, samples: Iterable[Sample], times: list[StageTimes] | None = None
 ) -> Iterator[tuple[Panoptic, Sample]]:
-    """Segment labelled images one by one; append the stage times of each to ``times``."""
-    for sample in samples:
-        result = segmenter.segment(sample.image_rgb, 'rgb8')
+    """Segment labelled images in order; append the stage times of each to ``times``."""
+    images = ((sample, sample.image_rgb) for sample in samples)
+    for sample, result in segment(images, 'rgb8'):
         if times is not None:
             times.append(result.stages_ns)
         yield result.panoptic, sample

@@ -2,17 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any, TypeVar
 
-import cv2
 from tqdm import tqdm
 
-from panoptic_ros.engines import open_engine
+from panoptic_ros.cluster import ModelChoice, open_client, run_tasks, worker_segmenter
 from panoptic_ros.errors import PanopticRosError, SourceError
 from panoptic_ros.large.bands import (
     BandStore,
@@ -26,28 +23,8 @@ from panoptic_ros.large.reading.georeference import Georeference
 from panoptic_ros.large.reading.pictures import Picture, ReadOptions
 from panoptic_ros.large.windows import Grid
 from panoptic_ros.model import Model
-from panoptic_ros.segmenter import Segmenter
 
 Key = TypeVar('Key')
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which model to run, and how; the parameters are those of :func:`open_engine`."""
-
-    model: str
-    engine: str = 'auto'
-    precision: str = 'auto'
-    threads: int = 0
-
-    @contextmanager
-    def open(self) -> Iterator[Segmenter]:
-        """Open the model; it is closed at the end."""
-        # OpenCV's threads would fight the engine's for the same cores.
-        cv2.setNumThreads(1)
-        model = Model.load(self.model)
-        with closing(open_engine(model, self.engine, self.threads, self.precision)) as engine:
-            yield Segmenter(model, engine)
 
 
 @dataclass(frozen=True)
@@ -166,12 +143,13 @@ def run_maps(
     total = sum(across[number] for number, _ in missing)
     with tqdm(total=total, unit='window', disable=None) as bar:
         if scheduler:
-            tasks = [((number, row), (plans[number][0].job, row)) for number, row in missing]
+            tasks = {(number, row): (plans[number][0].job, row) for number, row in missing}
             for (number, row), data in run_on_cluster(scheduler, tasks):
                 stores[number].write(row, data)
                 bar.update(across[number])
         elif missing:
-            with plans[0][0].job.model.open() as segmenter:
+            segmenter = plans[0][0].job.model.open()
+            with closing(segmenter.engine):
                 segment = model_segmenter(segmenter)
                 for number in sorted({number for number, _ in missing}):
                     rows = [row for n, row in missing if n == number]
@@ -206,55 +184,26 @@ def run_here(
 
 
 def run_on_cluster(
-    address: str, tasks: Sequence[tuple[Key, tuple[MapJob, int]]]
+    address: str, tasks: dict[Key, tuple[MapJob, int]]
 ) -> Iterator[tuple[Key, bytes]]:
-    """Segment bands on the workers of a dask scheduler and give them encoded, as they come.
+    """Segment bands on the workers of a dask scheduler and yield them encoded, as they come.
 
-    Each worker process opens a model once. A band of a worker that dies is done again by another,
-    with the same bytes. The workers must see the files of the jobs under the same paths. Raises
-    PanopticRosError if there is no scheduler, or a band fails.
+    The workers must see the files of the jobs under the same paths. Raises PanopticRosError if
+    there is no scheduler, or a band fails.
     """
-    from distributed import Client, KilledWorker, as_completed
-
-    try:
-        client = Client(address, timeout=20)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise PanopticRosError(
-            f'no dask scheduler answers at {address!r} ({error}); start one with dask scheduler, '
-            'or leave out --scheduler'
-        ) from error
-    with client:
-        key_of = {
-            # Pure tasks with equal arguments would be one task, also those of an earlier run.
-            client.submit(_segment_on_worker, *arguments, pure=False): (key, arguments)
-            for key, arguments in tasks
-        }
-        for future in as_completed(list(key_of)):
-            key, (job, row) = key_of.pop(future)
-            try:
-                data = future.result()
-            except (KilledWorker, PanopticRosError) as error:
-                raise PanopticRosError(
-                    f'band {row} of {job.source} failed on the cluster ({error}); the finished '
-                    'bands are kept: mend the cause and use --resume'
-                ) from error
-            future.release()
-            yield key, data
+    key_of = {f'band {row} of {job.source}': key for key, (job, row) in tasks.items()}
+    named = dict(zip(key_of, tasks.values(), strict=True))
+    with open_client(address) as client:
+        try:
+            for name, data in run_tasks(client, _segment_on_worker, named):
+                yield key_of[name], data
+        except PanopticRosError as error:
+            raise PanopticRosError(
+                f'{error}; the finished bands are kept: correct the cause and use --resume'
+            ) from error
 
 
 def _segment_on_worker(job: MapJob, row: int) -> bytes:
-    with _WORKER_LOCK:
-        ((_, data),) = run_here(job, _worker_segmenter(job.model), [row], lambda: None)
+    with worker_segmenter(job.model) as segmenter:
+        ((_, data),) = run_here(job, model_segmenter(segmenter), [row], lambda: None)
         return data
-
-
-_WORKER_LOCK = Lock()  # an engine belongs to one thread, a worker may have several
-
-
-@lru_cache(maxsize=1)
-def _worker_segmenter(model: ModelChoice) -> WindowSegmenter:
-    """Return the segmenter of this worker process, which stays open as long as the process."""
-    cv2.setNumThreads(1)
-    loaded = Model.load(model.model)
-    engine = open_engine(loaded, model.engine, model.threads, model.precision)
-    return model_segmenter(Segmenter(loaded, engine))

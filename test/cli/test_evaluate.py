@@ -1,6 +1,5 @@
 import json
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +9,16 @@ import pytest
 
 from panoptic_ros.cli import main
 from panoptic_ros.cli.evaluate import match_label_sets
+from panoptic_ros.cluster import ModelChoice, open_model
 from panoptic_ros.datasets.cityscapes import CityscapesInstanceIds
 from panoptic_ros.datasets.coco_writer import CocoPanopticWriter
-from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import LabelSetError
 from panoptic_ros.evaluation.accuracy import measure_accuracy, predict
 from panoptic_ros.evaluation.coco_files import score_files
 from panoptic_ros.image_files import write_image
 from panoptic_ros.labels import LabelClass, LabelSet
-from panoptic_ros.model import Model
 from panoptic_ros.packing import coco_categories, from_cityscapes, to_coco
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.segmenter import Segmenter
 
 LABELS = LabelSet.load('cityscapes')
 ROAD, SKY, CAR = (LABELS.class_id(n) for n in ('road', 'sky', 'car'))
@@ -110,9 +107,9 @@ def test_limit_takes_some_images(tiny_model: Path, root: Path, tmp_path: Path) -
 
 
 def test_a_model_is_measured_without_the_command(tiny_model: Path, root: Path) -> None:
-    model = Model.load(tiny_model)
-    with closing(open_engine(model, 'onnxruntime', threads=1)) as engine:
-        pairs = predict(Segmenter(model, engine), CityscapesInstanceIds(root, 'val'))
+    choice = ModelChoice(str(tiny_model), 'onnxruntime', threads=1)
+    with open_model(choice) as (_, segment):
+        pairs = predict(segment, CityscapesInstanceIds(root, 'val'))
         accuracy = measure_accuracy(pairs, LABELS)
     assert accuracy.quality.images == 3
     assert 60 < accuracy.quality.PQ < 100
@@ -178,3 +175,29 @@ def test_a_coco_data_set_is_read_with_its_own_categories(
     assert (results['split'], results['images'], results['PQ']) == ('val', 2, 100)
     assert main([*command, '--labels', 'coco']) == 2
     assert "which label set 'coco' lacks" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_a_cluster_gives_the_same_figures(tiny_model: Path, root: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip('distributed', reason='the extra cluster runs this test')
+    command = ['evaluate', str(tiny_model), 'cityscapes', str(root), '--engine', 'onnxruntime']
+    command += ['--sheet', str(tmp_path / 'worst.jpg'), '--json']
+    assert main([*command, str(tmp_path / 'here.json')]) == 0
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False
+    ) as cluster:
+        remote = ['--scheduler', cluster.scheduler_address]
+        assert main([*command, str(tmp_path / 'there.json'), *remote]) == 0
+    here, there = (
+        json.loads((tmp_path / name).read_text()) for name in ('here.json', 'there.json')
+    )
+    assert here.pop('median_ms').keys() == there.pop('median_ms').keys()
+    assert there == here
+
+
+def test_videos_do_not_run_on_a_cluster(
+    tiny_model: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ['evaluate', str(tiny_model), 'cityscapes', str(root), '--video']
+    assert main([*command, '--scheduler', 'tcp://x:1']) == 2
+    assert 'leave out --scheduler' in capsys.readouterr().err

@@ -323,12 +323,12 @@ def test_options_that_make_no_sense(capsys, option, match):
 
 def test_report():
     table_ns = np.array([[1, 2, 3, 4, 6, 5], [1, 2, 3, 4, 6, 5]]) * 1_000_000
-    report = segment._report(table_ns).splitlines()
+    report = segment._report(table_ns, 50_000_000).splitlines()
     assert report[3].split() == ['inference', '3.00', '3.00']
     assert report[5].split() == ['tracking', '6.00', '6.00']
     assert report[7].split() == ['segmentation', '9.00', '9.00']
     assert report[8].split() == ['total', '21.00', '21.00']
-    assert report[9].startswith('2 frames; 47.6 frames/s with reading and writing, 111.1')
+    assert report[9].startswith('2 frames; 40.0 frames/s with reading and writing, 111.1')
 
 
 @given(

@@ -2,11 +2,13 @@
 
 import os
 import signal
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from panoptic_ros.cluster import ModelChoice
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.large import jobs
 from panoptic_ros.large.bands import model_segmenter
@@ -17,7 +19,7 @@ distributed = pytest.importorskip('distributed', reason='the extra cluster runs 
 
 @pytest.fixture
 def job(write_geotiff, street_picture, tiny_model) -> jobs.MapJob:
-    choice = jobs.ModelChoice(str(tiny_model), 'onnxruntime', threads=1)
+    choice = ModelChoice(str(tiny_model), 'onnxruntime', threads=1)
     source = write_geotiff(street_picture)
     return jobs.plan_map(source, ReadOptions(), choice, (64, 32), 16).job
 
@@ -25,12 +27,13 @@ def job(write_geotiff, street_picture, tiny_model) -> jobs.MapJob:
 @pytest.mark.process
 def test_a_cluster_gives_the_same_bytes_though_a_worker_dies(job) -> None:
     rows = range(len(job.grid.rows))
-    with job.model.open() as segmenter:
+    segmenter = job.model.open()
+    with closing(segmenter.engine):
         here = dict(jobs.run_here(job, model_segmenter(segmenter), rows, lambda: None))
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True
     ) as cluster:
-        tasks = [(row, (job, row)) for row in rows]
+        tasks = {row: (job, row) for row in rows}
         results = jobs.run_on_cluster(cluster.scheduler_address, tasks)
         found = [next(results)]
         # What this worker does, and what it has done that nobody fetched yet, is lost.
@@ -49,9 +52,9 @@ def test_a_file_that_the_workers_do_not_see(job) -> None:
         ) as cluster,
         pytest.raises(PanopticRosError, match=r'failed on the cluster .*does not exist'),
     ):
-        list(jobs.run_on_cluster(cluster.scheduler_address, [(0, (lost, 0))]))
+        list(jobs.run_on_cluster(cluster.scheduler_address, {0: (lost, 0)}))
 
 
 def test_no_scheduler(job) -> None:
     with pytest.raises(PanopticRosError, match='no dask scheduler answers'):
-        list(jobs.run_on_cluster('nonsense://x', [(0, (job, 0))]))
+        list(jobs.run_on_cluster('nonsense://x', {0: (job, 0)}))
