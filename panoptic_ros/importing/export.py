@@ -1,9 +1,7 @@
 """From a torch network to ONNX files in float32 and float16."""
 
 import copy
-import logging
 import os
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from panoptic_ros.errors import ModelError
 from panoptic_ros.importing.network import OUTPUTS, Deployed
-from panoptic_ros.training.export import OPSET, strip
+from panoptic_ros.training.onnx_files import strip, write_onnx
 
 LARGE_BYTES = 64 << 10
 """Float32 tensors of a float16 file above this are worth a word: they cost memory and time."""
@@ -70,19 +68,8 @@ def export_onnx(
     """
     image = torch.zeros(1, size_wh[1], size_wh[0], 3, dtype=torch.uint8)
     try:
-        with _quiet(), _environment(environment or {}), torch.inference_mode():
-            torch.onnx.export(
-                network,
-                (image,),
-                path,
-                input_names=['image'],
-                output_names=list(OUTPUTS),
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                optimize=True,
-                verbose=False,
-            )
+        with _environment(environment or {}), torch.inference_mode():
+            write_onnx(network, image, path, OUTPUTS)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         cause = ' '.join(str(error.__cause__ or error).split())[:300]
         raise ModelError(
@@ -127,20 +114,6 @@ def large_float32(path: Path) -> dict[str, int]:
                 module = module_of(node)
                 found[module] = max(found.get(module, 0), size)
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter, which reports at length what is absent and will be deprecated."""
-    log = logging.getLogger('torch.onnx')
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        log.setLevel(level)
 
 
 @contextmanager

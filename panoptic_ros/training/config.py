@@ -7,12 +7,18 @@ from typing import Any
 
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS
 from panoptic_ros.training.augmentation import Augmentation
-from panoptic_ros.training.losses import LossWeights
+from panoptic_ros.training.head_kinds import HEAD_KINDS
+from panoptic_ros.training.loss_weights import LossWeights
 from panoptic_ros.training.network.backbone import Backbone
+from panoptic_ros.training.network.centre_network import CentreNetwork
 from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
+from panoptic_ros.training.network.query_network import QueryNetwork
 from panoptic_ros.training.network.timm_backbone import TimmBackbone
 from panoptic_ros.untrusted import read_yaml
+
+HEAD_FIELDS = ('head', 'queries', 'query_channels', 'query_layers')
+"""The fields of :class:`TrainingConfig` that determine the kind of heads, and the queries."""
 
 NETWORK_FIELDS = (
     'backbone',
@@ -23,9 +29,9 @@ NETWORK_FIELDS = (
     'centre_channels',
     'detail_channels',
     'input_gamma',
+    *HEAD_FIELDS,
 )
 """The fields of :class:`TrainingConfig` that determine the network, apart from its classes."""
-
 
 _TIMM = 'timm:'
 
@@ -58,8 +64,16 @@ class TrainingConfig:
     trained_part
         The only part of the network that is trained, for example ``semantic_head.detail``;
         everything else keeps its weights and batch statistics. Empty: all of it.
-    pyramid_channels, semantic_channels, centre_channels, detail_channels, input_gamma
+    pyramid_channels, input_gamma
         See :class:`~panoptic_ros.training.network.panoptic_network.PanopticNetwork`.
+    head
+        Kind of the heads: ``centres`` or ``queries``.
+    semantic_channels, centre_channels, detail_channels
+        Of head kind ``centres``; see
+        :class:`~panoptic_ros.training.network.centre_network.CentreNetwork`.
+    queries, query_channels, query_layers
+        Of head kind ``queries``; see
+        :class:`~panoptic_ros.training.network.query_network.QueryHead`.
     images, batch
         Images seen in the whole run, and images per step.
     minutes
@@ -109,6 +123,10 @@ class TrainingConfig:
     semantic_channels: int = 96
     centre_channels: int = 64
     detail_channels: int = 0
+    head: str = 'centres'
+    queries: int = 100
+    query_channels: int = 128
+    query_layers: int = 3
     input_gamma: float = 1.0
     images: int = 48000
     batch: int = 8
@@ -147,6 +165,10 @@ class TrainingConfig:
             raise ValueError(
                 f'dataset is {self.dataset!r}; expected one of {", ".join(DEFAULT_SPLITS)}'
             )
+        if self.head not in HEAD_KINDS:
+            raise ValueError(f'head is {self.head!r}; expected one of {", ".join(HEAD_KINDS)}')
+        if self.head == 'queries':
+            self._check_queries()
         for name in ('image_scale', 'minutes', 'patience'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; expected 0 or more')
@@ -173,6 +195,21 @@ class TrainingConfig:
                 f'{self.backbone}'
             )
 
+    def _check_queries(self) -> None:
+        if not 1 <= self.queries <= 255:
+            raise ValueError(f'queries is {self.queries}; expected 1..255')
+        if self.query_channels < 4 or self.query_channels % 4:
+            raise ValueError(
+                f'query_channels is {self.query_channels}; expected a multiple of 4 above 0'
+            )
+        if self.query_layers < 0:
+            raise ValueError(f'query_layers is {self.query_layers}; expected 0 or more')
+        if self.image_scale:
+            raise ValueError(
+                f'image_scale is {self.image_scale} and head is queries; expected 0, because '
+                'windows are merged for head kind centres only'
+            )
+
     @classmethod
     def load(cls, path: str | Path, **changes: Any) -> 'TrainingConfig':
         """Read a YAML file, then apply ``changes``; raises ValueError naming a wrong key."""
@@ -194,15 +231,27 @@ class TrainingConfig:
         """
         backbone = self._build_backbone(pretrained=pretrained)
         backbone.freeze(self.frozen_stages)
-        network = PanopticNetwork(
-            backbone,
-            classes,
-            pyramid_channels=self.pyramid_channels,
-            semantic_channels=self.semantic_channels,
-            centre_channels=self.centre_channels,
-            detail_channels=self.detail_channels,
-            input_gamma=self.input_gamma,
-        )
+        network: PanopticNetwork
+        if self.head == 'queries':
+            network = QueryNetwork(
+                backbone,
+                classes,
+                pyramid_channels=self.pyramid_channels,
+                queries=self.queries,
+                query_channels=self.query_channels,
+                query_layers=self.query_layers,
+                input_gamma=self.input_gamma,
+            )
+        else:
+            network = CentreNetwork(
+                backbone,
+                classes,
+                pyramid_channels=self.pyramid_channels,
+                semantic_channels=self.semantic_channels,
+                centre_channels=self.centre_channels,
+                detail_channels=self.detail_channels,
+                input_gamma=self.input_gamma,
+            )
         if self.trained_part:
             part = dict(network.named_modules()).get(self.trained_part)
             if part is None:

@@ -11,8 +11,8 @@ from panoptic_ros.datasets import Sample
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import measure_segments
 from panoptic_ros.training.augmentation import Augmentation
-from panoptic_ros.training.losses import Batch, LossWeights
-from panoptic_ros.training.targets import make_targets
+from panoptic_ros.training.head_kinds import HEAD_KINDS
+from panoptic_ros.training.loss_weights import LossWeights
 
 _Maps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Image uint8 [H, W, 3], semantic uint8 and instance uint16 [H, W], is_crowd bool [ids]."""
@@ -29,6 +29,8 @@ class TrainingExamples(Dataset):
     real
         Labelled images. They are read each time they are shown, so that memory does not grow with
         the data set; reading one takes a few percent of its training step.
+    head
+        Kind of the targets, a key of :data:`~panoptic_ros.training.head_kinds.HEAD_KINDS`.
     made
         Synthetic images, rendered once and held in memory; one is shown with probability
         ``made_share``.
@@ -53,6 +55,7 @@ class TrainingExamples(Dataset):
         augmentation: Augmentation,
         losses: LossWeights,
         *,
+        head: str = 'centres',
         made: Sequence[Sample] = (),
         made_share: float = 0.0,
         repeat_rare: float = 0.0,
@@ -63,6 +66,7 @@ class TrainingExamples(Dataset):
         self.label_set = label_set
         self.augmentation = augmentation
         self.losses = losses
+        self.head = head
         self.made_share = made_share if len(made) else 0.0
         self.seed = seed
         self._real = real
@@ -119,17 +123,10 @@ class TrainingExamples(Dataset):
                 maps = self._paste(maps, rng)
         image_rgb, semantic, instance, is_crowd = maps
         image_rgb, semantic, instance = self.augmentation.apply(image_rgb, semantic, instance, rng)
-        targets = make_targets(
-            semantic,
-            instance,
-            is_crowd,
-            small_area=self.losses.small_area,
-            small_weight=self.losses.small_weight,
-            by_segment=self.losses.by_segment,
-        )
+        targets = HEAD_KINDS[self.head].targets(semantic, instance, is_crowd, self.losses)
         return (
             torch.from_numpy(np.ascontiguousarray(image_rgb.transpose(2, 0, 1))),
-            *(torch.from_numpy(getattr(targets, name)) for name in Batch._fields[1:]),
+            *map(torch.from_numpy, targets),
         )
 
     def _pick(self, index: int) -> int:

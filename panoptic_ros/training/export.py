@@ -1,26 +1,22 @@
 """Export a trained network to a model folder: ONNX files, card and golden file."""
 
 import copy
-import logging
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.fusion import Fusion
 from panoptic_ros.model import Model, write_model
 from panoptic_ros.model.card import TrainingData
-from panoptic_ros.training.inference_graph import OUTPUTS, InferenceGraph
+from panoptic_ros.training.head_kinds import make_graph
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
-
-OPSET = 18
+from panoptic_ros.training.onnx_files import store_weights_as_float16, strip, write_onnx
 
 
 def export_model(
@@ -32,7 +28,7 @@ def export_model(
     scale: float | None = None,
     peaks: int = 128,
     semantic_stride: int = 2,
-    fusion: CentreFusion | None = None,
+    fusion: Fusion | None = None,
     provenance: dict[str, str] | None = None,
     data: tuple[TrainingData, ...] = (),
 ) -> Model:
@@ -45,7 +41,7 @@ def export_model(
     Parameters
     ----------
     network
-        The trained network; it stays as it is.
+        The trained network; it is not changed.
     folder
         The model folder.
     golden_image
@@ -56,7 +52,8 @@ def export_model(
     scale, fusion, provenance, data
         For the card; see :class:`~panoptic_ros.model.ModelCard`.
     peaks, semantic_stride
-        See :class:`~panoptic_ros.training.inference_graph.InferenceGraph`.
+        Of head kind ``centres``; see
+        :class:`~panoptic_ros.training.centres.inference_graph.CentreGraph`.
 
     Raises PanopticRosError for a semantic stride that does not fit windows.
     """
@@ -74,21 +71,22 @@ def export_model(
             parameter.copy_(parameter.half().float())
     batch = torch.from_numpy(np.ascontiguousarray(golden_image))[None]
     grid = {'peaks': peaks, 'semantic_stride': semantic_stride}
-    graph = InferenceGraph(network, **grid)
+    graph = make_graph(network, **grid)
     with torch.inference_mode():
-        outputs = {
-            name: tensor[0].numpy() for name, tensor in zip(OUTPUTS, graph(batch), strict=True)
-        }
+        tensors = graph(batch)
+    outputs = {
+        name: tensor[0].numpy() for name, tensor in zip(graph.outputs, tensors, strict=True)
+    }
     with tempfile.TemporaryDirectory() as scratch:
         files = {}
         for precision in ('float32', 'float16'):
             half = precision == 'float16'
-            graph = InferenceGraph(copy.deepcopy(network), half=half, **grid)
+            graph = make_graph(copy.deepcopy(network), half=half, **grid)
             path = Path(scratch) / f'{precision}.onnx'
-            _export_onnx(graph, batch, path)
+            write_onnx(graph, batch, path, graph.outputs)
             model = onnx.load(path)
             if not half:
-                _store_weights_as_float16(model)
+                store_weights_as_float16(model)
             strip(model)
             onnx.checker.check_model(model, full_check=True)
             onnx.save(model, path)
@@ -98,6 +96,7 @@ def export_model(
             onnx_by_precision=files,
             label_set=label_set,
             size_wh=(width, height),
+            head=network.head,
             golden_image=golden_image,
             scale=scale,
             golden_outputs=outputs,
@@ -105,30 +104,6 @@ def export_model(
             provenance=provenance,
             data=data,
         )
-
-
-def _export_onnx(graph: InferenceGraph, batch: torch.Tensor, path: Path) -> None:
-    # The exporter warns at length about missing torchvision and coming deprecations.
-    exporter_log = logging.getLogger('torch.onnx')
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            torch.onnx.export(
-                graph,
-                (batch,),
-                path,
-                input_names=['image'],
-                output_names=list(OUTPUTS),
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                optimize=True,
-                verbose=False,
-            )
-    finally:
-        exporter_log.setLevel(level)
 
 
 def fold_batch_norm(network: PanopticNetwork) -> PanopticNetwork:
@@ -194,35 +169,3 @@ def blend(network: PanopticNetwork, other: PanopticNetwork, share: float) -> Pan
         for name, value in network.state_dict().items():
             value.lerp_(mixed[name], share)
     return network
-
-
-def _store_weights_as_float16(model: onnx.ModelProto) -> None:
-    """Keep each large float32 weight as float16 with a Cast behind it; changes no value."""
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        value = numpy_helper.to_array(tensor)
-        narrow = value.astype(np.float16)
-        if value.size < 64 or not np.array_equal(narrow.astype(np.float32), value):
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(narrow, f'{name}.float16'))
-        casts.append(helper.make_node('Cast', [f'{name}.float16'], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
-def strip(model: onnx.ModelProto) -> None:
-    """Remove the debugging notes of the exporter: file paths of this machine, stack traces."""
-    model.doc_string = ''
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        node.doc_string = ''
-        del node.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.doc_string = ''
-        del value.metadata_props[:]

@@ -20,7 +20,7 @@ from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model, add_onnx
 from panoptic_ros.segmenter import prepare_all
-from panoptic_ros.training.export import strip
+from panoptic_ros.training.onnx_files import strip
 
 FLOAT_CONVOLUTIONS = 3
 """Number of convolutions, from the image on, that stay in float32: the stem and the first block

@@ -20,7 +20,7 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.training.config import TrainingConfig
 from panoptic_ros.training.examples import TrainingExamples
-from panoptic_ros.training.losses import Batch, Losses, panoptic_losses
+from panoptic_ros.training.head_kinds import HEAD_KINDS, Batch, Losses
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.run_folder import (
     CHECKPOINT,
@@ -37,6 +37,7 @@ from panoptic_ros.training.validation import validate
 from panoptic_ros.training.warm_start import (
     fit_classes,
     import_weights,
+    keep_shared_parts,
     restore_normalisation,
 )
 from panoptic_ros.untrusted import read_npz
@@ -102,6 +103,7 @@ class Trainer:
         if label_set is not None and not (self.folder / CHECKPOINT).is_file():
             write_labels(self.folder, label_set)
         self.label_set = run_labels(self.folder, config)
+        self.kind = HEAD_KINDS[config.head]
         self.device = torch.device(device)
         torch.manual_seed(config.seed)
         network = config.build_network(len(self.label_set))
@@ -162,7 +164,7 @@ class Trainer:
         last_save = started = time.monotonic()
         mean = _RunningMean()
         for tensors in loader:
-            batch = Batch(*(t.to(self.device, non_blocking=True) for t in tensors))
+            batch = self.kind.batch(*(t.to(self.device, non_blocking=True) for t in tensors))
             mean.add(self._step(batch))
             self.images_seen += len(batch.image)
             bar.update(len(batch.image))
@@ -204,6 +206,7 @@ class Trainer:
             self.label_set,
             config.augmentation,
             config.losses,
+            head=config.head,
             made=made,
             made_share=config.made_share,
             repeat_rare=config.repeat_rare,
@@ -243,12 +246,14 @@ class Trainer:
         description: str,
         samples: Sequence[Sample],
     ) -> None:
-        """Take weights; classes of other names start untrained.
+        """Take weights; classes of other names and other heads start untrained.
 
         Frozen layers of the other run need not have statistics that training can start from, so
         batches of ``samples`` restore the normalisation.
         """
-        fitted = fit_classes(state, names, self.network.state_dict(), self.label_set.names)
+        present = self.network.state_dict()
+        shared = keep_shared_parts(state, present)
+        fitted = fit_classes(shared, names, present, self.label_set.names)
         try:
             self.network.load_state_dict(fitted)
         except RuntimeError as error:
@@ -330,7 +335,7 @@ class Trainer:
         image = batch.image.to(torch.float32, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
             heads = self.network(image)
-        losses = panoptic_losses(heads, batch, config.losses.hard_fraction)
+        losses = self.kind.losses(heads, batch, config.losses)
         total = losses.total(config.losses)
         if not math.isfinite(total.item()):
             raise FloatingPointError(
@@ -342,7 +347,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.network, self.images_seen // config.batch)
-        return Losses(*(value.detach() for value in losses))
+        return type(losses)(*(value.detach() for value in losses))
 
     def _validate(
         self,

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from panoptic_ros.datasets import Sample
 from panoptic_ros.evaluation.quality import PanopticQuality, QualityResult
-from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.fusion import Fusion
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.segmenter import prepare
-from panoptic_ros.training.inference_graph import InferenceGraph, infer_heads
+from panoptic_ros.training.head_kinds import HEAD_KINDS, infer_heads, make_graph
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 
@@ -15,7 +15,7 @@ def validate(
     network: PanopticNetwork,
     samples: Iterable[Sample],
     label_set: LabelSet,
-    fusion: CentreFusion | None = None,
+    fusion: Fusion | None = None,
     *,
     image_scale: float = 0.0,
     peaks: int = 128,
@@ -24,8 +24,8 @@ def validate(
 
     Images are resized by ``image_scale`` (0: not at all), to the nearest multiples of 32 pixels.
     """
-    fusion = fusion or CentreFusion()
-    graph = InferenceGraph(network, peaks=peaks)
+    fusion = fusion or HEAD_KINDS[network.head].fusion
+    graph = make_graph(network, peaks=peaks)
     scale = image_scale or 1.0
     quality = PanopticQuality(label_set)
     for sample in samples:

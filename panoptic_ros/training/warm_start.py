@@ -14,7 +14,8 @@ from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 _PREFIX = 'network.'  # precedes the names of the network's weights in the ONNX file
 _DETAIL = 'semantic_head.detail.'
-_CLASS_LAYERS = ('semantic_head.layers.1', 'semantic_head.detail.classes')
+_CLASS_LAYERS = ('semantic_head.layers.1', 'semantic_head.detail.classes', 'query_head.classes')
+_NO_OBJECT = 'no object'  # the last row of the queries' class layer
 _FLOAT16 = '.float16'  # follows the names of weights that are stored as float16
 
 
@@ -39,19 +40,30 @@ def import_weights(
 
     Returns
     -------
-    The names of the batch normalisations that stay untrained: those in a
-    :class:`~panoptic_ros.training.network.heads.Detail` that the model lacks. It stays as it was
-    initialised, when it adds nothing.
+    The names of the batch normalisations that stay untrained: those of heads that the model lacks,
+    and those in a :class:`~panoptic_ros.training.network.heads.Detail` that it lacks. These parts
+    keep their present weights.
 
-    Raises ModelError if the model's ONNX file is not an export of this network.
+    Raises ModelError if the model has queries, whose weights the exporter rearranges, or if its
+    ONNX file is not an export of this network.
     """
-    weights = _exported_weights(model)
+    if model.card.head == 'queries':
+        raise ModelError(
+            f'model {model.card.name!r} has head kind queries, whose ONNX file cannot be trained; '
+            'start from its training run, or from a file of panoptic export --weights'
+        )
+    present = network.state_dict()
+    needed = {_part(name) for name in present}
+    weights = {
+        name: value for name, value in _exported_weights(model).items() if _part(name) in needed
+    }
+    parts = {_part(name) for name in weights}
     state: dict[str, Tensor] = {}
     untrained: set[str] = set()
     has_detail = any(name.startswith(_DETAIL) for name in weights)
     try:
         for name, _, norm in _convolutions(network):
-            if name.startswith(_DETAIL) and not has_detail:
+            if _part(name) not in parts or (name.startswith(_DETAIL) and not has_detail):
                 if norm is not None:
                     untrained.add(_norm_name(name))
                 continue
@@ -67,7 +79,6 @@ def import_weights(
                 state[f'{norm_name}.bias'] = bias
         if weights:
             raise KeyError(', '.join(sorted(weights)))
-        present = network.state_dict()
         names = model.label_set.names
         state = fit_classes(state, names, present, class_names or names)
         network.load_state_dict(present | state)
@@ -92,7 +103,7 @@ def fit_classes(
     state, names
         The weights, and the class names they were trained for.
     present, wanted
-        The weights of the network to be, and its class names. A class that is not in ``names``
+        The weights of the new network, and its class names. A class that is not in ``names``
         keeps its present weights.
     """
     fitted = dict(state)
@@ -102,11 +113,27 @@ def fit_classes(
         for part in (f'{layer}.weight', f'{layer}.bias'):
             if part in fitted and part in present:
                 rows = present[part].clone()
-                for row, name in enumerate(wanted):
+                for row, name in enumerate((*wanted, _NO_OBJECT)[: len(rows)]):
                     if name in names:
                         rows[row] = fitted[part][list(names).index(name)]
+                    elif name == _NO_OBJECT:
+                        rows[row] = fitted[part][-1]
                 fitted[part] = rows
     return fitted
+
+
+def keep_shared_parts(
+    state: Mapping[str, Tensor], present: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return ``state`` without the heads that ``present`` lacks, completed with those it has."""
+    given, needed = ({_part(name) for name in names} for names in (state, present))
+    shared = {name: value for name, value in state.items() if _part(name) in needed}
+    return shared | {name: v for name, v in present.items() if _part(name) not in given}
+
+
+def _part(name: str) -> str:
+    """Return the part of the network a weight belongs to, like ``backbone``."""
+    return name.partition('.')[0]
 
 
 def restore_normalisation(

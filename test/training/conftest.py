@@ -6,14 +6,14 @@ import torch
 from panoptic_ros.model import Model
 from panoptic_ros.training.export import export_model
 from panoptic_ros.training.golden_image import golden_image
+from panoptic_ros.training.network.centre_network import CentreNetwork
 from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
-from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
 
 @pytest.fixture(scope='session')
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Model:
     torch.manual_seed(0)
-    network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)
+    network = CentreNetwork(EfficientNetLite(0, pretrained=False), 19)
     # Statistics of a real batch, so that folding the normalisation has something to fold.
     network.train()
     with torch.no_grad():

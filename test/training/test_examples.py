@@ -9,8 +9,9 @@ from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.training.augmentation import Augmentation
+from panoptic_ros.training.centres.losses import CentreBatch
 from panoptic_ros.training.examples import TrainingExamples, _maps, repeat_factors
-from panoptic_ros.training.losses import Batch, LossWeights
+from panoptic_ros.training.loss_weights import LossWeights
 
 STILL = Augmentation(
     crop_wh=(64, 32),
@@ -126,7 +127,7 @@ def test_examples_depend_only_on_seed_and_index() -> None:
         return TrainingExamples(real, label_set, Augmentation(), LossWeights(), seed=seed)
 
     first, again = examples(1)[5], examples(1)[5]
-    assert len(first) == len(Batch._fields)
+    assert len(first) == len(CentreBatch._fields)
     for a, b in zip(first, again, strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(first[0], examples(1)[6][0])

@@ -6,9 +6,12 @@ import torch
 
 from panoptic_ros.cli.training.export import parse_fusion, parse_size
 from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.model import Model
+from panoptic_ros.training.centres.inference_graph import CentreGraph
 from panoptic_ros.training.export import blend, fold_batch_norm
-from panoptic_ros.training.inference_graph import InferenceGraph, infer_heads
+from panoptic_ros.training.head_kinds import infer_heads
+from panoptic_ros.training.network.centre_network import CentreNetwork
 from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
@@ -68,7 +71,7 @@ def test_graphs_are_fit_for_tensorrt(exported: Model) -> None:
 
 def test_folding_changes_nothing() -> None:
     torch.manual_seed(1)
-    network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 5).eval()
+    network = CentreNetwork(EfficientNetLite(0, pretrained=False), 5).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
@@ -82,8 +85,8 @@ def test_folding_changes_nothing() -> None:
 
 
 def test_heads_come_in_the_shapes_fusion_takes() -> None:
-    network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)
-    heads = infer_heads(InferenceGraph(network, peaks=8), np.zeros((64, 96, 3), np.uint8))
+    network = CentreNetwork(EfficientNetLite(0, pretrained=False), 19)
+    heads = infer_heads(CentreGraph(network, peaks=8), np.zeros((64, 96, 3), np.uint8))
     assert heads.semantic.shape == (32, 48)
     assert heads.confidence.shape == (16, 24)
     assert heads.offset_xy.shape == (2, 16, 24)
@@ -97,7 +100,7 @@ def test_unusable_sizes_are_named(text: str) -> None:
 
 
 def test_thresholds_are_read_as_they_are_written() -> None:
-    fusion = parse_fusion(['centre_threshold=0.2', 'max_instances=50'])
+    fusion = parse_fusion(['centre_threshold=0.2', 'max_instances=50'], CentreFusion())
     assert (fusion.centre_threshold, fusion.max_instances) == (0.2, 50)
     assert isinstance(fusion.max_instances, int)
 
@@ -105,12 +108,12 @@ def test_thresholds_are_read_as_they_are_written() -> None:
 @pytest.mark.parametrize('text', ['threshold=1', 'centre_threshold', 'centre_threshold=2'])
 def test_unusable_thresholds_are_named(text: str) -> None:
     with pytest.raises(PanopticRosError, match=f'--fusion {text} is not usable'):
-        parse_fusion([text])
+        parse_fusion([text], CentreFusion())
 
 
 def test_blending_takes_the_mean_of_what_two_networks_compute_with() -> None:
     def network() -> PanopticNetwork:
-        return PanopticNetwork(EfficientNetLite(0, pretrained=False), 19).eval()
+        return CentreNetwork(EfficientNetLite(0, pretrained=False), 19).eval()
 
     one, other = network(), network()
     images = torch.rand(1, 3, 64, 64) * 255

@@ -7,8 +7,8 @@ import torch
 
 from panoptic_ros.cli import main
 from panoptic_ros.training.config import TrainingConfig
+from panoptic_ros.training.network.centre_network import CentreNetwork
 from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
-from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.pruning import (
     Activations,
     Elimination,
@@ -81,7 +81,7 @@ def test_widths_fall_where_it_costs_least_error_for_the_time() -> None:
 @pytest.mark.slow
 def test_channels_that_nothing_uses_go_without_a_trace() -> None:
     torch.manual_seed(0)
-    network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 3, pyramid_channels=16)
+    network = CentreNetwork(EfficientNetLite(0, pretrained=False), 3, pyramid_channels=16)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean of all batches
@@ -97,7 +97,7 @@ def test_channels_that_nothing_uses_go_without_a_trace() -> None:
     network.eval()
     images = torch.rand(2, 3, 64, 96) * 255
     state, widths = prune(network, [images, images.flip(3)], 0.6)
-    narrow = PanopticNetwork(
+    narrow = CentreNetwork(
         EfficientNetLite(0, pretrained=False, block_channels=widths), 3, pyramid_channels=16
     )
     narrow.load_state_dict(state)

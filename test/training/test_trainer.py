@@ -10,7 +10,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.resources import resource
 from panoptic_ros.training.config import TrainingConfig
-from panoptic_ros.training.losses import Batch, Losses
+from panoptic_ros.training.head_kinds import Batch, Losses
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.run_folder import final_weights, open_run, run_labels
 from panoptic_ros.training.trainer import MovingAverage, Trainer, learning_rate_factor

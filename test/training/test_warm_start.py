@@ -10,8 +10,8 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.resources import resource
 from panoptic_ros.training import warm_start
+from panoptic_ros.training.centres.inference_graph import CentreGraph
 from panoptic_ros.training.config import TrainingConfig
-from panoptic_ros.training.inference_graph import OUTPUTS, InferenceGraph
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.trainer import Trainer
 from panoptic_ros.training.warm_start import (
@@ -38,8 +38,8 @@ def restarted(config: TrainingConfig) -> PanopticNetwork:
 def test_the_network_computes_what_the_model_does(restarted: PanopticNetwork) -> None:
     image, golden = Model.load('street-lite').golden()
     with torch.inference_mode():
-        outputs = InferenceGraph(restarted)(torch.from_numpy(image)[None])
-    ours = dict(zip(OUTPUTS, (o[0].numpy() for o in outputs), strict=True))
+        outputs = CentreGraph(restarted)(torch.from_numpy(image)[None])
+    ours = dict(zip(CentreGraph.outputs, (o[0].numpy() for o in outputs), strict=True))
     assert (ours['semantic'] == golden['semantic']).mean() > 0.999
     assert abs(ours['offset_xy'] - golden['offset_xy']).max() < 0.01
 

@@ -4,17 +4,19 @@ import argparse
 import datetime
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.fusion import CentreFusion
+from panoptic_ros.fusion import Fusion
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TrainingData
 from panoptic_ros.training.config import NETWORK_FIELDS, TrainingConfig
 from panoptic_ros.training.export import blend, export_model
 from panoptic_ros.training.golden_image import golden_image
+from panoptic_ros.training.head_kinds import HEAD_KINDS
 from panoptic_ros.training.run_folder import (
     LABELS,
     final_weights,
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'{args.weights}  {args.weights.stat().st_size / 1e6:.1f} MB')
         return 0
     size_wh = parse_size(args.size)
-    fusion = parse_fusion(args.fusion)
+    fusion = parse_fusion(args.fusion, HEAD_KINDS[config.head].fusion)
     network = config.build_network(len(labels), pretrained=False)
     network.load_state_dict(final_weights(state))
     provenance = _provenance(config, state)
@@ -156,16 +158,17 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def parse_fusion(texts: Sequence[str]) -> CentreFusion:
-    """Read ``NAME=VALUE`` texts; raises PanopticRosError for an unknown or unusable one."""
+def parse_fusion(texts: Sequence[str], default: Fusion) -> Fusion:
+    """Return the default with ``NAME=VALUE`` texts applied.
+
+    Raises PanopticRosError for an unknown or unusable one.
+    """
     try:
         pairs = (text.split('=', 1) for text in texts)
-        values = {name: float(value) for name, value in pairs}
-        if 'max_instances' in values:
-            values['max_instances'] = int(values['max_instances'])
-        return CentreFusion(**values)
+        values = {name: type(getattr(default, name, 0.0))(value) for name, value in pairs}
+        return replace(default, **values)
     except (TypeError, ValueError) as error:
         raise PanopticRosError(
             f'--fusion {" ".join(texts)} is not usable ({error}); expected NAME=VALUE of '
-            f'{", ".join(vars(CentreFusion()))}'
+            f'{", ".join(vars(default))}'
         ) from error

@@ -19,7 +19,8 @@ from panoptic_ros.errors import DatasetError, PanopticRosError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.resources import resource
-from panoptic_ros.training.config import NETWORK_FIELDS, TrainingConfig
+from panoptic_ros.training.config import HEAD_FIELDS, NETWORK_FIELDS, TrainingConfig
+from panoptic_ros.training.head_kinds import HEAD_KINDS
 from panoptic_ros.training.run_folder import CHECKPOINT, open_run
 from panoptic_ros.training.trainer import Trainer
 from panoptic_ros.untrusted import read_yaml
@@ -75,6 +76,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='start from the folder of another run, an exported model (a name like street-lite, '
         'or a folder with a card.yaml) or a file of panoptic export --weights',
     )
+    parser.add_argument(
+        '--head',
+        choices=tuple(HEAD_KINDS),
+        help='kind of the heads (default: as configured, or that of --init)',
+    )
     parser.add_argument('--device', default='cpu', help='cpu (default) or cuda')
 
 
@@ -128,14 +134,15 @@ def read_config(args: argparse.Namespace) -> TrainingConfig:
         data = read_yaml(path)
         if not isinstance(data, dict):
             raise ValueError(f'{path} is not a mapping of training options')
-        if args.init and not data.keys() & set(NETWORK_FIELDS):
-            data |= _network_of(args.init)
+        if args.init and not data.keys() & (set(NETWORK_FIELDS) - set(HEAD_FIELDS)):
+            data = _network_of(args.init) | data
         changes = {
             'images': args.images,
             'minutes': args.minutes,
             'made_share': args.made_share,
             'validate_every': args.validate_every,
             'label_set': args.labels,
+            'head': args.head,
             'backbone_weights': args.weights,
         }
         data |= {key: value for key, value in changes.items() if value is not None}

@@ -32,11 +32,11 @@ def model(request, tmp_path_factory):
     pytest.importorskip('onnxscript', reason='onnxscript exports the model of this test')
     from panoptic_ros.training.export import export_model
     from panoptic_ros.training.golden_image import golden_image
+    from panoptic_ros.training.network.centre_network import CentreNetwork
     from panoptic_ros.training.network.efficientnet_lite import EfficientNetLite
-    from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 
     torch.manual_seed(0)
-    network = PanopticNetwork(EfficientNetLite(0, pretrained=False), 19)
+    network = CentreNetwork(EfficientNetLite(0, pretrained=False), 19)
     folder = tmp_path_factory.mktemp('models') / 'untrained'
     image = golden_image('cityscapes', (640, 320))
     return export_model(network, folder, golden_image=image, label_set='cityscapes')

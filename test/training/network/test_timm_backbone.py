@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.training.centres.losses import CentreBatch, centre_losses
 from panoptic_ros.training.config import TrainingConfig
 from panoptic_ros.training.export import export_model
 from panoptic_ros.training.golden_image import golden_image
-from panoptic_ros.training.losses import Batch, panoptic_losses
+from panoptic_ros.training.loss_weights import LossWeights
 
 SIZE_WH = (256, 256)
 BACKBONES = (
@@ -60,10 +61,10 @@ def config(name: str, **changes: object) -> TrainingConfig:
     )
 
 
-def batch(size_wh: tuple[int, int]) -> Batch:
+def batch(size_wh: tuple[int, int]) -> CentreBatch:
     width, height = size_wh
     cells = (1, height // 4, width // 4)
-    return Batch(
+    return CentreBatch(
         image=torch.randint(256, (1, 3, height, width)).float(),
         semantic=torch.randint(3, (1, height, width), dtype=torch.uint8),
         pixel_weight=torch.ones(1, height, width),
@@ -83,7 +84,7 @@ def test_a_backbone_learns_and_is_exported(name: str, tmp_path: Path, rtx) -> No
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     before = {key: value.clone() for key, value in network.backbone.named_parameters()}
     example = batch(SIZE_WH)
-    losses = panoptic_losses(network(example.image), example, 0.25)
+    losses = centre_losses(network(example.image), example, LossWeights())
     (losses.semantic + losses.centre + losses.offset).backward()
     optimizer.step()
     assert all(value.grad is not None for value in network.backbone.parameters())

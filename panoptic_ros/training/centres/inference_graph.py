@@ -1,22 +1,18 @@
-"""The graph that is exported: the network with its preprocessing and the dense part of fusion."""
+"""The graph of head kind ``centres`` that is exported: network, preprocessing, dense fusion."""
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panoptic_ros.fusion import CentreHeads
+from panoptic_ros.training.network.centre_network import CentreNetwork
 from panoptic_ros.training.network.heads import find_peaks
-from panoptic_ros.training.network.panoptic_network import PanopticNetwork
-
-OUTPUTS = ('semantic', 'confidence', 'centre_score', 'centre_index', 'offset_xy')
-"""Names of the outputs, in order; see :class:`~panoptic_ros.fusion.CentreHeads`."""
 
 
-class InferenceGraph(nn.Module):
+class CentreGraph(nn.Module):
     """A network with its preprocessing and everything that is cheaper inside the graph.
 
-    ``forward`` takes uint8 [N, H, W, 3] RGB and returns the tensors named in :data:`OUTPUTS`:
+    ``forward`` takes uint8 [N, H, W, 3] RGB and returns the tensors named in ``outputs``, the
+    fields of :class:`~panoptic_ros.fusion.CentreHeads`:
     class ids at ``semantic_stride`` (uint8, the argmax of the upsampled logits: taking it before
     the upsampling costs a fifth of PQ), confidence at stride 4 (uint8), the ``peaks`` best
     centres (score, flat int32 index) and the offsets at stride 4. With ``half`` the whole graph
@@ -24,9 +20,12 @@ class InferenceGraph(nn.Module):
     pays for the other).
     """
 
+    head = 'centres'
+    outputs = ('semantic', 'confidence', 'centre_score', 'centre_index', 'offset_xy')
+
     def __init__(
         self,
-        network: PanopticNetwork,
+        network: CentreNetwork,
         *,
         peaks: int = 128,
         semantic_stride: int = 2,
@@ -63,10 +62,3 @@ class InferenceGraph(nn.Module):
             index.to(torch.int32),
             heads.offset_xy,
         )
-
-
-def infer_heads(graph: InferenceGraph, image_rgb: np.ndarray) -> CentreHeads:
-    """Run uint8 [H, W, 3] through torch and return the heads that fusion takes."""
-    with torch.inference_mode():
-        outputs = graph(torch.from_numpy(image_rgb)[None])
-    return CentreHeads(**dict(zip(OUTPUTS, (o[0].numpy() for o in outputs), strict=True)))

@@ -1,4 +1,4 @@
-"""What the network should say about an image whose panoptic map is known."""
+"""Training targets for classes, centres and offsets from a panoptic map."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ import numpy as np
 from panoptic_ros.labels import VOID
 
 STRIDE = 4
-"""Pixels a cell of the heads' grid."""
+"""Pixels per cell of the heads' grid."""
 
-_AROUND = 9  # pixels: the window whose middle is still "around" a small segment
+_AROUND = 9  # pixels, side of the window that is "around" a pixel of a small segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Targets:
     centre
         float32 [h, w], 1 at the centre of each object, falling off as a Gaussian.
     centre_weight
-        float32 [h, w], 0 where nobody knows whether there is a centre (void, crowds).
+        float32 [h, w], 0 where it is unknown whether there is a centre (void, crowds).
     offset_xy
         float32 [2, h, w], cells from each cell to the centre of its object.
     offset_weight
@@ -61,8 +61,8 @@ def make_targets(
     is_crowd
         bool [ids], True for instance ids that stand for a group of objects.
     small_area, small_weight, by_segment
-        Which pixels count how much in the semantic loss; see
-        :class:`~panoptic_ros.training.losses.LossWeights`.
+        Weights of pixels in the semantic loss; see
+        :class:`~panoptic_ros.training.loss_weights.LossWeights`.
     """
     height, width = semantic.shape
     ids = instance.ravel()
@@ -77,8 +77,8 @@ def make_targets(
         cell_weight = pixel_weight[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
         cell_weight = np.minimum(cell_weight, small_weight)
         pixel_weight = np.clip(pixel_weight, 1.0, small_weight)
-        # Half as much for what surrounds it: with no more than its own pixels weighted, a pole
-        # would be drawn too wide.
+        # Pixels around a segment get half its weight: with only its own pixels weighted, a pole
+        # is predicted too wide.
         around = cv2.dilate(pixel_weight, np.ones((_AROUND, _AROUND), np.uint8))
         pixel_weight = np.maximum(pixel_weight, around / 2)
     else:
@@ -101,8 +101,8 @@ def make_targets(
     )
 
     objects = np.flatnonzero(is_object)
-    # The peak is as wide as a tenth of the object, but neither below a cell nor so wide that
-    # neighbours in a row of parked cars melt together.
+    # A tenth of the object's size, at least about a cell, and narrow enough to keep the peaks of
+    # neighbours in a row of parked cars apart.
     sigma = np.clip(0.1 * np.sqrt(area[objects]) / STRIDE, 0.8, 3.0)[:, None]
     peak_x = np.rint(centre_x[objects])[:, None]
     peak_y = np.rint(centre_y[objects])[:, None]

@@ -1,6 +1,5 @@
-"""The composite loss: what is wrong about the classes, the centres and the offsets."""
+"""The losses of classes, centres and offsets."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -8,50 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_ros.labels import VOID
-from panoptic_ros.training.network.panoptic_network import Heads
+from panoptic_ros.training.loss_weights import LossWeights
+from panoptic_ros.training.network.centre_network import Heads
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """How much each part counts in the sum, and how the semantic part is formed.
-
-    Parameters
-    ----------
-    semantic
-        Weight of the pixel cross-entropy (nats).
-    centre
-        Weight of the centre heatmap's mean squared error. Centres are a thousandth of the
-        cells, hence the large number (Panoptic-DeepLab uses 200).
-    offset
-        Weight of the offsets' mean absolute error in cells (a cell is 4 pixels).
-    hard_fraction
-        Fraction 0..1 of the pixels, the hardest, that the cross-entropy is averaged over.
-    small_area, small_weight
-        Objects below this area in pixels count this much in the cross-entropy.
-    by_segment
-        Count every segment below ``small_area``, stuff too, by the root of how much smaller it
-        is, at most ``small_weight``, and what surrounds it half as much: panoptic quality counts
-        segments, not pixels. The offsets of large objects count less by the same rule.
-    """
-
-    semantic: float = 1.0
-    centre: float = 200.0
-    offset: float = 0.1
-    hard_fraction: float = 0.25
-    small_area: int = 400
-    small_weight: float = 3.0
-    by_segment: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ('semantic', 'centre', 'offset', 'small_area', 'small_weight'):
-            if getattr(self, name) < 0:
-                raise ValueError(f'loss {name} is {getattr(self, name)}; expected 0 or more')
-        if not 0 < self.hard_fraction <= 1:
-            raise ValueError(f'loss hard_fraction is {self.hard_fraction}; expected 0..1, not 0')
-
-
-class Batch(NamedTuple):
-    """Images and targets as tensors; see :class:`~panoptic_ros.training.targets.Targets`."""
+class CentreBatch(NamedTuple):
+    """Images and targets as tensors; see :class:`~.centres.targets.Targets`."""
 
     image: Tensor
     """uint8 [N, 3, H, W]."""
@@ -63,7 +24,7 @@ class Batch(NamedTuple):
     offset_weight: Tensor
 
 
-class Losses(NamedTuple):
+class CentreLosses(NamedTuple):
     """Scalars, before weighting."""
 
     semantic: Tensor
@@ -79,7 +40,7 @@ class Losses(NamedTuple):
         )
 
 
-def panoptic_losses(heads: Heads, batch: Batch, hard_fraction: float) -> Losses:
+def centre_losses(heads: Heads, batch: CentreBatch, weights: LossWeights) -> CentreLosses:
     """Compare a batch's heads with its targets; everything in float32.
 
     The classes are compared at stride 2, where the deployed network takes its argmax: at full
@@ -92,8 +53,8 @@ def panoptic_losses(heads: Heads, batch: Batch, hard_fraction: float) -> Losses:
     pixel_weight = batch.pixel_weight[:, top::2, left::2]
     centre_error = (heads.centre[:, 0].float() - batch.centre).square()
     offset_error = (heads.offset_xy.float() - batch.offset_xy).abs().sum(1)
-    return Losses(
-        semantic=hard_pixel_cross_entropy(logits, target, pixel_weight, hard_fraction),
+    return CentreLosses(
+        semantic=hard_pixel_cross_entropy(logits, target, pixel_weight, weights.hard_fraction),
         centre=_weighted_mean(centre_error, batch.centre_weight),
         offset=_weighted_mean(offset_error, batch.offset_weight),
     )

@@ -1,6 +1,6 @@
 import numpy as np
 
-from panoptic_ros.training.targets import make_targets
+from panoptic_ros.training.centres.targets import make_targets
 
 
 def street(height: int = 16, width: int = 24) -> tuple[np.ndarray, np.ndarray]:

@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from panoptic_ros.training.losses import (
-    Batch,
-    Losses,
-    LossWeights,
+from panoptic_ros.training.centres.losses import (
+    CentreBatch,
+    CentreLosses,
+    centre_losses,
     hard_pixel_cross_entropy,
-    panoptic_losses,
 )
-from panoptic_ros.training.network.panoptic_network import Heads
+from panoptic_ros.training.loss_weights import LossWeights
+from panoptic_ros.training.network.centre_network import Heads
 
 
 def test_cross_entropy_of_all_pixels_is_the_weighted_mean_without_void() -> None:
@@ -42,8 +42,8 @@ def test_nothing_known_is_no_loss_and_no_nan() -> None:
     assert logits.grad.abs().max() == 0.0
 
 
-def batch() -> Batch:
-    return Batch(
+def batch() -> CentreBatch:
+    return CentreBatch(
         image=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
         semantic=torch.zeros(1, 8, 8, dtype=torch.uint8),
         pixel_weight=torch.ones(1, 8, 8),
@@ -58,7 +58,8 @@ def test_perfect_heads_have_no_loss() -> None:
     truth = batch()
     semantic = torch.zeros(1, 3, 4, 4)
     semantic[:, 0] = 50.0
-    losses = panoptic_losses(Heads(semantic, truth.centre[:, None], truth.offset_xy), truth, 0.5)
+    heads = Heads(semantic, truth.centre[:, None], truth.offset_xy)
+    losses = centre_losses(heads, truth, LossWeights(hard_fraction=0.5))
     assert [round(float(v), 6) for v in losses] == [0.0, 0.0, 0.0]
 
 
@@ -66,14 +67,15 @@ def test_centre_and_offset_errors_are_means_over_what_is_known() -> None:
     truth = batch()
     centre = torch.tensor([[[[0.0, 0.0], [0.0, 9.0]]]])  # misses the peak; 9 lies in void
     offset = torch.tensor([[[[3.0, 7.0], [7.0, 7.0]], [[-1.0, 7.0], [7.0, 7.0]]]])
-    losses = panoptic_losses(Heads(torch.zeros(1, 3, 4, 4), centre, offset), truth, 1.0)
+    heads = Heads(torch.zeros(1, 3, 4, 4), centre, offset)
+    losses = centre_losses(heads, truth, LossWeights(hard_fraction=1.0))
     assert losses.centre.item() == pytest.approx(1 / 3)
     assert losses.offset.item() == pytest.approx(4.0)
     assert losses.semantic.item() == pytest.approx(math.log(3))
 
 
 def test_the_total_is_the_weighted_sum() -> None:
-    losses = Losses(torch.tensor(2.0), torch.tensor(0.5), torch.tensor(4.0))
+    losses = CentreLosses(torch.tensor(2.0), torch.tensor(0.5), torch.tensor(4.0))
     weights = LossWeights(semantic=1, centre=10, offset=0.25)
     assert losses.total(weights).item() == 8.0
 

@@ -1,0 +1,1 @@
+"""Head kind ``centres``: targets, losses and the exported graph (Panoptic-DeepLab)."""

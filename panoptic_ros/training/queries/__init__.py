@@ -1,0 +1,1 @@
+"""Head kind ``queries``: targets, losses and the exported graph (mask classification)."""
