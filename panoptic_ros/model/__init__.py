@@ -1,15 +1,15 @@
-"""A model on disk: ONNX files, a card that says what they are, a golden input and its outputs.
+"""A model on disk: ONNX files, a card that describes them, a golden input and its outputs.
 
 ::
 
     models/NAME/
       model.onnx            float32, for CPUs
       model.float16.onnx    the same weights in float16, for TensorRT
-      model.int8.onnx       in 8-bit integers, for CPUs; not every model has it
-      golden.npz            an image and its outputs, to prove an engine right where it runs
-      card.yaml             what is here, with checksums
+      model.int8.onnx       quantized to 8-bit integers, for CPUs; optional
+      golden.npz            an image and its outputs, to verify engines on the machine they run on
+      card.yaml             the model card, with checksums
 
-Nothing is used before its SHA-256 agrees with the card, and no path of a card leaves its folder.
+A file is used only if its SHA-256 agrees with the card. No path in a card leaves its folder.
 """
 
 import re
@@ -42,7 +42,7 @@ GOLDEN = 'golden.npz'
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder whose card was read and makes sense; see :meth:`load`."""
+    """A model folder with a valid card; see :meth:`load`."""
 
     folder: Path
     card: ModelCard
@@ -53,14 +53,14 @@ class Model:
         """Read a model by name (``street-lite``, from ``models/``) or by its folder's path.
 
         Raises ModelError if there is no such model, or its card is missing, malformed, or does
-        not fit its label set. Large files are verified when they are asked for.
+        not fit its label set. The other files are verified when they are first read.
         """
         folder = _find(name_or_path)
         card = _parse_card(_read_card(folder), folder / CARD)
         return cls(folder, card, _load_label_set(card, folder))
 
     def onnx_path(self, precision: str = 'float32') -> Path:
-        """Return the path of the ONNX file, its checksum verified.
+        """Verify the checksum of the ONNX file and return its path.
 
         Raises ModelError if the model has no such precision, or the file is missing or changed.
         """
@@ -75,7 +75,7 @@ class Model:
         return path
 
     def golden(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the golden image, uint8 [H, W, 3] RGB, and the outputs it must give.
+        """Return the golden image, uint8 [H, W, 3] RGB, and its reference outputs.
 
         The outputs are as :meth:`Engine.infer` returns them, without the batch axis, computed in
         float32. Raises ModelError if the file is missing, changed or incomplete.
@@ -123,7 +123,7 @@ class Model:
         return path
 
     def _check_golden(self, arrays: Mapping[str, np.ndarray], path: Path) -> None:
-        # Of the heads, also where the float32 file ends in the fusion.
+        # Golden outputs are those of the heads, even if the float32 file ends in the fusion.
         card = replace(self.card, fused=())
         expected = card.inputs() | card.outputs('float32')
         found = {
@@ -138,7 +138,7 @@ class Model:
 
 
 def list_models() -> tuple[str, ...]:
-    """Return the names of the models that came with the package."""
+    """Return the names of the installed models."""
     return tuple(sorted(path.parent.name for path in resource('models').glob(f'*/{CARD}')))
 
 
@@ -165,19 +165,19 @@ def write_model(
     Parameters
     ----------
     folder
-        Made if need be; its name becomes the model's.
+        Created if it does not exist; its name becomes the name of the model.
     onnx_by_precision
-        Paths of the files of :data:`FILE_NAMES`, or some of them, each one self-contained.
+        Paths of one or more files, by the keys of :data:`FILE_NAMES`; weights inside the files.
     golden_image, golden_outputs
         uint8 [H, W, 3] RGB at ``size_wh``, and the float32 network's outputs for it without the
         batch axis.
     label_set, size_wh, fusion, provenance, licence, data, metrics, head, scale, resize, fused
         As in :class:`ModelCard`.
 
-    If there is a card already, its leading comment and the fields this function does not know
-    stay. Its metrics do not: they were measured on other weights.
+    An existing card keeps its leading comment and unknown fields. Its metrics are replaced: they
+    were measured with other weights.
 
-    Raises ModelError if what was given is not a valid model.
+    Raises ModelError if the result is not a valid model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,10 +221,10 @@ def add_onnx(
     *,
     is_fused: bool = False,
 ) -> Model:
-    """Copy an ONNX file to the folder of a model and enter it in the card.
+    """Copy an ONNX file to a model folder and add it to the card.
 
-    A file of the same precision is replaced, and so are entries of the provenance. ``is_fused``
-    tells that the file ends in the fusion. Raises ModelError if the weights are in another file.
+    A file of the same precision and equal keys of the provenance are replaced. Set ``is_fused`` if
+    the file ends in the fusion. Raises ModelError if the weights are in another file.
     """
     card = replace(
         model.card,
@@ -240,7 +240,7 @@ def add_onnx(
 
 
 def write_metrics(folder: str | Path, metrics: Iterable[Metric]) -> None:
-    """Replace the metrics of a card, for example after an evaluation; the rest stays as it is."""
+    """Replace the metrics of a card, for example after an evaluation; keep all other fields."""
     folder = Path(folder)
     card = _parse_card(_read_card(folder), folder / CARD)
     _write_card(folder, replace(card, metrics=tuple(metrics)))
@@ -292,7 +292,7 @@ def _entry(path: Path) -> FileEntry:
 
 
 def _mismatch(found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec]) -> str:
-    """Say the first difference, or nothing."""
+    """Describe the first difference, or return an empty string."""
     if set(found) != set(expected):
         return f'names are {sorted(found)}, expected {sorted(expected)}'
     sizes: dict[str, int | str] = {}
@@ -340,15 +340,15 @@ def _label_set_at(name: str, folder: Path) -> LabelSet:
 
 
 def _refuse_external_data(path: Path) -> None:
-    # A runtime would read any file that the network names.
+    # A runtime would open any path that the ONNX file names.
     try:
         is_split = has_external_data(path.read_bytes())
     except ValueError as error:
         raise ModelError(f'{path} is not ONNX: {error}; export the model again') from error
     if is_split:
         raise ModelError(
-            f'{path} keeps its weights in another file, which the card could not vouch for; save '
-            'the ONNX with its weights inside'
+            f'{path} keeps its weights in another file, which no checksum of the card covers; save '
+            'the ONNX file with its weights inside'
         )
 
 
@@ -456,7 +456,7 @@ def _write_card(folder: Path, card: ModelCard) -> None:
     text = comment + yaml.safe_dump(
         fields, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None
     )
-    # Written beside and renamed: a card is there whole or not at all.
+    # Written to a draft and renamed, so that a card is never partly written.
     draft = path.with_suffix('.yaml.part')
     draft.write_text(text, encoding='utf-8')
     draft.replace(path)

@@ -1,4 +1,4 @@
-"""What ``card.yaml`` of a model folder says, as data classes."""
+"""The model card, ``card.yaml``, as data classes."""
 
 import re
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ FILE_NAMES = {
     'float16': 'model.float16.onnx',
     'int8': 'model.int8.onnx',
 }
-"""What :func:`write_model` calls the ONNX file of each precision."""
+"""Name of the ONNX file by precision."""
 
 HEADS = ('centres', 'masks', 'queries')
-"""Kinds of output that this package can fuse.
+"""Kinds of network output that this package can fuse.
 
 ``centres``: semantic map, object centres and offsets (Panoptic-DeepLab), the fields of
 :class:`fusion.CentreHeads`. ``masks``: semantic map and instance masks (Panoptic FPN),
@@ -26,15 +26,14 @@ HEADS = ('centres', 'masks', 'queries')
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What one input or output of a network looks like.
+    """Data type and shape of one input or output of a network.
 
     Parameters
     ----------
     dtype
         Name of the numpy dtype.
     shape
-        With the batch axis; a text stands for a size that is free, the same text for the same
-        size.
+        With the batch axis. A string names a size that is not fixed; equal names are equal sizes.
     """
 
     dtype: str
@@ -60,7 +59,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A data set the weights were trained on, and the terms it came under."""
+    """A data set the weights were trained on, and its terms of use."""
 
     name: str
     terms: str
@@ -68,7 +67,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Metric:
-    """One measured figure: what, how much, on which data, and how to measure it again."""
+    """A measured value: its name, the data it was measured on, and how to reproduce it."""
 
     name: str
     value: float
@@ -78,12 +77,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What ``card.yaml`` says.
+    """The fields of ``card.yaml``.
 
     Parameters
     ----------
     name
-        Name of the model, usually its folder's.
+        Name of the model, usually that of its folder.
     head
         Kind of the outputs, one of :data:`HEADS`.
     label_set
@@ -93,9 +92,9 @@ class ModelCard:
     size_wh
         Width and height of the network input, pixels, multiples of 4.
     files
-        ONNX file by precision: ``float32``, ``float16``, ``int8``, or some of them.
+        ONNX files by precision: one or more of ``float32``, ``float16`` and ``int8``.
     golden
-        The ``.npz`` file with an image and its outputs.
+        The ``.npz`` file with an image and its reference outputs.
     scale
         Network pixels per pixel of a picture. Pictures are resized by it and, if they are larger
         than ``size_wh``, cut into windows. None: the whole picture is stretched to ``size_wh``.
@@ -105,15 +104,15 @@ class ModelCard:
         Precisions whose ONNX file ends in the fusion (:mod:`fusion.graph`): its outputs are the
         fields of :class:`fusion.CentreMaps` or :class:`fusion.QueryMaps`.
     resize
-        How pictures are brought to ``size_wh``.
+        How pictures are resized to ``size_wh``.
     provenance
         Where the weights come from: commit, command, date, initial weights, images seen.
     licence
         Licence of the weights.
     data
-        What it was trained on, with terms.
+        The training data, with its terms of use.
     metrics
-        What was measured, and how.
+        Measured values.
     """
 
     name: str
@@ -173,15 +172,15 @@ class ModelCard:
             )
 
     def inputs(self) -> dict[str, TensorSpec]:
-        """Return what the network must take: one RGB picture, rows top to bottom."""
+        """Return the input of the network: one RGB picture, rows from top to bottom."""
         width, height = self.size_wh
         return {'image': TensorSpec('uint8', (1, height, width, 3))}
 
     def outputs(self, precision: str) -> dict[str, TensorSpec]:
-        """Return the outputs of the network, which are the fields of the class of its head kind.
+        """Return the outputs of the network: the fields of the class of its head kind.
 
-        An int8 network has float32 outputs. The exporter chooses the grids of the class map and
-        of masks.
+        An int8 network has float32 outputs. The sizes of the class map and of the masks are not
+        fixed by the card.
         """
         dtype = 'float32' if precision == 'int8' else precision
         width, height = self.size_wh
