@@ -347,7 +347,7 @@ def _refuse_external_data(path: Path) -> None:
         raise ModelError(f'{path} is not ONNX: {error}; export the model again') from error
     if is_split:
         raise ModelError(
-            f'{path} keeps its weights in another file, which no checksum of the card covers; save '
+            f'{path} keeps its weights in another file, which the card has no checksum of; save '
             'the ONNX file with its weights inside'
         )
 
