@@ -120,5 +120,5 @@ $(VENV)/.with-peers: $(BIN)/python $(PACKAGING) .ci/peers.txt
 
 $(VENV)/.with-test: $(VENV)/.with-demo
 	@echo 'installing the training and test tools (some minutes the first time) ...'
-	$(PIP_INSTALL) --editable '.[ros,train,large,cluster,dev]'
+	$(PIP_INSTALL) --editable '.[ros,train,import,large,cluster,dev]'
 	@touch $@

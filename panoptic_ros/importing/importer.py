@@ -26,7 +26,7 @@ from panoptic_ros.importing.families.family import (
     processor_notes,
 )
 from panoptic_ros.importing.golden import golden_queries
-from panoptic_ros.importing.half import find_overflows, is_kept, modules_to_keep
+from panoptic_ros.importing.half import find_overflows, is_kept, modules_to_keep, narrow_sums
 from panoptic_ros.importing.labels import ClassMap, match_labels
 from panoptic_ros.importing.network import OUTPUTS, Deployed, QueryRows, SemanticRows
 from panoptic_ros.labels import LabelSet
@@ -226,6 +226,7 @@ class _Exporter:
         self._say('exporting float16' + self._staying(kept) + ' ...')
         path = folder / 'traced.float16.onnx'
         self._export(to_float16(self._network, kept), path)
+        narrow_sums(path, kept)
         found = [OnnxFile(path).infer(image) for image in self._images]
         agreement = self._compare(found, expected)
         self._say(f'float16 file against float32: {agreement}')

@@ -104,12 +104,22 @@ def write_checkpoint(
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of a dozen words, in the format of the published ones."""
-    words = ['<|startoftext|>', '<|endoftext|>', 'the</w>', 'task</w>', 'is</w>', 'panoptic</w>']
-    words += ['instance</w>', 'semantic</w>']
-    vocabulary = {word: index for index, word in enumerate(words)}
-    (folder / 'vocab.json').write_text(json.dumps(vocabulary))
-    (folder / 'merges.txt').write_text('#version: 0.2\n')
+    """Write a tokenizer of six words, in the format of the published ones."""
+    words = ['the', 'task', 'is', 'panoptic', 'instance', 'semantic']
+    vocabulary = ['<|startoftext|>', '<|endoftext|>', *(f'{word}</w>' for word in words)]
+    merges = []
+    for word in words:
+        *pieces, last = word
+        pieces.append(f'{last}</w>')
+        vocabulary += pieces
+        while len(pieces) > 1:  # from the left, letter by letter
+            merges.append(' '.join(pieces[:2]))
+            pieces[:2] = [''.join(pieces[:2])]
+            vocabulary += pieces[:1]
+    merges = list(dict.fromkeys(merges))
+    indices = {piece: index for index, piece in enumerate(dict.fromkeys(vocabulary))}
+    (folder / 'vocab.json').write_text(json.dumps(indices))
+    (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges, '']))
     settings = {'tokenizer_class': 'CLIPTokenizer', 'model_max_length': 77}
     (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
 

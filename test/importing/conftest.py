@@ -38,11 +38,8 @@ def scenery(size_wh: tuple[int, int], seed: int = 0) -> np.ndarray:
     return picture
 
 
-@pytest.fixture(scope='session', params=list(RECIPES))
-def imported(request, tmp_path_factory) -> Imported:
-    """Return an imported checkpoint, of every family in turn."""
-    model_type = request.param
-    folder = tmp_path_factory.mktemp(model_type)
+def import_small(model_type: str, folder: Path) -> Imported:
+    """Make a checkpoint of a family's small configuration and import it."""
     family = family_of(model_type)
     checkpoint, picture = folder / 'checkpoint', folder / 'picture.png'
     cv2.imwrite(str(picture), scenery((160, 120)))
@@ -50,7 +47,13 @@ def imported(request, tmp_path_factory) -> Imported:
     fitted_to = cv2.resize(scenery((160, 120))[..., ::-1], size_wh)
     network = write_checkpoint(model_type, checkpoint, fitted_to)
     log: list[str] = []
-    request_ = Request(str(checkpoint), folder / 'model', pictures=(picture,), licence='made here')
-    model = import_checkpoint(request_, log.append)
+    request = Request(str(checkpoint), folder / 'model', pictures=(picture,), licence='made here')
+    model = import_checkpoint(request, log.append)
     assert family.size_wh(open_checkpoint(str(checkpoint)), None) == size_wh
     return Imported(model_type, checkpoint, network, model, log)
+
+
+@pytest.fixture(scope='session', params=list(RECIPES))
+def imported(request, tmp_path_factory) -> Imported:
+    """Return an imported checkpoint, of every family in turn."""
+    return import_small(request.param, tmp_path_factory.mktemp(request.param))

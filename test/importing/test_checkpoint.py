@@ -7,13 +7,20 @@ import pytest
 torch = pytest.importorskip('torch', reason='extra import')
 transformers = pytest.importorskip('transformers', reason='extra import')
 
+from importing.checkpoints import write_tokenizer  # noqa: E402
+
 from panoptic_ros.errors import ModelError, PanopticRosError  # noqa: E402
-from panoptic_ros.importing.checkpoint import load_network, open_checkpoint  # noqa: E402
+from panoptic_ros.importing.checkpoint import (  # noqa: E402
+    Checkpoint,
+    load_network,
+    open_checkpoint,
+)
 from panoptic_ros.importing.families.family import (  # noqa: E402
     normalisation,
     processor_notes,
     processor_size_wh,
 )
+from panoptic_ros.importing.families.oneformer import task_tokens  # noqa: E402
 from panoptic_ros.importing.importer import (  # noqa: E402
     Request,
     choose_task,
@@ -194,3 +201,13 @@ def test_another_filter_is_told(folder):
 def test_an_architecture_that_transformers_lacks(folder):
     with pytest.raises(ModelError, match='has no NewestForSegmentation'):
         load_network(open_checkpoint(str(folder)), 'NewestForSegmentation')
+
+
+def test_a_tokenizer_that_does_not_know_the_task(tmp_path):
+    write_tokenizer(tmp_path)
+    checkpoint = Checkpoint(tmp_path, 'oneformer', {'task_seq_len': 8}, {})
+    assert task_tokens(checkpoint, 'panoptic').tolist() == [[0, 2, 3, 4, 5, 1, 0, 0]]
+    (tmp_path / 'vocab.json').write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1}')
+    (tmp_path / 'merges.txt').write_text('#version: 0.2\n')
+    with pytest.raises(ModelError, match='does not know the words "the task is panoptic"'):
+        task_tokens(checkpoint, 'panoptic')

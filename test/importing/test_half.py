@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip('torch', reason='extra import')
 pytest.importorskip('onnxscript', reason='extra import')
 
+import onnx  # noqa: E402
 from torch import nn  # noqa: E402
 
 from panoptic_ros.importing.agreement import OnnxFile  # noqa: E402
@@ -20,6 +21,7 @@ from panoptic_ros.importing.half import (  # noqa: E402
     find_overflows,
     is_kept,
     modules_to_keep,
+    narrow_sums,
 )
 from panoptic_ros.importing.network import Deployed, Normalisation  # noqa: E402
 
@@ -133,6 +135,39 @@ def test_large_float32_tensors_of_a_float16_file_are_found(tmp_path):
     path = tmp_path / 'n.onnx'
     export_onnx(to_float16(Deployed(Wide(), WIDE).eval()), (128, 96), path)
     assert large_float32(path) == {'network': 3 * 128 * 96 * 4}
+
+
+@pytest.mark.parametrize(
+    ('summed', 'keep', 'operators'),
+    [
+        (12, (), ['ReduceSum']),
+        (12, ('',), ['Cast', 'ReduceSum', 'Cast']),
+        (96, (), ['Cast', 'ReduceSum', 'Cast']),
+    ],
+)
+def test_sums_of_few_values_stay_in_float16(summed, keep, operators, tmp_path):
+    float16, float32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    nodes = [
+        onnx.helper.make_node('Identity', ['x'], ['half']),
+        onnx.helper.make_node('Cast', ['half'], ['wide'], to=float32),
+        onnx.helper.make_node('ReduceSum', ['wide', 'axes'], ['sum'], keepdims=0),
+        onnx.helper.make_node('Cast', ['sum'], ['y'], to=float16),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        'sum',
+        [onnx.helper.make_tensor_value_info('x', float16, [4, summed])],
+        [onnx.helper.make_tensor_value_info('y', float16, [4])],
+        [onnx.numpy_helper.from_array(np.array([1]), 'axes')],
+    )
+    path = tmp_path / 'n.onnx'
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 18)]), path
+    )
+    narrow_sums(path, keep)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node[1:]] == operators
 
 
 def test_a_published_file_says_nothing_of_where_it_was_made(overflowing, tmp_path):

@@ -76,7 +76,7 @@ def _decode(
 def task_tokens(checkpoint: Checkpoint, task: str) -> Tensor:
     """Return the tokens of "the task is TASK", int64 [1, length], padded with zeros.
 
-    Raises ModelError if the checkpoint lacks its tokenizer.
+    Raises ModelError if the checkpoint lacks its tokenizer, or has one of other words.
     """
     from transformers import AutoTokenizer
 
@@ -92,6 +92,12 @@ def task_tokens(checkpoint: Checkpoint, task: str) -> Tensor:
         [f'the task is {task}'], padding='max_length', max_length=length, truncation=True
     )
     tokens, is_token = (torch.tensor(encoded[key]) for key in ('input_ids', 'attention_mask'))
+    words = tokens[0, 1 : int(is_token.sum()) - 1]  # between the marks of start and end
+    if len(words) == 0 or (words == tokenizer.unk_token_id).any():
+        raise ModelError(
+            f'the tokenizer of {checkpoint.source} does not know the words "the task is {task}"; '
+            'its files are not those of OneFormer: download vocab.json and merges.txt again'
+        )
     return tokens * is_token
 
 
