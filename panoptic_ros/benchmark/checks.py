@@ -21,6 +21,7 @@ from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.diagnostics import Counts
 from panoptic_ros.ros.messages.markers import TEXT_NAMESPACE
 from panoptic_ros.ros.messages.points import FIELDS, POINT
+from panoptic_ros.scene.free_space import FREE
 from panoptic_ros.scene.geometry import CameraModel
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ IMAGE_ENCODINGS = {
 
 OUTCOMES = tuple(field.name for field in fields(Counts) if field.name != 'received')
 """What can become of an image that the node received, as its diagnostics count it."""
+
+MIN_ROAD, MIN_FREE = 0.1, 0.01
+"""Share of an image that is road from which on that share of a grid has to be free."""
 
 BYTES_PER_PIXEL = {'mono8': 1, '16UC1': 2, 'bgr8': 3, '32SC1': 4, '32FC1': 4}
 
@@ -347,6 +351,21 @@ def _free_space_fault(
     wrong = np.count_nonzero(~ground[panoptic.semantic[v[inside], u[inside]]])
     wrong += np.count_nonzero(~inside)
     return f'{wrong} of {len(row)} free cells' if wrong > 0.001 * len(row) else ''
+
+
+def free_road_fault(
+    message: 'OccupancyGrid', semantic: np.ndarray, truth: np.ndarray, label_set: LabelSet
+) -> str:
+    """Return a fault if much of the road is recognised and nothing of the grid is free.
+
+    With depth, a wrong pose of the camera makes the whole grid unknown. ``semantic`` and ``truth``
+    are uint8 [H, W].
+    """
+    is_drivable = label_set.with_role('drivable')
+    road = float((is_drivable[semantic] & is_drivable[truth]).mean())
+    free = float((np.frombuffer(message.data, np.int8) == FREE).mean())
+    is_fault = road >= MIN_ROAD and free < MIN_FREE
+    return f'{free:.1%} of the cells, {road:.0%} of the image is road' if is_fault else ''
 
 
 def _detections_fault(message: Any, panoptic: Panoptic) -> str:

@@ -15,6 +15,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import Fusion
 from panoptic_ros.labels import ROLES, LabelSet
 from panoptic_ros.packing import PANOPTIC_PACKINGS
+from panoptic_ros.scene.ground_view import DEFAULT_TOLERANCE, PoseTolerance
 from panoptic_ros.scene.motion import TrackerSettings
 from panoptic_ros.scene.selection import Region
 
@@ -262,6 +263,22 @@ class Tuning:
         low=-1.5,
         high=1.5,
     )
+    camera_height_tolerance: float = _parameter(
+        DEFAULT_TOLERANCE.height_fraction,
+        'Largest error of the height of the camera; ground without depth on which a person or '
+        'vehicle may stand with it is occupied in ~/free_space',
+        unit='fraction of the height',
+        low=0.0,
+        high=0.9,
+    )
+    camera_pitch_tolerance_rad: float = _parameter(
+        DEFAULT_TOLERANCE.pitch_rad,
+        'Largest error of the pitch of the camera, from its mounting, from braking and from '
+        'slopes; used like camera_height_tolerance',
+        unit='rad',
+        low=0.0,
+        high=0.5,
+    )
     ground_range_m: float = _parameter(
         60.0,
         'Range within which the ground counts as flat; beyond it, the usual height of its class '
@@ -407,6 +424,11 @@ class Tuning:
     def image_levels(self) -> tuple[int, int]:
         """Black and white level of 16-bit images."""
         return self.image_black_level, self.image_white_level
+
+    @property
+    def pose_tolerance(self) -> PoseTolerance:
+        """Error that the pose of the camera may have."""
+        return PoseTolerance(self.camera_height_tolerance, self.camera_pitch_tolerance_rad)
 
     @property
     def tracker_settings(self) -> TrackerSettings:

@@ -163,7 +163,7 @@ class SceneEstimator:
             header = Header(stamp=header.stamp, frame_id=self._target_frame)
         found = free_space(
             frame.panoptic,
-            ground_view(camera, pose, grid, tuning.ground_range_m),
+            ground_view(camera, pose, grid, tuning.ground_range_m, tuning.pose_tolerance),
             self._traversability(tuning.walkable_cost),
             agent_margin_m=tuning.agent_margin_m,
             obstacle_height_m=tuning.obstacle_height_m,

@@ -1,7 +1,9 @@
 """Free space: an occupancy grid on the ground from a panoptic map.
 
 A cell is free only if its own pixel shows ground; what an obstacle hides is unknown. Obstacles
-stand where their lower edge meets the ground plane or, with depth, where depth places them.
+stand where their lower edge meets the ground plane or, with depth, where depth places them. The
+pose of the camera may be wrong, so ground that is assumed, not measured, is also occupied wherever
+an agent may stand within the tolerance of the pose.
 
 Positions are in the ground frame of :mod:`.ground_view`; metres and seconds.
 """
@@ -13,7 +15,7 @@ import numpy as np
 
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import NO_INSTANCE, Panoptic, Segments
-from panoptic_ros.scene.ground_view import GroundView
+from panoptic_ros.scene.ground_view import CLEARANCE_M, GroundView
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 """Values of cells, as in nav_msgs/OccupancyGrid."""
@@ -24,13 +26,6 @@ MIN_HITS = 3
 REACH = 2.0
 """Largest extent of a thing without depth away from the camera, in its own heights. A lower edge
 that appears farther away is well above the ground (arms, mirrors)."""
-
-PITCH_TOLERANCE_RAD = 0.01
-"""Error of the camera's pitch up to which no cell that an agent stands on is free."""
-
-CLEARANCE_M = 0.25
-"""Largest height above the ground of a lower edge that is not the nearest of its thing, such as a
-bumper. The edge is nearer than it appears by the corresponding distance."""
 
 _FIXED = 4  # fractional bits of the coordinates that OpenCV draws at
 
@@ -104,7 +99,7 @@ class FreeSpace:
         int8 [size y, size x], 0 free .. 100 occupied, -1 unknown.
     closest_obstacle_m
         Distance along the ground from the point below the camera to the nearest obstacle on the
-        grid, without margins; infinite if there is none.
+        grid, without margins and for the assumed pose; infinite if there is none.
     agents
         The moving objects, on the grid or beyond it.
     """
@@ -128,6 +123,8 @@ def free_space(
     Without depth, the ground is a plane and an obstacle stands where its lower edge meets it. With
     depth, an obstacle is where its pixels are, unless they are above ``obstacle_height_m``, and
     ground counts where its depth is unknown or agrees with the plane.
+
+    Ground without depth on which an agent may stand, within ``view.tolerance``, is occupied.
 
     Parameters
     ----------
@@ -153,9 +150,11 @@ def free_space(
         raise ValueError(f'depth_m is {depth_m.shape}; expected {panoptic.semantic.shape}')
     cell, pixel = view.seen
     cost = traversability.cost.take(panoptic.semantic.ravel().take(pixel))
+    is_assumed = cost != UNKNOWN
     if depth_m is not None:
         off_m = depth_m.ravel().take(pixel)
         off_m -= view.plane_depth_m
+        is_assumed &= np.isnan(off_m)
         # A comparison with NaN is False.
         cost[np.abs(off_m, out=off_m) > view.tolerance_m] = UNKNOWN
     occupancy = np.full(view.grid.shape, UNKNOWN, np.int8)
@@ -168,15 +167,38 @@ def free_space(
             panoptic, view, traversability, obstacle_height_m, depth_m
         )
     obstacle = cv2.bitwise_or(still, moving)
+    agent_mask = _agents_and_feet(view.sampled(panoptic.semantic), traversability)
+    moving.ravel()[cell[is_assumed & view.may_carry(agent_mask)]] = 1
     radius = int(agent_margin_m / view.grid.resolution_m + 0.5)
     if radius and moving.any():
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        occupied = cv2.bitwise_or(still, cv2.dilate(moving, disc))
-    else:
-        occupied = obstacle
-    occupancy[occupied.view(bool)] = OCCUPIED
+        moving = cv2.dilate(moving, disc)
+    occupancy[cv2.bitwise_or(still, moving).view(bool)] = OCCUPIED
     ranges_m = view.range_m[obstacle.ravel().view(bool)]
     return FreeSpace(occupancy, float(ranges_m.min(initial=np.inf)), agents)
+
+
+def _agents_and_feet(semantic: np.ndarray, traversability: Traversability) -> np.ndarray:
+    """Return the mask of all agents, and the feet of what hides their lower parts.
+
+    An agent behind a hedge stands no farther away than where the hedge meets the ground. Returns
+    uint8 [H, W], 0 or 1.
+    """
+    agent = cv2.LUT(semantic, traversability.is_agent.view(np.uint8))
+    obstacle = cv2.LUT(semantic, traversability.is_obstacle.view(np.uint8))
+    height, width = semantic.shape
+    covered = np.flatnonzero(agent[:-1].view(bool) & (obstacle[1:] > agent[1:]))
+    if not covered.size:
+        return agent
+    foot = np.flatnonzero(obstacle[:-1] > obstacle[1:])
+    at_border = np.flatnonzero(obstacle[-1]) + (height - 1) * width
+    foot_row, foot_column = np.divmod(np.concatenate([foot, at_border]), width)
+    # Numbered column by column, the next foot is the lower end of the obstacle.
+    feet = np.sort(foot_column * height + foot_row)
+    row, column = np.divmod(covered, width)
+    found_row = feet[np.searchsorted(feet, column * height + row)] % height
+    agent[found_row, column] = 1
+    return agent
 
 
 _Obstacles = tuple[np.ndarray, np.ndarray, Agents]
@@ -260,9 +282,6 @@ def _draw_things(
     nearer = np.maximum(nearer, np.repeat(0.8 * near_m, count) / range_m)
     nearer[range_m <= np.repeat(1.05 * near_m, count)] = 1
     is_agent = traversability.is_agent[segments.class_id[rows]]
-    # An agent may be as much nearer as the assumed pose may be wrong.
-    by_pitch = 1 / (1 + range_m * PITCH_TOLERANCE_RAD / view.pose.position_m[2])
-    nearer = np.where(np.repeat(is_agent, count), np.minimum(nearer, by_pitch), nearer)
     both = np.stack([point, below + (point - below) * nearer[:, None]], 1)
     corner = (both - view.grid.origin_xy_m) / view.grid.resolution_m - 0.5
     corner = np.rint(corner * (1 << _FIXED)).astype(np.int32)

@@ -7,7 +7,9 @@ known pose its origin is below the camera, with x forward and y left (REP 103).
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import tan
 
+import cv2
 import numpy as np
 
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane
@@ -16,8 +18,18 @@ DEPTH_COLUMNS = 320
 """With depth, obstacles are searched for in this many columns of pixels, and in rows of the same
 spacing."""
 
+WINDOW_COLUMNS = 640
+"""Agents are searched for in this many columns of pixels or more, and in rows of the same spacing.
+"""
+
 GROUND_TOLERANCE = 0.1
 """Relative depth difference above which a pixel does not see the ground plane."""
+
+CLEARANCE_M = 0.25
+"""Largest height above the ground of the lower edge of a thing on the ground, such as a bumper."""
+
+CLEARANCE_FRACTION = 0.2
+"""The same as a fraction of the height of the camera; the smaller one counts."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,35 @@ class CameraPose:
 def _is_rotation(matrix: np.ndarray) -> bool:
     off = np.abs(matrix @ matrix.T - np.eye(3)).max()
     return bool(off <= 1e-6 and np.linalg.det(matrix) > 0)
+
+
+@dataclass(frozen=True)
+class PoseTolerance:
+    """Largest error of a camera's assumed pose above the ground.
+
+    Parameters
+    ----------
+    height_fraction
+        Error of the height, as a fraction of it, 0 to below 1.
+    pitch_rad
+        Error of the angle between a viewing ray and the ground, 0 or more. It comes from the
+        mounting, from braking and from slopes.
+
+    Raises ValueError if a value is out of range.
+    """
+
+    height_fraction: float = 0.15
+    pitch_rad: float = 0.035
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.height_fraction < 1:
+            raise ValueError(f'height_fraction is {self.height_fraction}; expected 0 to below 1')
+        if not 0 <= self.pitch_rad < 1:
+            raise ValueError(f'pitch_rad is {self.pitch_rad}; expected 0 to below 1')
+
+
+DEFAULT_TOLERANCE = PoseTolerance()
+"""Tolerance of a height and a pitch that were estimated, or measured by hand."""
 
 
 @dataclass(frozen=True)
@@ -171,12 +212,15 @@ class GroundView:
         The cells.
     max_range_m
         Distance from the camera beyond which flat ground is not assumed.
+    tolerance
+        Error that the pose may have.
     """
 
     camera: CameraModel
     pose: CameraPose
     grid: Grid
     max_range_m: float
+    tolerance: PoseTolerance = DEFAULT_TOLERANCE
 
     @cached_property
     def _optical(self) -> np.ndarray:
@@ -217,6 +261,83 @@ class GroundView:
         """The cells that are seen, and their pixels: two intp [n]."""
         cell = np.flatnonzero(self.pixel >= 0)
         return cell, self.pixel[cell]
+
+    def _window_pixels(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return where the lower edge of a thing on each cell of :attr:`seen` may be in the image.
+
+        The pose is within its tolerance, the lower edge within :data:`CLEARANCE_M` of the ground.
+        First column, first row, last column and last row of a window, each int [n].
+        """
+        cell, pixel = self.seen
+        camera, camera_m, (width, height) = (
+            self.camera,
+            self.pose.position_m[2],
+            self.camera.size_wh,
+        )
+        range_m = np.maximum(self.range_m[cell], 1e-3)
+        optical = self._optical.reshape(3, -1).take(cell, axis=1).astype(np.float32)
+        up = self.pose.matrix[2].astype(np.float32)[:, None]
+        row, column = np.divmod(pixel, width)
+        left, top, right, bottom = column, row, column, row
+        error_m = self.tolerance.height_fraction * camera_m
+        clearance_m = min(CLEARANCE_M, CLEARANCE_FRACTION * camera_m)
+        # At the extremes of the pose, a cell is seen where a point above or below it is seen with
+        # the assumed pose. The tangent of a sum of angles gives the height of that point.
+        for height_m, slope in (
+            (camera_m + error_m, tan(self.tolerance.pitch_rad)),
+            (max(camera_m - error_m - clearance_m, 0.0), -tan(self.tolerance.pitch_rad)),
+        ):
+            below_m = height_m + slope * range_m
+            below_m /= np.maximum(1 - height_m * slope / range_m, 1e-3)
+            x, y, z = optical + up * (camera_m - below_m)
+            is_ahead = z > 1e-6
+            z = np.where(is_ahead, z, np.float32(1))
+            x = np.where(is_ahead, camera.fx * x / z + camera.cx, column)
+            y = _nearest_pixel(np.where(is_ahead, camera.fy * y / z + camera.cy, row), height)
+            half_px = camera.fx * self.grid.resolution_m / 2 / z
+            left = np.minimum(left, _nearest_pixel(x - half_px, width))
+            right = np.maximum(right, _nearest_pixel(x + half_px, width))
+            top, bottom = np.minimum(top, y), np.maximum(bottom, y)
+        return left, top, right, bottom
+
+    @cached_property
+    def _windows(self) -> tuple[int, np.ndarray]:
+        """The windows of :meth:`_window_pixels` in the integral image of :meth:`sampled`.
+
+        Returns the first row of samples of all windows, and the corners of each (top left, top
+        right, bottom left, bottom right) as flat indices into the integral image, intp [4, n].
+        """
+        left, top, right, bottom = self._window_pixels()
+        width, height = self.camera.size_wh
+        step = self._window_step
+        columns, rows = len(range(0, width, step)), len(range(0, height, step))
+        # Rounded outwards.
+        left, top = left // step, top // step
+        right = np.minimum(-(-right // step) + 1, columns)
+        bottom = np.minimum(-(-bottom // step) + 1, rows)
+        first_row = int(top.min(initial=rows - 1))
+        top, bottom = ((k - first_row) * (columns + 1) for k in (top, bottom))
+        return first_row, np.stack([top + left, top + right, bottom + left, bottom + right])
+
+    @property
+    def _window_step(self) -> int:
+        return max(1, self.camera.size_wh[0] // WINDOW_COLUMNS)
+
+    def sampled(self, semantic: np.ndarray) -> np.ndarray:
+        """Return the samples of a map, uint8 [H, W], that :meth:`may_carry` reads."""
+        step = self._window_step
+        return np.ascontiguousarray(semantic[::step, ::step])
+
+    def may_carry(self, mask: np.ndarray) -> np.ndarray:
+        """Return the cells of :attr:`seen` that things may stand on, within the pose's tolerance.
+
+        ``mask`` has the pixels of the things among those of :meth:`sampled`, uint8, 0 or 1;
+        returns bool [n].
+        """
+        first_row, corners = self._windows
+        total = cv2.integral(mask[first_row:]).ravel()
+        top_left, top_right, bottom_left, bottom_right = total.take(corners)
+        return bottom_right - bottom_left > top_right - top_left
 
     @cached_property
     def plane_depth_m(self) -> np.ndarray:
@@ -277,9 +398,18 @@ class GroundView:
         return np.stack([m[k, 0] * column + (m[k, 1] * row + m[k, 2]) for k in range(3)])
 
 
+def _nearest_pixel(coordinate: np.ndarray, count: int) -> np.ndarray:
+    """Return the nearest of ``count`` rows or columns, intp [n]."""
+    return np.rint(np.clip(coordinate, 0, count - 1)).astype(np.int32)
+
+
 @lru_cache(maxsize=1)
 def ground_view(
-    camera: CameraModel, pose: CameraPose, grid: Grid, max_range_m: float
+    camera: CameraModel,
+    pose: CameraPose,
+    grid: Grid,
+    max_range_m: float,
+    tolerance: PoseTolerance = DEFAULT_TOLERANCE,
 ) -> GroundView:
     """Return the view of a camera, cached while nothing changes."""
-    return GroundView(camera, pose, grid, max_range_m)
+    return GroundView(camera, pose, grid, max_range_m, tolerance)

@@ -18,6 +18,7 @@ from panoptic_ros.benchmark.checks import (
     Checks,
     FrameAudit,
     diagnostics_fault,
+    free_road_fault,
     label_info_fault,
     pixels,
 )
@@ -340,3 +341,15 @@ def test_free_space(turn: tuple[float, ...], cells: list[int], passes: bool) -> 
     checks = audit(free_space_frame(turn, cells))
     assert checks[FREE_SPACE].looked == 1
     assert checks[FREE_SPACE].passed == passes
+
+
+def test_some_of_the_road_has_to_be_free() -> None:
+    nav_msgs = pytest.importorskip('nav_msgs.msg', reason='nav_msgs is not installed')
+    road, sky = (np.full((10, 10), LABELS.class_id(name), np.uint8) for name in ('road', 'sky'))
+    some = nav_msgs.OccupancyGrid(data=array('b', [-1] * 98 + [0, 0]))
+    none = nav_msgs.OccupancyGrid(data=array('b', [-1] * 98 + [50, 100]))
+    assert free_road_fault(some, road, road, LABELS) == ''
+    fault = free_road_fault(none, road, road, LABELS)
+    assert fault == '0.0% of the cells, 100% of the image is road'
+    assert free_road_fault(none, road, sky, LABELS) == ''
+    assert free_road_fault(none, sky, road, LABELS) == ''

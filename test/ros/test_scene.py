@@ -150,6 +150,6 @@ def test_a_grid_in_a_target_frame_has_its_axes_and_its_name() -> None:
     origin, turn = message.info.origin.position, message.info.origin.orientation
     assert (turn.x, turn.y, turn.z, turn.w, origin.z) == (0, 0, 0, 1, 0)
     grid = Grid(0.1, (origin.x, origin.y), (message.info.width, message.info.height))
-    ahead = np.array([[math.cos(0.7), math.sin(0.7)]]) * [[4.0], [5.7]] + [30.0, -12.0]
+    ahead = np.array([[math.cos(0.7), math.sin(0.7)]]) * [[2.5], [5.7]] + [30.0, -12.0]
     assert np.array(message.data)[grid.cells(ahead)].tolist() == [0, 100]
     assert bench.pipeline.proximity.closest_obstacle_m == pytest.approx(5.5, abs=0.2)

@@ -11,7 +11,6 @@ from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.scene.free_space import (
-    CLEARANCE_M,
     FREE,
     OCCUPIED,
     UNKNOWN,
@@ -20,7 +19,13 @@ from panoptic_ros.scene.free_space import (
     free_space,
 )
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane
-from panoptic_ros.scene.ground_view import CameraPose, Grid, GroundView
+from panoptic_ros.scene.ground_view import (
+    CLEARANCE_M,
+    CameraPose,
+    Grid,
+    GroundView,
+    PoseTolerance,
+)
 
 CITYSCAPES = LabelSet.load('cityscapes')
 ROAD, SIDEWALK, WALL, SKY, PERSON, CAR = (
@@ -33,7 +38,8 @@ RULES = Traversability.of(CITYSCAPES, walkable_cost=50)
 CAMERA = CameraModel(fx=100.0, fy=100.0, cx=49.5, cy=20.5, size_wh=(100, 71))
 PLANE = GroundPlane(camera_height_m=1.0, max_range_m=30.0)
 GRID = Grid.ahead(length_m=20.0, width_m=8.0, resolution_m=0.5)
-VIEW = GroundView(CAMERA, CameraPose.over(PLANE), GRID, PLANE.max_range_m)
+EXACT = PoseTolerance(0.0, 0.0)
+VIEW = GroundView(CAMERA, CameraPose.over(PLANE), GRID, PLANE.max_range_m, EXACT)
 
 
 def scene(*patches: tuple[int, slice, slice] | tuple[int, slice, slice, int]) -> Panoptic:
@@ -201,10 +207,13 @@ def test_arms_do_not_reach_for_the_horizon() -> None:
     person = scene(
         (PERSON, slice(4, 23), slice(40, 60), 3), (PERSON, slice(23, 41), slice(49, 51), 3)
     )
-    far = GroundView(CAMERA, CameraPose.over(PLANE), Grid.ahead(60, 8, 0.5), 60.0)
+    far = GroundView(CAMERA, CameraPose.over(PLANE), Grid.ahead(60, 8, 0.5), 60.0, EXACT)
     occupied = np.argwhere(free_space(person, far, RULES).occupancy == OCCUPIED)
-    assert len(occupied) > 0
-    assert occupied[:, 1].max() * 0.5 < 9
+    x_m, y_m = (occupied[:, ::-1] * 0.5 + [0.25, -3.75]).T
+    assert np.any(x_m < 9)
+    # Behind the feet the ground is hidden, and a lower edge up to a fifth of the camera's height
+    # above the ground may be at 40 m.
+    assert not np.any((x_m > 9) & (x_m < 39) & (np.abs(y_m) > 0.3))
 
 
 def test_agents_have_a_margin_and_walls_have_none() -> None:
@@ -270,6 +279,85 @@ def test_whatever_the_map_cells_are_free_only_where_a_pixel_shows_ground(
     assert (VIEW.pixel[known] >= 0).all()
     assert np.isfinite(found.agents.position_xy_m).all()
     assert set(found.agents.track_id) <= set(panoptic.segments.id)
+
+
+# ---- a pose with an error ----
+def person_at(distance_m: float, camera_m: float, pitch_rad: float) -> Panoptic:
+    """Return a person, 1.7 m tall, as a camera of that pose sees it straight ahead."""
+    pose = CameraPose.over(GroundPlane(camera_m, pitch_rad))
+    head, foot = (
+        CAMERA.project(pose.to_optical(np.array([distance_m, 0, z])))[1] for z in (1.7, 0.0)
+    )
+    columns = slice(48, 52)
+    return scene((PERSON, slice(max(0, round(head)), round(foot)), columns, 3))
+
+
+def blocked_m(panoptic: Panoptic, tolerance: PoseTolerance) -> np.ndarray:
+    """Return the distances of the cells straight ahead that are occupied."""
+    grid = Grid.ahead(length_m=20.0, width_m=2.0, resolution_m=0.1)
+    view = GroundView(CAMERA, CameraPose.over(PLANE), grid, 30.0, tolerance)
+    found = free_space(panoptic, view, RULES)
+    return grid.axes()[0][found.occupancy[10] == OCCUPIED]
+
+
+@pytest.mark.parametrize(
+    ('height_error', 'pitch_error_rad'), [(0.0, 0.0), (-0.13, 0.03), (0.13, -0.03), (0.0, 0.03)]
+)
+@pytest.mark.parametrize('distance_m', [4.0, 6.0, 10.0])
+def test_a_person_is_in_an_occupied_cell_if_the_pose_is_within_its_tolerance(
+    distance_m: float, height_error: float, pitch_error_rad: float
+) -> None:
+    seen = person_at(distance_m, 1.0 + height_error, pitch_error_rad)
+    blocked = blocked_m(seen, PoseTolerance(0.15, 0.035))
+    # Behind the assumed position the person hides the ground, which is unknown.
+    assert blocked.min() < distance_m + 0.1
+
+
+def test_a_person_is_not_in_an_occupied_cell_if_the_pose_has_an_error_beyond_its_tolerance() -> (
+    None
+):
+    seen = person_at(10.0, 0.87, 0.03)
+    assert blocked_m(seen, EXACT).min() > 10.5
+    assert blocked_m(seen, PoseTolerance(0.15, 0.035)).min() < 10
+
+
+def test_a_tolerance_occupies_ground_as_far_as_the_nearest_pose_would_move_the_foot() -> None:
+    # The foot is at row 40.5, a fifth below level: 5 m ahead.
+    seen = person_at(5.0, 1.0, 0.0)
+    clearance = 0.2  # of the height
+    assert blocked_m(seen, EXACT).min() == pytest.approx(5 * (1 - clearance), abs=0.3)
+    by_pitch = blocked_m(seen, PoseTolerance(0.0, 0.05))
+    assert by_pitch.min() == pytest.approx(0.8 / np.tan(np.arctan(0.2) + 0.05), abs=0.3)
+    by_height = blocked_m(seen, PoseTolerance(0.3, 0.0))
+    assert by_height.min() == pytest.approx(5 * (1 - 0.3 - clearance), abs=0.3)
+    wall = scene((WALL, slice(5, 31), ALL))
+    assert np.array_equal(
+        blocked_m(wall, EXACT), blocked_m(wall, PoseTolerance(0.15, 0.035))
+    )  # agents only
+
+
+def test_an_agent_behind_a_hedge_may_stand_as_near_as_the_hedge() -> None:
+    # The hedge hides all but the head; its foot is 5 m ahead.
+    hedge = scene((WALL, slice(22, 41), ALL), (PERSON, slice(12, 22), slice(48, 52), 3))
+    tolerance = PoseTolerance(0.15, 0.035)
+    assert blocked_m(hedge, EXACT).min() == pytest.approx(4.0, abs=0.3)  # the clearance
+    assert blocked_m(hedge, tolerance).min() < 3.3
+    assert blocked_m(scene((WALL, slice(22, 41), ALL)), tolerance).min() > 4.8
+
+
+def test_ground_that_depth_measures_is_not_subject_to_the_tolerance() -> None:
+    seen, depth_m = person_at(5.0, 1.0, 0.0), plane_depth()
+    depth_m[:41, 48:52] = 5.0
+    view = GroundView(CAMERA, CameraPose.over(PLANE), GRID, 30.0, PoseTolerance(0.15, 0.035))
+    assert at(free_space(seen, view, RULES, depth_m=depth_m), 4.25, 0.05) == FREE
+    depth_m[41:, 40:56] = np.nan
+    assert at(free_space(seen, view, RULES, depth_m=depth_m), 4.25, 0.05) == OCCUPIED
+
+
+def test_a_camera_that_sees_no_ground_has_no_cells_for_agents() -> None:
+    up = CameraPose.over(GroundPlane(1.0, pitch_rad=-1.2))
+    found = free_space(person_at(5.0, 1.0, 0.0), GroundView(CAMERA, up, GRID, 30.0), RULES)
+    assert not (found.occupancy == FREE).any()
 
 
 # ---- with depth ----
@@ -372,7 +460,7 @@ def test_cells_of_the_synthetic_street_are_right_within_15_m(
         frame = SyntheticStreet(seed, (1280, 640)).frame(200)
         camera = CameraModel.from_k(frame.camera_matrix.ravel(), frame.size_wh)
         pose = CameraPose.over(GroundPlane(frame.camera_height_m, frame.camera_pitch_rad))
-        view = GroundView(camera, pose, Grid.ahead(15, 15, 0.1), 60.0)
+        view = GroundView(camera, pose, Grid.ahead(15, 15, 0.1), 60.0, EXACT)
         depth_m = frame.depth_m if with_depth else None
         cells = free_space(frame.truth, view, RULES, depth_m=depth_m).occupancy.ravel()
         free, occupied = truth_of(frame, view)

@@ -16,6 +16,7 @@ from panoptic_ros.benchmark.checks import (
     IMAGE_ENCODINGS,
     Checks,
     FrameAudit,
+    free_road_fault,
     label_info_fault,
     pixels,
 )
@@ -168,6 +169,12 @@ class Observer:
             )
             self.quality.add(joint)
             self.overlap.add(joint)
+            if 'free_space' in outputs:
+                self.checks['free_space: some of the road is free'].add(
+                    free_road_fault(
+                        outputs['free_space'], panoptic.semantic, semantic, self.label_set
+                    )
+                )
         is_due = self._checked >= len(self.samples) * self._sample_every
         self._checked += 1
         is_complete = messages.keys() >= {SENT_IMAGE, 'overlay'}
