@@ -1,5 +1,6 @@
 """From one picture to one panoptic map: resize, infer, fuse. Knows nothing of ROS."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Any
@@ -32,6 +33,35 @@ class StageTimes:
     def total_ns(self) -> int:
         """All stages together."""
         return self.preprocess_ns + self.inference_ns + self.fusion_ns
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One frame as the network takes it.
+
+    Parameters
+    ----------
+    images
+        uint8 [h, w, 3] RGB each, of the network's size: the frame, or its windows in reading order
+        if the model's card has a scale.
+    size_wh
+        Width and height of the frame.
+    preprocess_ns
+        Time it took.
+    """
+
+    images: tuple[np.ndarray, ...]
+    size_wh: tuple[int, int]
+    preprocess_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """Outputs of the network for one frame, by name for each image of :class:`Prepared`."""
+
+    outputs: tuple[dict[str, np.ndarray], ...]
+    prepared: Prepared
+    inference_ns: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,34 +132,53 @@ class Segmenter:
 
         Raises FrameError if the frame is not as above, EngineError if the engine fails.
         """
+        return self.fuse(self.infer(self.prepare(image, encoding)))
+
+    # The three steps of segment(). Each may run on a thread of its own: prepare() and fuse() use
+    # nothing that infer() changes.
+
+    def prepare(self, image: np.ndarray, encoding: str = 'bgr8') -> Prepared:
+        """Return a frame as the network takes it; arguments and errors as in :meth:`segment`."""
         size_wh = check_frame(image, encoding)
         started_ns = perf_counter_ns()
-        network_images = prepare_all(image, encoding, self.model.card, self.resize)
-        prepared_ns = perf_counter_ns()
-        outputs = [self.engine.infer(network_image) for network_image in network_images]
-        inferred_ns = perf_counter_ns()
+        images = prepare_all(image, encoding, self.model.card, self.resize)
+        return Prepared(tuple(images), size_wh, perf_counter_ns() - started_ns)
+
+    def infer(self, prepared: Prepared) -> Inference:
+        """Run the network on the thread that owns the engine; EngineError if the engine fails."""
+        started_ns = perf_counter_ns()
+        outputs = tuple(self.engine.infer(image) for image in prepared.images)
+        return Inference(outputs, prepared, perf_counter_ns() - started_ns)
+
+    def fuse(self, inference: Inference, fusion: Fusion | None = None) -> Segmentation:
+        """Return the panoptic map from the outputs of the network.
+
+        ``fusion`` replaces the attribute of that name. Raises EngineError if the outputs cannot be
+        used.
+        """
+        started_ns = perf_counter_ns()
+        size_wh = inference.prepared.size_wh
         windows = windows_of(self.model.card, size_wh)
         # The card's head kind decides the class of the heads and of the fusion alike.
-        fusion: Any = self.fusion
+        used: Any = self.fusion if fusion is None else fusion
         if windows is not None:
-            fusion = windows.rescale(fusion)
-        heads: Any = self._heads(outputs, windows)
-        if isinstance(fusion, QueryFusion):
+            used = windows.rescale(used)
+        heads: Any = self._heads(inference.outputs, windows)
+        if isinstance(used, QueryFusion):
             extent_wh = self.resize.extent_wh(size_wh, self.model.card.size_wh)
-            fused = fusion(heads, self.model.label_set, size_wh, extent_wh)
+            fused = used(heads, self.model.label_set, size_wh, extent_wh)
         else:
-            fused = fusion(heads, self.model.label_set, size_wh)
-        fused_ns = perf_counter_ns()
+            fused = used(heads, self.model.label_set, size_wh)
         return Segmentation(
             fused,
             StageTimes(
-                preprocess_ns=prepared_ns - started_ns,
-                inference_ns=inferred_ns - prepared_ns,
-                fusion_ns=fused_ns - inferred_ns,
+                preprocess_ns=inference.prepared.preprocess_ns,
+                inference_ns=inference.inference_ns,
+                fusion_ns=perf_counter_ns() - started_ns,
             ),
         )
 
-    def _heads(self, outputs: list[dict[str, np.ndarray]], windows: Windows | None) -> Heads:
+    def _heads(self, outputs: Sequence[dict[str, np.ndarray]], windows: Windows | None) -> Heads:
         for each in outputs:
             _require_numbers(each, self.engine.description.name)
         try:

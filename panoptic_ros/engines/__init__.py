@@ -55,6 +55,8 @@ class EngineDescription:
         Version of the runtime.
     reason
         Why this engine and this precision.
+    is_gpu
+        Whether the device is a GPU.
     """
 
     name: str
@@ -62,6 +64,7 @@ class EngineDescription:
     precision: str
     version: str
     reason: str
+    is_gpu: bool = False
 
     def __str__(self) -> str:
         text = f'{self.name} {self.version}, {self.precision}, on {self.device}'

@@ -106,6 +106,7 @@ class OnnxRuntimeEngine:
             precision=precision,
             version=onnxruntime.__version__,
             reason=reason,
+            is_gpu=self.is_on_gpu,
         )
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:

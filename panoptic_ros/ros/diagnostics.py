@@ -3,8 +3,10 @@
 import math
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from enum import Enum
 from pathlib import Path
 from threading import Lock
 
@@ -25,7 +27,7 @@ MAX_AGE_NS = 60_000_000_000
 """An older stamp is not of this machine's clock; the age of the image is unknown then."""
 
 STUCK_NS = 8_000_000_000
-"""A frame in work for longer than this is an error: the engine hangs."""
+"""A frame in one stage for longer than this is an error."""
 
 PERCENTILES = (50, 95, 99)
 
@@ -40,6 +42,7 @@ STAGES = {
     'decode': 'message to pixels',
     'preprocess': 'pixels to the input of the network',
     'inference': 'the network',
+    'handover': 'from the end of the network until the publishing thread takes the image',
     'fusion': 'heads to panoptic map',
     'tracking': 'assigning track ids',
     'publish': 'objects in space, building and publishing all messages with subscribers',
@@ -58,11 +61,19 @@ class FrameTimes:
     decode_ns: int
     preprocess_ns: int
     inference_ns: int
+    handover_ns: int
     fusion_ns: int
     tracking_ns: int
     publish_ns: int
     total_ns: int
     age_ns: int | None
+
+
+class Work(Enum):
+    """What is done with a frame, and the problem if it does not end."""
+
+    ENGINE = 'the engine has not answered'
+    PUBLISHING = 'publishing has not ended'
 
 
 @dataclass
@@ -71,7 +82,7 @@ class Counts:
 
     ``received`` is the sum of ``processed``, ``dropped`` (replaced by a newer one), ``unwatched``
     (no output had a subscriber), ``bad`` (could not be decoded), ``failed`` (the engine failed)
-    and the at most two that are waiting or in work.
+    and the at most three that are waiting or in work.
     """
 
     received: int = 0
@@ -182,7 +193,7 @@ class FrameLog:
         self._trouble_ns: int | None = None
         self._engine_is_failing = False
         self._is_unwatched = False
-        self._begun_ns: int | None = None
+        self._begun_ns: dict[Work, int] = {}
 
     @property
     def has_received(self) -> bool:
@@ -207,23 +218,27 @@ class FrameLog:
             self._counts.unwatched += 1
             self._is_unwatched = True
 
-    def count_begun(self, now_ns: int) -> None:
-        """Note that an image is in work, until it is counted as bad, failed or processed."""
+    @contextmanager
+    def at_work(self, work: Work, now_ns: int) -> Iterator[None]:
+        """Note that an image is in work, one at a time of each kind."""
         with self._lock:
-            self._begun_ns = now_ns
+            self._begun_ns[work] = now_ns
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._begun_ns[work]
 
     def count_bad(self, now_ns: int, why: str) -> None:
         """Count an image that could not be decoded."""
         with self._lock:
             self._counts.bad += 1
-            self._begun_ns = None
             self._last_trouble, self._trouble_ns = why, now_ns
 
     def count_failed(self, now_ns: int, why: str) -> None:
         """Count an image on which the engine failed."""
         with self._lock:
             self._counts.failed += 1
-            self._begun_ns = None
             self._last_trouble, self._trouble_ns = why, now_ns
             self._engine_is_failing = True
 
@@ -236,7 +251,6 @@ class FrameLog:
         """Count an image whose results were published."""
         with self._lock:
             self._counts.processed += 1
-            self._begun_ns = None
             self._is_unwatched = False
             self._finishes_ns.append(now_ns)
             self._times.append(times)
@@ -266,9 +280,10 @@ class FrameLog:
         with self._lock:
             silent_s = (now_ns - self._arrivals_ns[-1]) / 1e9 if self._arrivals_ns else None
             recent = self._trouble_ns is not None and now_ns - self._trouble_ns < RATE_WINDOW_NS
-            if self._begun_ns is not None and now_ns - self._begun_ns > STUCK_NS:
-                stuck_s = (now_ns - self._begun_ns) / 1e9
-                return DiagnosticStatus.ERROR, f'the engine has not answered for {stuck_s:.1f} s'
+            for work, begun_ns in self._begun_ns.items():
+                if now_ns - begun_ns > STUCK_NS:
+                    stuck_s = (now_ns - begun_ns) / 1e9
+                    return DiagnosticStatus.ERROR, f'{work.value} for {stuck_s:.1f} s'
             if self._engine_is_failing:
                 return DiagnosticStatus.ERROR, self._last_trouble
             if silent_s is None:

@@ -1,8 +1,9 @@
 """``ros2 run panoptic_ros segment``: panoptic segmentation of camera images, a lifecycle node.
 
-Two threads: the executor's receives messages, service calls and parameters; the inference thread
-opens the engine, segments and publishes. Between them is one slot: the newest image wins, and the
-image it replaces is counted as dropped.
+The executor's thread receives messages, service calls and parameters. The inference thread opens
+the engine and runs it; the publishing thread fuses and publishes (the inference thread does so
+too where the parameter ``overlap`` is off). In front of the inference thread is one slot: the
+newest image wins, and the image it replaces is counted as dropped.
 """
 
 import os
@@ -37,7 +38,7 @@ from panoptic_ros.ros.node_parameters import QOS_OVERRIDES, NodeParameters, qos_
 from panoptic_ros.ros.parameters import ParameterError, Structure
 from panoptic_ros.ros.session import Session
 from panoptic_ros.ros.signals import StopSignal
-from panoptic_ros.ros.worker import NewestWorker
+from panoptic_ros.ros.worker import inference_thread
 from panoptic_ros.segmenter import Segmenter, card_fusion
 
 OK, USER_ERROR, ENGINE_HANGS = 0, 2, 3
@@ -97,9 +98,9 @@ class SegmentNode(LifecycleNode):
     stopped
         Completed by :meth:`stop`.
     abandoned
-        Exit code of a process that has to end without waiting for the inference thread, or None.
+        Exit code of a process that has to end without waiting for its threads, or None.
     failure
-        The unexpected exception that ended the inference thread, or None.
+        The unexpected exception that ended a thread, or None.
 
     Raises ParameterError if a parameter given at start cannot be used.
     """
@@ -160,18 +161,20 @@ class SegmentNode(LifecycleNode):
         structure = self._parameters_of_node.structure
         with ExitStack() as undo:
             try:
-                worker = NewestWorker(self._fail, self._wait_for)
-                undo.callback(worker.stop)
-                loading = worker.call(partial(self._load, structure))
+                inference = inference_thread()
+                undo.callback(inference.shutdown, wait=False)
+                loading = inference.submit(self._load, structure)
                 self._wait_for(loading)
                 segmenter = loading.result()
-                undo.callback(worker.call, segmenter.engine.close)
+                undo.callback(inference.submit, segmenter.engine.close)
                 self._session = Session(
                     self,
                     segmenter,
-                    worker,
+                    inference,
                     self._parameters_of_node,
                     is_diagnosed=lambda: self._diagnostics.get_subscription_count() > 0,
+                    on_failure=self._fail,
+                    wait_for=self._wait_for,
                 )
             except PanopticRosError as error:
                 return self._refuse('configure', error)
@@ -250,7 +253,7 @@ class SegmentNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def _wait_for(self, future: Future[Any]) -> None:
-        """Wait for the inference thread, publishing diagnostics meanwhile.
+        """Wait for a thread of the frames, publishing diagnostics meanwhile.
 
         Raises KeyboardInterrupt, and sets :attr:`abandoned`, if the node is to stop and the
         thread does not finish. (Not an Exception: rclpy takes those for a failed transition and
@@ -447,7 +450,7 @@ def serve(stop: StopSignal, args: Sequence[str] | None = None) -> int:
 def run(node: SegmentNode) -> int:
     """Spin a node until it is stopped, and shut it down; returns the exit code.
 
-    Raises the exception that ended the inference thread, if any did.
+    Raises the exception that ended a thread, if any did.
     """
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
@@ -461,7 +464,7 @@ def run(node: SegmentNode) -> int:
                 # Up to Jazzy, rclpy raises this for a lifecycle transition that is not possible.
                 node.get_logger().error(str(error))
     except KeyboardInterrupt:
-        pass  # without waiting for the inference thread
+        pass  # without waiting for the threads
     finally:
         if node.abandoned is None:
             with suppress(KeyboardInterrupt):
@@ -470,7 +473,7 @@ def run(node: SegmentNode) -> int:
         node.destroy_node()
         rclpy.try_shutdown(context=node.context)
     if node.abandoned is not None:
-        # The interpreter would wait for the inference thread at exit.
+        # The interpreter would wait for the threads at exit.
         os._exit(node.abandoned)
     if node.failure is not None:
         raise node.failure

@@ -132,6 +132,12 @@ class Structure:
         'Folder for engines compiled on this machine (TensorRT), for robots with a read-only '
         'home; empty for ~/.cache/panoptic_ros/tensorrt',
     )
+    overlap: str = _parameter(
+        'auto',
+        'Publish an image while the engine computes the next one: a higher rate. auto is on for '
+        'engines on a GPU and off for those on a CPU, which share its cores with the publishing',
+        choices=('auto', 'on', 'off'),
+    )
     image_transport: str = _parameter(
         'raw',
         'Type of the images: raw is sensor_msgs/Image on image, compressed is '

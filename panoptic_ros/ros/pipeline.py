@@ -2,15 +2,15 @@
 
 ::
 
-    image message -> Picture -> Segmentation -> Frame -> Frame with Scene -> messages
+    first stage:   image message -> Picture -> network input -> network outputs
+    second stage:  Segmentation -> Frame -> Frame with Scene -> messages
 
-Image callbacks run on the executor's thread and put the newest image into the slot of the worker;
-everything else here runs on the worker's thread.
+Image callbacks run on the executor's thread and put the newest image into the worker's slot. The
+stages run on the worker's threads: while an image is published, the engine computes the next one.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from threading import Event
 from time import monotonic_ns
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from std_msgs.msg import Header
 
 from panoptic_ros.errors import EngineError, FrameError
 from panoptic_ros.fusion import Fused
-from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes
+from panoptic_ros.ros.diagnostics import MAX_AGE_NS, FrameLog, FrameTimes, Work
 from panoptic_ros.ros.frame import Frame, Needs
 from panoptic_ros.ros.inputs.calibration import CalibrationInput
 from panoptic_ros.ros.inputs.depth import DepthInput
@@ -31,10 +31,10 @@ from panoptic_ros.ros.messages.images import Picture, decode_compressed_image, d
 from panoptic_ros.ros.parameters import Tuning, listed
 from panoptic_ros.ros.publishing import FramePublisher
 from panoptic_ros.ros.scene import Proximity, SceneEstimator, proximity
-from panoptic_ros.ros.worker import NewestWorker
-from panoptic_ros.scene.selection import keep_classes, place
+from panoptic_ros.ros.worker import StagedWorker
+from panoptic_ros.scene.selection import Region, keep_classes, place
 from panoptic_ros.scene.tracking import CLOCK_JUMP_NS, Tracker
-from panoptic_ros.segmenter import Segmentation, Segmenter
+from panoptic_ros.segmenter import Inference, Prepared, Segmentation, Segmenter
 
 WARN_PERIOD_S = 5.0
 """Warnings about messages are throttled to one in this period."""
@@ -53,17 +53,92 @@ class NodeApi(Protocol):
         """Return the clock of the stamps."""
 
 
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """An image as it arrived; times are of the steady clock."""
+
+    pipeline: 'Pipeline'
+    topic: str
+    message: Image | CompressedImage
+    received_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """An image that is ready for the network.
+
+    Parameters
+    ----------
+    arrival
+        The image as it arrived.
+    tuning
+        Parameters it is processed with.
+    picture
+        Decoded image.
+    region
+        Part of the image that is segmented; None for all of it.
+    prepared
+        Input of the network.
+    is_once
+        Whether it is published on all topics, see :meth:`Pipeline.segment_once`.
+    taken_ns, decoded_ns
+        Begin and end of decoding.
+    """
+
+    arrival: Arrival
+    tuning: Tuning
+    picture: Picture
+    region: Region | None
+    prepared: Prepared
+    is_once: bool
+    taken_ns: int
+    decoded_ns: int
+
+
+Inferred = tuple[Job, Inference, int]
+"""An image, the network's outputs, and the time at which they were complete."""
+
+
+def infer(segmenter: Segmenter, arrivals: Sequence[Arrival]) -> list[Inferred]:
+    """Return the outputs of the network for images: the first stage.
+
+    Images that cannot be used, or on which the engine fails, are counted, logged and left out.
+    """
+    inferred = []
+    for arrival in arrivals:
+        pipeline = arrival.pipeline
+        with pipeline.log.at_work(Work.ENGINE, monotonic_ns()):
+            job = pipeline.prepare(arrival)
+            if job is None:
+                continue
+            try:
+                inference = segmenter.infer(job.prepared)
+            except EngineError as error:
+                pipeline.skip(job, error)
+                continue
+        inferred.append((job, inference, monotonic_ns()))
+    return inferred
+
+
+def publish(inferred: Sequence[Inferred]) -> None:
+    """Fuse, track and publish images: the second stage."""
+    for job, inference, inferred_ns in inferred:
+        pipeline = job.arrival.pipeline
+        with pipeline.log.at_work(Work.PUBLISHING, monotonic_ns()):
+            pipeline.publish(job, inference, inferred_ns)
+
+
 class Pipeline:
-    """Segments and publishes images.
+    """Prepares and publishes the images of a camera.
 
     Parameters
     ----------
     node
         Logger and clock.
     segmenter
-        Opened on the worker's thread.
+        Segments the images.
     worker
-        Used by nothing else.
+        Runs :func:`infer` and :func:`publish`.
     tracker, estimator
         Of this pipeline; the estimator uses the same tracker.
     publisher
@@ -95,7 +170,7 @@ class Pipeline:
         self,
         node: NodeApi,
         segmenter: Segmenter,
-        worker: NewestWorker,
+        worker: StagedWorker[Arrival, list[Inferred]],
         tracker: Tracker,
         estimator: SceneEstimator,
         publisher: FramePublisher,
@@ -121,6 +196,7 @@ class Pipeline:
         self._is_diagnosed = is_diagnosed
         self._publish_timing = publish_timing
         self._card_fusion = segmenter.fusion
+        self._fusion = segmenter.fusion
         self._applied: Tuning | None = None
         self._calibration = CalibrationInput(node.get_logger(), log, camera_info_topic)
         self._ground = ground or GroundInput('', lambda text: None)
@@ -145,7 +221,7 @@ class Pipeline:
         is_wanted = self.is_enabled and self._publisher.is_subscribed
         if not (is_wanted or self._once.is_set()):
             self.log.count_unwatched()
-        elif self._worker.submit(partial(self._process, topic, message, received_ns)):
+        elif self._worker.submit(self, Arrival(self, topic, message, received_ns)):
             self.log.count_dropped()
 
     def segment_once(self) -> None:
@@ -157,41 +233,59 @@ class Pipeline:
         self._calibration.take(message)
 
     def halt(self) -> None:
-        """Finish the frame in work, drop the waiting one, forget tracks and delete markers."""
-        if self._worker.drain():
+        """Finish the frames in work, drop the waiting one, forget tracks and delete markers."""
+        if self._worker.drain(self):
             self.log.count_dropped()
         self._tracker.reset()
         if self._last_header is not None:
             self._publisher.clear_markers(self._last_header)
 
-    def close(self) -> None:
-        """Close the engine and end the worker's thread."""
-        self._worker.stop(last=self.segmenter.engine.close)
+    # In the first stage.
 
-    # On the worker's thread.
-
-    def _process(self, topic: str, message: Image | CompressedImage, received_ns: int) -> None:
+    def prepare(self, arrival: Arrival) -> Job | None:
+        """Return an image as the network takes it; None if it cannot be used."""
         taken_ns = monotonic_ns()
-        self.log.count_begun(taken_ns)
-        header = message.header
         for depth_input in self._depth_inputs:
-            depth_input.begin(header)
-        tuning = self._apply_tuning()
+            depth_input.begin(arrival.message.header)
+        tuning = self._tuning()
         try:
-            picture = _decode(message, tuning.image_levels)
+            picture = _decode(arrival.message, tuning.image_levels)
             decoded_ns = monotonic_ns()
-            segmentation = self._segment(picture, tuning)
+            region = _region(tuning, picture)
+            pixels = picture.pixels if region is None else region.crop(picture.pixels)
+            prepared = self.segmenter.prepare(pixels, picture.encoding)
         except FrameError as error:
-            self.log.count_bad(monotonic_ns(), f'{topic}: {error}')
+            self.log.count_bad(monotonic_ns(), f'{arrival.topic}: {error}')
             self._node.get_logger().warning(
-                f'{topic}: {error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S
+                f'{arrival.topic}: {error}; this image is skipped',
+                throttle_duration_sec=WARN_PERIOD_S,
             )
-            return
+            return None
+        is_once = self._once.is_set()
+        self._once.clear()
+        return Job(arrival, tuning, picture, region, prepared, is_once, taken_ns, decoded_ns)
+
+    def skip(self, job: Job, error: EngineError) -> None:
+        """Count and log an image on which the engine failed."""
+        if job.is_once:
+            self._once.set()  # for the next image
+        self.log.count_failed(monotonic_ns(), str(error))
+        self._node.get_logger().error(
+            f'{error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S
+        )
+
+    # In the second stage.
+
+    def publish(self, job: Job, inference: Inference, inferred_ns: int) -> None:
+        """Fuse and track an image, estimate its scene and publish it."""
+        begun_ns = monotonic_ns()
+        tuning, picture = job.tuning, job.picture
+        topic, header = job.arrival.topic, job.arrival.message.header
+        self._apply(tuning)
+        try:
+            segmentation = self._segment(job, inference)
         except EngineError as error:
-            self.log.count_failed(monotonic_ns(), str(error))
-            self._node.get_logger().error(
-                f'{error}; this image is skipped', throttle_duration_sec=WARN_PERIOD_S
-            )
+            self.skip(job, error)
             return
         segmented_ns = monotonic_ns()
         if tuning.tracking:
@@ -209,49 +303,39 @@ class Pipeline:
             ground=self._ground.plane(header.frame_id, tuning),
             tuning=tuning,
         )
-        is_once = self._once.is_set()
-        self._once.clear()
-        self._publisher.publish_maps(frame, to_all=is_once)
-        needs = self._needs(tuning, to_all=is_once)
+        self._publisher.publish_maps(frame, to_all=job.is_once)
+        needs = self._needs(tuning, to_all=job.is_once)
         if needs:
             self._calibration.report(tuning.camera_matrix)
         frame = replace(frame, scene=self._estimator.estimate(frame, needs))
-        self._publisher.publish_rest(frame, to_all=is_once)
+        self._publisher.publish_rest(frame, to_all=job.is_once)
         done_ns = monotonic_ns()
         self._latest = done_ns, frame
         stages = segmentation.stages_ns
         times = FrameTimes(
-            wait_ns=taken_ns - received_ns,
-            decode_ns=decoded_ns - taken_ns,
+            wait_ns=job.taken_ns - job.arrival.received_ns,
+            decode_ns=job.decoded_ns - job.taken_ns,
             preprocess_ns=stages.preprocess_ns,
             inference_ns=stages.inference_ns,
+            handover_ns=begun_ns - inferred_ns,
             fusion_ns=stages.fusion_ns,
             tracking_ns=tracked_ns - segmented_ns,
             publish_ns=done_ns - tracked_ns,
-            total_ns=done_ns - received_ns,
+            total_ns=done_ns - job.arrival.received_ns,
             age_ns=self._age_ns(header),
         )
         self.log.count_processed(done_ns, times)
         self._publish_timing(header, times)
 
-    def _segment(self, picture: Picture, tuning: Tuning) -> Segmentation:
-        """Segment the region of an image, and drop the classes that are not published."""
-        region = tuning.region
-        if region is None:
-            segmentation = self.segmenter.segment(picture.pixels, picture.encoding)
-        else:
-            inside = region.within(picture.size_wh)
-            if inside is None:
-                width, height = picture.size_wh
-                raise FrameError(
-                    f'parameter roi is {tuning.roi!r}; expected a region of the image, which is '
-                    f'{width}x{height}'
-                )
-            cropped = self.segmenter.segment(inside.crop(picture.pixels), picture.encoding)
-            confidence = np.zeros(picture.pixels.shape[:2], np.uint8)
-            inside.crop(confidence)[:] = cropped.confidence
-            panoptic = place(cropped.panoptic, inside, picture.size_wh)
-            segmentation = replace(cropped, fused=Fused(panoptic, confidence))
+    def _segment(self, job: Job, inference: Inference) -> Segmentation:
+        """Fuse an image, and drop the classes that are not published."""
+        tuning = job.tuning
+        segmentation = self.segmenter.fuse(inference, self._fusion)
+        if job.region is not None:
+            confidence = np.zeros(job.picture.pixels.shape[:2], np.uint8)
+            job.region.crop(confidence)[:] = segmentation.confidence
+            panoptic = place(segmentation.panoptic, job.region, job.picture.size_wh)
+            segmentation = replace(segmentation, fused=Fused(panoptic, confidence))
         if not tuning.classes:
             return segmentation
         is_kept = np.zeros(256, bool)
@@ -266,15 +350,14 @@ class Pipeline:
             needs |= Needs.OBJECTS
         return needs
 
-    def _apply_tuning(self) -> Tuning:
-        tuning = self._tuning()
-        if tuning is not self._applied:
-            self._applied = tuning
-            self.segmenter.fusion = tuning.override(self._card_fusion)
-            self._tracker.settings = tuning.tracker_settings
-            if not tuning.tracking:
-                self._tracker.reset()
-        return tuning
+    def _apply(self, tuning: Tuning) -> None:
+        if tuning is self._applied:
+            return
+        self._applied = tuning
+        self._fusion = tuning.override(self._card_fusion)
+        self._tracker.settings = tuning.tracker_settings
+        if not tuning.tracking:
+            self._tracker.reset()
 
     def _compare_stamps(self, topic: str, header: Header) -> None:
         last, self._last_header = self._last_header, header
@@ -296,3 +379,18 @@ def _decode(message: Image | CompressedImage, levels: tuple[int, int]) -> Pictur
     if isinstance(message, Image):
         return decode_image(message, levels)
     return decode_compressed_image(message, levels)
+
+
+def _region(tuning: Tuning, picture: Picture) -> Region | None:
+    """Return the part of an image that is segmented; FrameError if it is outside the image."""
+    region = tuning.region
+    if region is None:
+        return None
+    inside = region.within(picture.size_wh)
+    if inside is None:
+        width, height = picture.size_wh
+        raise FrameError(
+            f'parameter roi is {tuning.roi!r}; expected a region of the image, which is '
+            f'{width}x{height}'
+        )
+    return inside

@@ -1,7 +1,9 @@
 """Everything that exists from configure to cleanup: inputs, pipeline, publishers."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -9,6 +11,7 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Header
 
+from panoptic_ros.engines import EngineDescription
 from panoptic_ros.ros.diagnostics import FrameLog, FrameTimes, timing_message
 from panoptic_ros.ros.inputs.depth import DepthInput
 from panoptic_ros.ros.inputs.ground import GroundInput
@@ -18,16 +21,24 @@ from panoptic_ros.ros.messages.optional import OccupancyGrid, vision_msgs
 from panoptic_ros.ros.node_parameters import QOS_OVERRIDES, NodeParameters, qos_errors
 from panoptic_ros.ros.outputs import Output
 from panoptic_ros.ros.parameters import ParameterError, Tuning
-from panoptic_ros.ros.pipeline import WARN_PERIOD_S, Pipeline
+from panoptic_ros.ros.pipeline import WARN_PERIOD_S, Pipeline, infer, publish
 from panoptic_ros.ros.publishing import FramePublisher
 from panoptic_ros.ros.scene import SceneEstimator
-from panoptic_ros.ros.worker import NewestWorker
+from panoptic_ros.ros.worker import StagedWorker, WaitFor
 from panoptic_ros.scene.ground_view import CameraPose
 from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
 
 TIMING_DEPTH = 100
 """Queue of ``~/timing``: measurements need all frames, and the messages are small."""
+
+
+def overlaps(choice: str, engine: EngineDescription) -> bool:
+    """Return whether an image is published while the engine computes the next one.
+
+    ``choice`` is the parameter ``overlap``.
+    """
+    return engine.is_gpu if choice == 'auto' else choice == 'on'
 
 
 class Session:
@@ -38,13 +49,15 @@ class Session:
     node
         Creates the publishers; its lifecycle switches them on and off.
     segmenter
-        Opened on the worker's thread.
-    worker
-        Used by nothing else from now on.
+        Opened on the inference thread.
+    inference
+        That thread; used by nothing else from now on.
     parameters
         Read for every frame.
     is_diagnosed
         Returns whether ``/diagnostics`` has a subscriber.
+    on_failure, wait_for
+        See :class:`~panoptic_ros.ros.worker.StagedWorker`.
 
     Attributes
     ----------
@@ -66,9 +79,12 @@ class Session:
         self,
         node: LifecycleNode,
         segmenter: Segmenter,
-        worker: NewestWorker,
+        inference: ThreadPoolExecutor,
         parameters: NodeParameters,
+        *,
         is_diagnosed: Callable[[], bool],
+        on_failure: Callable[[BaseException], None],
+        wait_for: WaitFor,
     ) -> None:
         structure = parameters.structure
         if error := parameters.tuning.unknown_class(segmenter.model.label_set):
@@ -100,6 +116,14 @@ class Session:
                 self._poses = CameraPoses(node, structure.target_frame, self._warn)
                 self._resources.callback(self._poses.destroy)
             undo.pop_all()
+        self._worker = StagedWorker(
+            partial(infer, segmenter),
+            publish,
+            inference,
+            overlap=overlaps(structure.overlap, segmenter.engine.description),
+            on_failure=on_failure,
+            wait_for=wait_for,
+        )
         tracker = Tracker()
         estimator = SceneEstimator(
             segmenter.model.label_set,
@@ -113,7 +137,7 @@ class Session:
         self.pipeline = Pipeline(
             node,
             segmenter,
-            worker,
+            self._worker,
             tracker,
             estimator,
             publisher,
@@ -146,8 +170,8 @@ class Session:
             self._label_info.publish(label_info_message(label_set, header))
 
     def close(self) -> None:
-        """Close the engine, end the inference thread, destroy the publishers."""
-        self.pipeline.close()
+        """Close the engine, end the threads, destroy the publishers."""
+        self._worker.stop(last=self.segmenter.engine.close)
         self._resources.close()
 
     def _depth_input(self, node: LifecycleNode, name: str, **options: Any) -> DepthInput:

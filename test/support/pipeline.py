@@ -15,11 +15,11 @@ from panoptic_ros.ros.diagnostics import FrameLog, FrameTimes
 from panoptic_ros.ros.messages.images import image_message
 from panoptic_ros.ros.outputs import Output
 from panoptic_ros.ros.parameters import Structure, Tuning
-from panoptic_ros.ros.pipeline import Pipeline
+from panoptic_ros.ros.pipeline import Arrival, Pipeline, infer, publish
 from panoptic_ros.ros.publishing import FramePublisher
 from panoptic_ros.ros.scene import SceneEstimator
 from panoptic_ros.scene.tracking import Tracker
-from panoptic_ros.segmenter import Segmentation, StageTimes
+from panoptic_ros.segmenter import Inference, Prepared, Segmentation, StageTimes
 
 LABELS = LabelSet.load('cityscapes')
 ROAD, SKY, CAR = (LABELS.class_id(name) for name in ('road', 'sky', 'car'))
@@ -60,32 +60,39 @@ class StubSegmenter:
 
     def __init__(self) -> None:
         self.panoptic: Panoptic | None = None
-        self.error: Exception | None = None
+        self.error: Exception | None = None  # of the engine
+        self.fusion_error: Exception | None = None
         self.fusion = CentreFusion()
         self.model = SimpleNamespace(label_set=LABELS)
-        self.is_closed = False
-        self.engine = SimpleNamespace(close=lambda: setattr(self, 'is_closed', True))
 
-    def segment(self, image: np.ndarray, encoding: str) -> Segmentation:
+    def prepare(self, image: np.ndarray, encoding: str) -> Prepared:
+        self.size_wh = image.shape[1::-1]
+        return Prepared((), self.size_wh, 1)
+
+    def infer(self, prepared: Prepared) -> Inference:
         if self.error is not None:
             raise self.error
-        self.size_wh = image.shape[1::-1]
+        return Inference((), prepared, 2)
+
+    def fuse(self, inference: Inference, fusion: CentreFusion) -> Segmentation:
+        if self.fusion_error is not None:
+            raise self.fusion_error
         confidence = np.full(self.panoptic.semantic.shape, 200, np.uint8)
         return Segmentation(Fused(self.panoptic, confidence), StageTimes(1, 2, 3))
 
 
 class InlineWorker:
-    """Runs tasks at once, on the caller's thread."""
+    """Runs both stages at once, on the caller's thread."""
 
-    def submit(self, task: Callable[[], None]) -> bool:
-        task()
+    def __init__(self, segmenter: StubSegmenter) -> None:
+        self._segmenter = segmenter
+
+    def submit(self, source: object, arrival: Arrival) -> bool:
+        publish(infer(self._segmenter, [arrival]))
         return False
 
-    def drain(self) -> bool:
+    def drain(self, source: object) -> bool:
         return False
-
-    def stop(self, last: Callable[[], object] = int) -> None:
-        last()
 
 
 class Bench:
@@ -123,7 +130,7 @@ class Bench:
         self.pipeline = Pipeline(
             self.node,
             self.segmenter,
-            InlineWorker(),
+            InlineWorker(self.segmenter),
             tracker,
             SceneEstimator(LABELS, tracker, find_depth=find_depth, **estimator),
             FramePublisher(structure, advertise),

@@ -135,6 +135,7 @@ class TensorRtEngine:
             precision=PRECISION,
             version=here.trt.__version__,
             reason=f'{reason}; {how}' if reason else how,
+            is_gpu=True,
         )
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:

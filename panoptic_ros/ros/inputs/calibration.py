@@ -67,29 +67,31 @@ class CalibrationInput:
 
         ``choice`` is the parameter ``camera_matrix``.
         """
-        if self.info is None:
+        info = self.info  # take() may replace it meanwhile
+        if info is None:
             return None
         try:
-            check_pinhole(self.info, choice)
+            check_pinhole(info, choice)
         except FrameError:
             return None  # report() says why
-        return fit_camera(self.info, size_wh, choice)
+        return fit_camera(info, size_wh, choice)
 
     def report(self, choice: str) -> None:
         """Warn, once, if an image that needs a calibration has none or a doubtful one."""
-        problem = self._problem(choice)
+        info = self.info
+        problem = self._problem(info, choice)
         if problem:
             self._log.note_trouble(monotonic_ns(), f'{self._topic}: {problem}')
         text = problem
-        if not problem and self.info is not None:
-            text = matrix_warning(self.info, choice)
+        if not problem and info is not None:
+            text = matrix_warning(info, choice)
         if text and text != self._reported:
             self._logger.warning(f'{self._topic}: {text}')
         self._reported = text
 
-    def _problem(self, choice: str) -> str:
+    def _problem(self, info: CameraInfo | None, choice: str) -> str:
         """Return why nothing can be placed in space, else ''."""
-        if self.info is None:
+        if info is None:
             self._images_without += 1
             if self._images_without < IMAGES_WITHOUT:
                 return ''
@@ -99,7 +101,7 @@ class CalibrationInput:
             )
         self._images_without = 0
         try:
-            check_pinhole(self.info, choice)
+            check_pinhole(info, choice)
         except FrameError as error:
             return str(error)
         return ''

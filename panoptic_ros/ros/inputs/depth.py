@@ -79,19 +79,20 @@ class DepthInput:
         else:
             self._calibration = message
 
-    # On the worker's thread.
+    # On the worker's threads.
 
     def begin(self, header: Header) -> None:
-        """Announce the image that :meth:`find` will be called for."""
+        """Announce an image that :meth:`find` will be called for."""
         self._sync.begin(stamp_ns(header))
 
     def find(self, frame: Frame) -> np.ndarray | None:
-        """Return the depth of the announced image, float32 [H, W], metres, NaN where unknown.
+        """Return the depth of an announced image, float32 [H, W], metres, NaN where unknown.
 
         None, with a warning and a count, if there is none in time or none that can be used.
         """
         tuning = frame.tuning
-        match = self._sync.match(round(tuning.depth_tolerance_s * 1e9), tuning.depth_wait_s)
+        tolerance_ns = round(tuning.depth_tolerance_s * 1e9)
+        match = self._sync.match(stamp_ns(frame.header), tolerance_ns, tuning.depth_wait_s)
         self._misses = self._misses + 1 if match.depth is None else 0
         if match.depth is None:
             if self._misses >= MISSES_IN_A_ROW:

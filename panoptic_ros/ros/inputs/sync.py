@@ -11,6 +11,10 @@ T = TypeVar('T')
 KEPT = 8
 """Number of latest depth images kept for images still to come."""
 
+ANNOUNCED = 4
+"""Number of latest announced images whose depth is kept: one is in the engine, one is published,
+others were skipped."""
+
 SILENCE_NS = 1_000_000_000
 """If the latest depth is this much older than an image, depth has stopped: do not wait."""
 
@@ -50,12 +54,12 @@ class _Stamped(Generic[T]):
 
 
 class DepthSync(Generic[T]):
-    """Finds the depth image with the closest stamp, for one image at a time.
+    """Finds the depth image with the closest stamp.
 
     An image is announced (:meth:`begin`), segmented, and only then matched (:meth:`match`), so
-    its depth may arrive meanwhile. A depth image that is older than the newest by more than
-    :data:`SILENCE_NS` means that time jumped back, and all before it are dropped. One thread may
-    offer while another matches.
+    its depth may arrive meanwhile. The next image may be announced before that. A depth image that
+    is older than the newest by more than :data:`SILENCE_NS` means that time jumped back, and all
+    before it are dropped. Offers, announcements and matches may come from a thread each.
     """
 
     def __init__(self) -> None:
@@ -63,8 +67,7 @@ class DepthSync(Generic[T]):
         self._counts = DepthCounts()
         self._recent: deque[_Stamped[T]] = deque(maxlen=KEPT)
         self._newest_ns = 0  # stamp of the newest depth image
-        self._wanted_ns = 0
-        self._best: _Stamped[T] | None = None
+        self._best: dict[int, _Stamped[T] | None] = {}  # by the stamps of announced images
         self._missed: range = range(0)  # stamps at which depth comes too late
 
     @property
@@ -88,21 +91,25 @@ class DepthSync(Generic[T]):
                 self._newest_ns = stamp_ns
             self._newest_ns = max(self._newest_ns, stamp_ns)
             self._recent.append(_Stamped(stamp_ns, depth))
-            self._consider(self._recent[-1])
+            for wanted_ns, best in self._best.items():
+                self._best[wanted_ns] = _closest(wanted_ns, best, self._recent[-1])
             self._changed.notify_all()
 
     def begin(self, stamp_ns: int) -> None:
-        """Announce the image that :meth:`match` will be called for; the closest depth is kept."""
+        """Announce an image; from now on the depth closest to it is kept."""
         with self._changed:
-            self._wanted_ns, self._best = stamp_ns, None
-            for candidate in self._recent:
-                self._consider(candidate)
+            self._best.pop(stamp_ns, None)  # to the end
+            self._best[stamp_ns] = _closest(stamp_ns, *self._recent)
+            while len(self._best) > ANNOUNCED:
+                del self._best[next(iter(self._best))]
 
-    def match(self, tolerance_ns: int, wait_s: float) -> Match[T]:
-        """Return the depth that is closest to the announced image.
+    def match(self, wanted_ns: int, tolerance_ns: int, wait_s: float) -> Match[T]:
+        """Return the depth that is closest to an image.
 
         Parameters
         ----------
+        wanted_ns
+            Stamp of the image.
         tolerance_ns
             Largest difference of the stamps; 0 for equal stamps only.
         wait_s
@@ -111,27 +118,27 @@ class DepthSync(Generic[T]):
         """
         end_s = monotonic() + wait_s
         with self._changed:
-            while self._may_come() and (left_s := end_s - monotonic()) > 0:
+            while self._may_come(wanted_ns) and (left_s := end_s - monotonic()) > 0:
                 self._changed.wait(left_s)
-            best = self._best
-            offset_ns = None if best is None else best.stamp_ns - self._wanted_ns
-            if best is not None and abs(best.stamp_ns - self._wanted_ns) <= tolerance_ns:
+            best = self._best.pop(wanted_ns, None) or _closest(wanted_ns, *self._recent)
+            offset_ns = None if best is None else best.stamp_ns - wanted_ns
+            if best is not None and abs(best.stamp_ns - wanted_ns) <= tolerance_ns:
                 self._counts.matched += 1
                 return Match(best.depth, offset_ns)
             self._counts.missed += 1
-            self._missed = range(
-                self._wanted_ns - tolerance_ns, self._wanted_ns + tolerance_ns + 1
-            )
+            self._missed = range(wanted_ns - tolerance_ns, wanted_ns + tolerance_ns + 1)
             return Match(None, offset_ns)
 
-    def _consider(self, candidate: _Stamped[T]) -> None:
-        if self._best is None or self._distance_ns(candidate) < self._distance_ns(self._best):
-            self._best = candidate
-
-    def _distance_ns(self, candidate: _Stamped[T]) -> int:
-        return abs(candidate.stamp_ns - self._wanted_ns)
-
-    def _may_come(self) -> bool:
+    def _may_come(self, wanted_ns: int) -> bool:
         if not self._recent:
             return False
-        return 0 < self._wanted_ns - self._newest_ns <= SILENCE_NS
+        return 0 < wanted_ns - self._newest_ns <= SILENCE_NS
+
+
+def _closest(wanted_ns: int, *candidates: _Stamped[T] | None) -> _Stamped[T] | None:
+    """Return the first of the candidates with the closest stamp; None if there is none."""
+    return min(
+        (candidate for candidate in candidates if candidate is not None),
+        key=lambda candidate: abs(candidate.stamp_ns - wanted_ns),
+        default=None,
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panoptic_ros.ros.inputs.sync import KEPT, SILENCE_NS, DepthCounts, DepthSync, Match
+from panoptic_ros.ros.inputs.sync import ANNOUNCED, KEPT, SILENCE_NS, DepthCounts, DepthSync, Match
 
 NEVER_S = 60.0
 """A wait this long would be noticed: nothing here takes it to its end."""
@@ -21,7 +21,7 @@ def offered(*stamps_ns: int) -> DepthSync[str]:
 
 def matched(sync: DepthSync[str], stamp_ns: int, tolerance_ns: int = 0) -> Match[str]:
     sync.begin(stamp_ns)
-    return sync.match(tolerance_ns, 0.0)
+    return sync.match(stamp_ns, tolerance_ns, 0.0)
 
 
 def test_exact_takes_equal_stamps_only() -> None:
@@ -43,7 +43,7 @@ def test_approximate_takes_the_closest_within_the_tolerance() -> None:
 def test_no_depth_at_all_is_a_miss_without_a_distance_and_without_waiting() -> None:
     sync = DepthSync()
     sync.begin(100)
-    assert sync.match(1000, NEVER_S) == Match(None, None)
+    assert sync.match(100, 1000, NEVER_S) == Match(None, None)
     assert sync.counts == DepthCounts(missed=1)
 
 
@@ -51,7 +51,26 @@ def test_depth_may_come_while_the_picture_is_worked_on() -> None:
     sync = offered(100)
     sync.begin(200)
     sync.offer(200, 'in time')
-    assert sync.match(0, 0.0) == Match('in time', 0)
+    assert sync.match(200, 0, 0.0) == Match('in time', 0)
+
+
+def test_the_next_image_may_be_announced_before_the_match() -> None:
+    sync = offered(100)
+    sync.begin(200)
+    sync.begin(300)
+    sync.offer(200, 'of the first')
+    sync.offer(300, 'of the second')
+    assert sync.match(200, 0, 0.0) == Match('of the first', 0)
+    assert sync.match(300, 0, 0.0) == Match('of the second', 0)
+
+
+def test_an_image_that_was_not_announced_is_matched_with_recent_depth() -> None:
+    sync = offered(100, 200)
+    assert sync.match(200, 0, 0.0) == Match('depth 200', 0)
+    sync.begin(100)
+    for stamp_ns in range(300, 300 + 2 * ANNOUNCED):
+        sync.begin(stamp_ns)  # images that are skipped
+    assert sync.match(100, 0, 0.0) == Match('depth 100', 0)
 
 
 def test_what_fits_is_kept_however_long_the_work_takes() -> None:
@@ -59,7 +78,7 @@ def test_what_fits_is_kept_however_long_the_work_takes() -> None:
     sync.begin(110)
     for stamp_ns in range(200, 200 + 100 * 5 * KEPT, 100):
         sync.offer(stamp_ns, 'later')
-    assert sync.match(10, 0.0) == Match('depth 100', -10)
+    assert sync.match(110, 10, 0.0) == Match('depth 100', -10)
 
 
 def test_only_the_latest_are_kept_for_pictures_to_come() -> None:
@@ -99,20 +118,20 @@ def test_depth_out_of_order_is_kept() -> None:
 def test_nobody_waits_where_depth_as_new_as_the_picture_is_there() -> None:
     sync = offered(100, 301)
     sync.begin(300)
-    assert sync.match(0, NEVER_S) == Match(None, 1)
+    assert sync.match(300, 0, NEVER_S) == Match(None, 1)
 
 
 def test_nobody_waits_for_depth_that_has_stopped() -> None:
     sync = offered(0)
     sync.begin(SILENCE_NS + 1)
-    assert sync.match(0, NEVER_S).depth is None
+    assert sync.match(SILENCE_NS + 1, 0, NEVER_S).depth is None
 
 
 def test_a_wait_ends_when_the_depth_comes() -> None:
     sync = offered(100)
     sync.begin(200)
     found = []
-    waiting = threading.Thread(target=lambda: found.append(sync.match(50, NEVER_S)))
+    waiting = threading.Thread(target=lambda: found.append(sync.match(200, 50, NEVER_S)))
     waiting.start()
     sync.offer(160, 'within the tolerance, but a better one may come')
     sync.offer(200, 'the very one')
@@ -123,9 +142,9 @@ def test_a_wait_ends_when_the_depth_comes() -> None:
 def test_a_wait_ends_without_depth_and_takes_the_closest() -> None:
     sync = offered(100, 190)
     sync.begin(200)
-    assert sync.match(10, 0.01) == Match('depth 190', -10)
+    assert sync.match(200, 10, 0.01) == Match('depth 190', -10)
     sync.begin(300)
-    assert sync.match(10, 0.01) == Match(None, -110)
+    assert sync.match(300, 10, 0.01) == Match(None, -110)
 
 
 def test_bad_depth_is_counted_apart() -> None:
@@ -148,7 +167,7 @@ def test_always_the_closest(
     sync.begin(wanted_ns)
     for stamp_ns in stamps_ns[seen_before:]:
         sync.offer(stamp_ns, f'depth {stamp_ns}')
-    found = sync.match(tolerance_ns, 0.0)
+    found = sync.match(wanted_ns, tolerance_ns, 0.0)
     if not stamps_ns:
         assert found == Match(None, None)
         return
