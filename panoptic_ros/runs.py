@@ -50,15 +50,18 @@ class Runs:
     def of(cls, *maps: np.ndarray) -> 'Runs':
         """Split maps [H, W] of one shape into runs on which none of them changes."""
         height, width = maps[0].shape
-        begins = np.zeros(height * width, bool)
-        for labels in maps:
+        begins = np.empty(height * width, bool)
+        for index, labels in enumerate(maps):
             if labels.shape != (height, width):
                 raise ValueError(
                     f'the maps are {maps[0].shape} and {labels.shape}; expected one shape'
                 )
             # One long row is compared faster than many short ones.
             flat = labels.reshape(-1)
-            begins[1:] |= flat[1:] != flat[:-1]
+            if index:
+                begins[1:] |= flat[1:] != flat[:-1]
+            else:
+                np.not_equal(flat[1:], flat[:-1], out=begins[1:])
         begins.reshape(height, width)[:, :1] = True
         first = np.flatnonzero(begins)
         row = first // width if width else first
@@ -129,14 +132,13 @@ class Runs:
         if not area_of_run.all():
             shown = np.flatnonzero(area_of_run)
             key, x0, y0, x1, y1 = (values[shown] for values in (key, x0, y0, x1, y1))
-        box = np.empty((4, count), np.int32)
-        box[:2] = np.iinfo(np.int32).max
-        box[2:] = 0
-        np.minimum.at(box[0], key, x0.astype(np.int32))
-        np.minimum.at(box[1], key, y0.astype(np.int32))
-        np.maximum.at(box[2], key, x1.astype(np.int32))
-        np.maximum.at(box[3], key, y1.astype(np.int32))
-        return area, np.ascontiguousarray(box.T)
+        box = np.zeros((4, count), np.intp)
+        box[0], box[1] = self.width, row_first[-1]
+        for reduce, of_key, of_run in zip(
+            (np.minimum, np.minimum, np.maximum, np.maximum), box, (x0, y0, x1, y1), strict=True
+        ):
+            reduce.at(of_key, key, of_run)
+        return area, np.ascontiguousarray(box.T, np.int32)
 
     def unrolled(self) -> tuple[np.ndarray, np.ndarray]:
         """List the runs of every row of the map, with each repeated row as often as it appears.

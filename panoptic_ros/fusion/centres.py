@@ -267,9 +267,9 @@ def nearest_centre(
 ) -> np.ndarray:
     """Return 1 + the number of the centre nearest to each cell, uint16 [h, w].
 
-    Exact Euclidean distances (a distance transform that remembers where it came from); 0 where
-    no centre is within ``reach`` cells. OpenCV's transform with labels is a little faster, but
-    approximate: it gives about one cell in a hundred to the wrong centre.
+    Distances are Euclidean and exact. Of equally near centres the leftmost counts, then the
+    topmost. The number is 0 where no centre is within ``reach`` cells. OpenCV's distance transform
+    with labels is faster but approximate: about one cell in a hundred gets the wrong centre.
 
     Parameters
     ----------

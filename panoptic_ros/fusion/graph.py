@@ -322,11 +322,16 @@ def _append_centres(
     chosen = tail('Reshape', is_chosen, tail.integers(centres, 1))
     far = tail.constant(1e9, float32)
     square = tail('Where', chosen, square, far)
-    nearest = tail('ArgMin', square, axis=0, keepdims=0)
+    shortest = tail('ReduceMin', square, tail.integers(0), keepdims=1)
+    # Of equally near centres the leftmost, then the topmost, as in nearest_centre.
+    rank = tail('Add', tail('Mul', column, tail.constant(coarse_height, float32)), row)
+    rank = tail('Reshape', rank, tail.integers(centres, 1))
+    rank = tail('Where', tail('LessOrEqual', square, shortest), rank, far)
+    nearest = tail('ArgMin', rank, axis=0, keepdims=0)
     nearest = tail('Add', tail.cast(nearest, TensorProto.FLOAT), tail.constant(1, float32))
     reach = fusion.max_centre_distance_fraction * np.hypot(coarse_width, coarse_height)
-    shortest = tail('ReduceMin', square, tail.integers(0), keepdims=0)
     is_near = tail('LessOrEqual', shortest, tail.constant(min(reach**2, 1e8), float32))
+    is_near = tail('Reshape', is_near, tail.integers(coarse_width * coarse_height))
     nearest = tail('Where', is_near, nearest, tail.constant(0, float32))
 
     owner = tail('Gather', nearest, flat)
