@@ -136,12 +136,15 @@ class Stitching:
         first = self.first_piece[index]
         final_of_local = self.id_of_piece[first : first + len(window_map.score)].copy()
         final_of_local[0] = 0
-        # The pieces of one object may have had several classes.
         class_of_local = self._class_of_id[final_of_local]
-        runs, class_id, local = window_map.cropped_runs(place)
-        ids = final_of_local[local]
-        classes = np.where(ids > 0, class_of_local[local], class_id).astype(np.uint16)
-        return runs.expand(classes), runs.expand(ids)
+        runs, class_id, local = window_map.runs
+        instance = runs.expand(final_of_local[local])[place]
+        # The pieces of one object may have had several classes.
+        is_changed = (final_of_local > 0) & (class_of_local != class_of_ids(window_map))
+        if not is_changed.any():
+            return window_map.semantic[place], instance
+        classes = np.where(is_changed[local], class_of_local[local], class_id)
+        return runs.expand(classes.astype(np.uint16))[place], instance
 
     @cached_property
     def _class_of_id(self) -> np.ndarray:
