@@ -165,7 +165,8 @@ def parse_fusion(texts: Sequence[str], default: Fusion) -> Fusion:
     """
     try:
         pairs = (text.split('=', 1) for text in texts)
-        values = {name: type(getattr(default, name, 0.0))(value) for name, value in pairs}
+        kinds = {name: type(value) for name, value in vars(default).items()}
+        values = {name: kinds.get(name, str)(value) for name, value in pairs}
         return replace(default, **values)
     except (TypeError, ValueError) as error:
         raise PanopticRosError(

@@ -104,7 +104,7 @@ class QueryHead(nn.Module):
         """Return the queries before the first layer and after each, of float [N, c_in, h, w]."""
         cells = self.cells(features)
         tokens = self.tokens(F.avg_pool2d(features, _TOKEN_CELLS))
-        position = position_encoding(*tokens.shape[2:], tokens.shape[1]).to(tokens)
+        position = position_encoding(tokens.shape[2], tokens.shape[3], tokens.shape[1]).to(tokens)
         tokens = tokens.flatten(2).transpose(1, 2)
         x = self.query.expand(len(tokens), -1, -1)
         found = [self._queries(x, cells)]
