@@ -1,19 +1,21 @@
-"""``panoptic import CHECKPOINT --out models/NAME``: another project's checkpoint as a model."""
+"""``panoptic import CHECKPOINT|FILE.onnx --out models/NAME``: another project's model."""
 
 import argparse
 from pathlib import Path
 
 from panoptic_ros.errors import ModelError
 from panoptic_ros.importing.families.family import INSTANCE, PANOPTIC, SEMANTIC
-from panoptic_ros.importing.importer import Request, import_checkpoint
+from panoptic_ros.importing.importer import import_checkpoint
+from panoptic_ros.importing.onnx_file import import_onnx
+from panoptic_ros.importing.request import Request
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument(
         'checkpoint',
-        help='folder with config.json, preprocessor_config.json and safetensors weights, or a hub '
-        'id to download (owner/name)',
+        help='folder with config.json, preprocessor_config.json and safetensors weights, a hub id '
+        'to download (owner/name), or the .onnx file of a YOLO or RF-DETR segmentation network',
     )
     parser.add_argument(
         '--out', type=Path, required=True, help='model folder to write, for example models/NAME'
@@ -25,6 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         '--labels',
         metavar='NAME|FILE',
         help='label set, or its .yaml file (the one that has the class names of the checkpoint)',
+    )
+    parser.add_argument(
+        '--names',
+        metavar='FILE|coco-ids',
+        help='class names of an .onnx file, one a line, or the category ids of COCO (those that '
+        'the file has)',
     )
     parser.add_argument(
         '--task',
@@ -55,8 +63,13 @@ def run(args: argparse.Namespace) -> int:
         task=args.task,
         pictures=tuple(args.check),
         licence=args.licence,
+        names=args.names,
     )
-    import_checkpoint(request, lambda text: print(text, flush=True))
+    is_onnx = args.checkpoint.endswith('.onnx')
+    if args.names and not is_onnx:
+        raise ModelError('--names is for .onnx files; a checkpoint has its names in config.json')
+    read = import_onnx if is_onnx else import_checkpoint
+    read(request, lambda text: print(text, flush=True))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ FEW = 64
 
 _MARGIN = 0.5  # other pictures have larger values
 _SENTINEL = 1e30  # float32 values from here on stand for minus infinity in attention masks
-_VALUES_AT_ONCE = 64
+_BYTES_AT_ONCE = 1 << 30  # of values that one run keeps
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,14 @@ def find_overflows(path: Path, images: Sequence[np.ndarray]) -> list[Overflow]:
     model = onnx.load(path)
     inferred = onnx.shape_inference.infer_shapes(model)
     floats = {
-        value.name
+        value.name: 4 * math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in (*inferred.graph.value_info, *inferred.graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
     producers = [(name, node) for node in model.graph.node for name in node.output]
-    names = [name for name, _ in producers if name in floats]
+    bytes_of = {name: floats[name] for name, _ in producers if name in floats}
     largest: dict[str, float] = defaultdict(float)
-    for begin in range(0, len(names), _VALUES_AT_ONCE):
-        part = names[begin : begin + _VALUES_AT_ONCE]
+    for part in _parts(bytes_of, _BYTES_AT_ONCE):
         session = _session_with_outputs(model, part)
         for image in images:
             for name, value in zip(part, session.run(part, {'image': image[None]}), strict=True):
@@ -82,6 +81,20 @@ def find_overflows(path: Path, images: Sequence[np.ndarray]) -> list[Overflow]:
         for name, node in producers
         if largest[name] > LARGEST * _MARGIN
     ]
+
+
+def _parts(bytes_of: dict[str, int], most: int) -> Iterator[list[str]]:
+    """Split names, in their order, so that no part has more bytes unless it is a single name."""
+    part: list[str] = []
+    total = 0
+    for name, size in bytes_of.items():
+        if part and total + size > most:
+            yield part
+            part, total = [], 0
+        part.append(name)
+        total += size
+    if part:
+        yield part
 
 
 def _session_with_outputs(

@@ -3,18 +3,14 @@
 import datetime
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from panoptic_ros import __version__
-from panoptic_ros.datasets.street.scene import synthetic_samples
-from panoptic_ros.errors import ModelError, SourceError
+from panoptic_ros.errors import ModelError
 from panoptic_ros.fusion import QueryFusion
-from panoptic_ros.image_files import read_image
 from panoptic_ros.importing.agreement import Agreement, OnnxFile, compare
 from panoptic_ros.importing.checkpoint import Checkpoint, load_network, open_checkpoint
 from panoptic_ros.importing.export import export_onnx, large_float32, publish_onnx, to_float16
@@ -29,47 +25,13 @@ from panoptic_ros.importing.golden import golden_queries
 from panoptic_ros.importing.half import find_overflows, is_kept, modules_to_keep, narrow_sums
 from panoptic_ros.importing.labels import ClassMap, match_labels
 from panoptic_ros.importing.network import OUTPUTS, Deployed, QueryRows, SemanticRows
+from panoptic_ros.importing.request import Request, label_set_name, read_images
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model, write_model
-from panoptic_ros.model.resize import Resize
 
 LARGEST_EXPORT_DIFFERENCE = 1e-3
 """Mean difference of a probability between torch and the exported file above which the export is
 wrong; correct ones stay below 1e-5."""
-
-_LABELS_FILE = 'labels.yaml'
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to import, and how.
-
-    Parameters
-    ----------
-    checkpoint
-        Folder or hub id.
-    folder
-        The model folder to write.
-    size_wh
-        Input size; None for the one that the checkpoint names.
-    labels
-        A label set's name or ``.yaml`` file; None to find it by the class names.
-    task
-        Of :data:`~panoptic_ros.importing.families.family`; None for the family's usual one.
-    pictures
-        Pictures on which the files are compared; the first becomes the golden one. A synthetic
-        street takes their place if there are none.
-    licence
-        Of the weights.
-    """
-
-    checkpoint: str
-    folder: Path
-    size_wh: tuple[int, int] | None = None
-    labels: str | None = None
-    task: str | None = None
-    pictures: tuple[Path, ...] = ()
-    licence: str = 'unknown'
 
 
 def import_checkpoint(request: Request, say: Callable[[str], None] = print) -> Model:
@@ -85,7 +47,7 @@ def import_checkpoint(request: Request, say: Callable[[str], None] = print) -> M
     size_wh = family.size_wh(checkpoint, request.size_wh)
     resize = family.resize(checkpoint)
     fusion = family.fusion(task, size_wh)
-    images = _images(request.pictures, resize, size_wh)
+    images = read_images(request.pictures, resize, size_wh)
     say(f'{family.name}, task {task}, input {size_wh[0]}x{size_wh[1]} ({resize.mode})')
     say(f'labels: {class_map}')
     for note in processor_notes(checkpoint):
@@ -100,7 +62,7 @@ def import_checkpoint(request: Request, say: Callable[[str], None] = print) -> M
         model = write_model(
             request.folder,
             onnx_by_precision=files,
-            label_set=_label_set_name(request.labels, class_map, request.folder),
+            label_set=label_set_name(request.labels, class_map, request.folder),
             size_wh=size_wh,
             golden_image=images[0],
             golden_outputs=golden_queries(images[0], exporter.outputs(images[0]), fusion['rule']),
@@ -254,26 +216,3 @@ class _Exporter:
 
     def _compare(self, found: Sequence, expected: Sequence) -> Agreement:
         return compare(found, expected, self._fusion, self._label_set, self._size_wh)
-
-
-def _images(
-    pictures: Sequence[Path], resize: Resize, size_wh: tuple[int, int]
-) -> list[np.ndarray]:
-    images = []
-    for path in pictures:
-        picture = read_image(path) if path.is_file() else None
-        if picture is None:
-            raise SourceError(f'{path} is not a picture that can be read; correct --check')
-        images.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
-    if not images:
-        images.append(synthetic_samples(seed=7, count=1, size_wh=(640, 320))[0].image_rgb)
-    return [np.ascontiguousarray(resize.apply(image, size_wh)) for image in images]
-
-
-def _label_set_name(labels: str | None, class_map: ClassMap, folder: Path) -> str:
-    """Return what the card calls the label set; a file is copied into the model folder."""
-    if labels is None or not labels.endswith('.yaml'):
-        return class_map.label_set.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _LABELS_FILE).write_bytes(Path(labels).read_bytes())
-    return _LABELS_FILE

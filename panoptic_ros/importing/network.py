@@ -1,6 +1,7 @@
 """A checkpoint's network with the inputs and outputs of head kind ``queries``."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,30 @@ class Normalisation:
     std: tuple[float, ...]
 
 
-class Deployed(nn.Module):
+class Normalised(nn.Module):
+    """Picture to what a network takes: uint8 [1, H, W, 3] to normalised float [1, 3, H, W].
+
+    Parameters
+    ----------
+    normalisation
+        As the checkpoint's image processor does it.
+    """
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        super().__init__()
+        # In grey levels, so that the pixels need no scaling of their own.
+        for name in ('mean', 'std'):
+            value = torch.tensor(getattr(normalisation, name)) / normalisation.scale
+            self.register_buffer(name, value.view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Any:
+        """Return the normalised pixels."""
+        # TensorRT takes uint8 only where it is cast first.
+        pixels = image.to(self.mean.dtype).permute(0, 3, 1, 2)
+        return (pixels - self.mean) / self.std
+
+
+class Deployed(Normalised):
     """Picture in, class and mask logits out: uint8 [1, H, W, 3] to [1, Q, C + 1] and [1, Q, h, w].
 
     Parameters
@@ -32,18 +56,13 @@ class Deployed(nn.Module):
     """
 
     def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
-        super().__init__()
+        super().__init__(normalisation)
         self.network = network
-        # In grey levels, so that the pixels need no scaling of their own.
-        for name in ('mean', 'std'):
-            value = torch.tensor(getattr(normalisation, name)) / normalisation.scale
-            self.register_buffer(name, value.view(1, 3, 1, 1))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return class logits in the order of the label set, "no object" last, and mask logits."""
-        # TensorRT takes uint8 only where it is cast first.
-        pixels = image.to(self.mean.dtype).permute(0, 3, 1, 2)
-        return self.network((pixels - self.mean) / self.std)
+        outputs: tuple[Tensor, ...] = self.network(super().forward(image))
+        return outputs
 
 
 class QueryRows(nn.Module):
@@ -69,9 +88,9 @@ class QueryRows(nn.Module):
         self.register_buffer('known', columns >= 0)
         self.unused = list(class_map.unused)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits, [1, Q, C + 1], and mask logits, [1, Q, h, w]."""
-        class_logits, mask_logits = self.queries(pixels)
+        class_logits, mask_logits = self.queries(*inputs)
         chosen = class_logits.index_select(-1, self.columns)
         chosen = torch.where(self.known, chosen, torch.full_like(chosen, _IMPOSSIBLE))
         if self.has_sigmoid_scores:

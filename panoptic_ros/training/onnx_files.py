@@ -14,22 +14,31 @@ from torch import Tensor, nn
 
 OPSET = 18
 
+_LOGGERS = ('torch.onnx', 'onnxscript')
+
 
 def write_onnx(
-    graph: nn.Module, image: Tensor, path: str | Path, output_names: Sequence[str]
+    graph: nn.Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    path: str | Path,
+    output_names: Sequence[str],
+    *,
+    input_names: Sequence[str] = ('image',),
+    opset: int = OPSET,
 ) -> None:
-    """Export a module of one input, ``image``, to one self-contained ONNX file.
+    """Export a module to one self-contained ONNX file.
 
-    The nodes name the modules they come from until :func:`strip`.
+    ``inputs`` are examples that give the types and shapes. The nodes name the modules they come
+    from until :func:`strip`.
     """
     with _quiet_exporter():
         torch.onnx.export(
             graph,
-            (image,),
+            inputs if isinstance(inputs, tuple) else (inputs,),
             path,
-            input_names=['image'],
+            input_names=list(input_names),
             output_names=list(output_names),
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             external_data=False,
             optimize=True,
@@ -40,15 +49,16 @@ def write_onnx(
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Silence the exporter, which warns of missing packages and coming deprecations."""
-    log = logging.getLogger('torch.onnx')
-    level = log.level
-    log.setLevel(logging.ERROR)
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in _LOGGERS}
+    for log in levels:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
-        log.setLevel(level)
+        for log, level in levels.items():
+            log.setLevel(level)
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -13,7 +13,8 @@ pytest.importorskip('transformers', reason='extra import')
 from importing.checkpoints import RECIPES, family_of, write_checkpoint  # noqa: E402
 
 from panoptic_ros.importing.checkpoint import open_checkpoint  # noqa: E402
-from panoptic_ros.importing.importer import Request, import_checkpoint  # noqa: E402
+from panoptic_ros.importing.importer import import_checkpoint  # noqa: E402
+from panoptic_ros.importing.request import Request  # noqa: E402
 from panoptic_ros.model import Model  # noqa: E402
 
 

@@ -22,11 +22,11 @@ from panoptic_ros.importing.families.family import (  # noqa: E402
 )
 from panoptic_ros.importing.families.oneformer import task_tokens  # noqa: E402
 from panoptic_ros.importing.importer import (  # noqa: E402
-    Request,
     choose_task,
     find_family,
     import_checkpoint,
 )
+from panoptic_ros.importing.request import Request  # noqa: E402
 
 
 @pytest.fixture
