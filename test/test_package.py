@@ -127,7 +127,8 @@ def test_ros_packages_that_are_imported_are_declared(manifest):
     for path in [*(ROOT / 'panoptic_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]:
         imported |= set(re.findall(r'^\s*(?:from|import) (\w+)', path.read_text(), re.MULTILINE))
     ros = {name for name in imported if name.endswith('_msgs') or name.startswith('launch')}
-    ros |= imported & {'rclpy', 'ament_index_python', 'builtin_interfaces', 'cv_bridge'}
+    ros |= imported & {'rclpy', 'ament_index_python', 'builtin_interfaces'}
+    ros |= imported & {'cv_bridge', 'sensor_msgs_py'}
     assert ros <= declared
 
 

@@ -20,7 +20,7 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.diagnostics import Counts
 from panoptic_ros.ros.messages.markers import TEXT_NAMESPACE
-from panoptic_ros.ros.messages.points import FIELDS, POINT
+from panoptic_ros.ros.messages.points import FIELDS, POINT, read_points
 from panoptic_ros.scene.free_space import FREE
 from panoptic_ros.scene.geometry import CameraModel
 
@@ -317,7 +317,7 @@ def _points_fault(message: PointCloud2, panoptic: Panoptic) -> str:
         return f'width, height, point_step, row_step, is_dense are {came}; expected {expected}'
     if list(message.fields) != FIELDS:
         return f'fields are {[f.name for f in message.fields]}; expected {POINT.names}'
-    points = np.frombuffer(message.data, POINT).reshape(height, width)
+    points = read_points(message)
     for name, of_map in (('label', panoptic.semantic), ('instance', panoptic.instance)):
         wrong = np.count_nonzero(points[name] != of_map)
         if wrong:

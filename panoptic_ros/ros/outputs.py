@@ -116,11 +116,11 @@ def _object_detections(frame: Frame) -> Any:
     return detections_message(things, names, frame.header, _supports(frame, rows))
 
 
-def _points(frame: Frame) -> bytes | None:
+def _points(frame: Frame) -> PointCloud2 | bytes | None:
     if frame.camera is None or frame.scene.depth_m is None:
         return None
     return point_cloud(
-        frame.header_cdr, frame.camera, frame.scene.depth_m, frame.panoptic, frame.picture
+        frame.header, frame.camera, frame.scene.depth_m, frame.panoptic, frame.picture
     )
 
 

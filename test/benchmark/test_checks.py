@@ -26,7 +26,6 @@ from panoptic_ros.benchmark.client import Status
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.ros.messages import Picture, image_message
-from panoptic_ros.ros.messages.cdr import header_cdr
 from panoptic_ros.ros.messages.points import point_cloud
 from panoptic_ros.scene.geometry import CameraModel
 
@@ -261,11 +260,12 @@ def good_points():
     outputs = good_outputs()
     maps = [pixels(outputs[name]) for name in ('semantic', 'instance')]
     cloud = point_cloud(
-        header_cdr(HEADER),
+        HEADER,
         CameraModel.from_k(SENT.k, (3, 2)),
         np.array([[1, 2, np.nan], [3, 4, 5]], np.float32),
         Panoptic.from_maps(*maps, LABELS),
         Picture(np.zeros((2, 3, 3), np.uint8), 'bgr8'),
+        module=None,
     )
     return deserialize_message(cloud, PointCloud2)
 

@@ -25,4 +25,17 @@ try:
 except ImportError:  # not installed, or built for another numpy
     cv_bridge = None
 
-__all__ = ['OccupancyGrid', 'SetBool', 'TFMessage', 'Trigger', 'cv_bridge', 'vision_msgs']
+try:
+    from sensor_msgs_py import point_cloud2
+except ModuleNotFoundError:
+    point_cloud2 = None
+
+__all__ = [
+    'OccupancyGrid',
+    'SetBool',
+    'TFMessage',
+    'Trigger',
+    'cv_bridge',
+    'point_cloud2',
+    'vision_msgs',
+]

@@ -1,12 +1,19 @@
-"""Labelled point cloud: one point a pixel, ``sensor_msgs/PointCloud2``."""
+"""Labelled point cloud: one point a pixel, ``sensor_msgs/PointCloud2``.
+
+``sensor_msgs_py`` builds and reads the message where it is installed.
+"""
+
+from types import ModuleType
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import PointField
+from sensor_msgs.msg import PointCloud2, PointField
+from std_msgs.msg import Header
 
 from panoptic_ros.panoptic import Panoptic
-from panoptic_ros.ros.messages.cdr import point_cloud_cdr
+from panoptic_ros.ros.messages.cdr import header_cdr, point_cloud_cdr
 from panoptic_ros.ros.messages.images import Picture
+from panoptic_ros.ros.messages.optional import point_cloud2
 from panoptic_ros.scene.geometry import CameraModel
 
 POINT = np.dtype(
@@ -45,13 +52,14 @@ _NO_ALPHA = np.int32(0x00FFFFFF)
 
 
 def point_cloud(
-    header: bytes,
+    header: Header,
     camera: CameraModel,
     depth_m: np.ndarray,
     panoptic: Panoptic,
     picture: Picture,
-) -> bytes:
-    """Return a frame as a serialised, organised PointCloud2.
+    module: ModuleType | None = point_cloud2,
+) -> PointCloud2 | bytes:
+    """Return a frame as an organised PointCloud2; serialised if ``module`` is None.
 
     Width and height are those of the map, and each point is at the index of its pixel. Where depth
     is unknown, x, y and z are NaN.
@@ -59,13 +67,15 @@ def point_cloud(
     Parameters
     ----------
     header
-        From :func:`~panoptic_ros.ros.messages.cdr.header_cdr`.
+        Of the frame.
     camera
         Camera model for the pixels of the map.
     depth_m
         float32 [H, W], metres, NaN where unknown.
     panoptic, picture
         Map and image of that size.
+    module
+        The module ``sensor_msgs_py.point_cloud2``, None where it is not installed.
     """
     width, height = panoptic.size_wh
     x_per_m = ((np.arange(width) - camera.cx) / camera.fx).astype(np.float32)
@@ -81,4 +91,19 @@ def point_cloud(
         panoptic.instance.astype(np.int32).view(np.float32),
     )
     points = cv2.merge(columns)  # faster than writing the columns of a structured array
-    return point_cloud_cdr(header, FIELDS, points)
+    if module is None:
+        return point_cloud_cdr(header_cdr(header), FIELDS, points)
+    flat = points.reshape(-1).view(module.dtype_from_fields(FIELDS, POINT.itemsize))
+    cloud = module.create_cloud(header, FIELDS, flat, POINT.itemsize)
+    # Of an array [H, W] it would take the height for the width.
+    cloud.height, cloud.width, cloud.row_step = height, width, width * POINT.itemsize
+    return cloud
+
+
+def read_points(cloud: PointCloud2, module: ModuleType | None = point_cloud2) -> np.ndarray:
+    """Return the points of a cloud of :func:`point_cloud`, :data:`POINT` [H, W].
+
+    ``module`` is as for :func:`point_cloud`.
+    """
+    points = np.frombuffer(cloud.data, POINT) if module is None else module.read_points(cloud)
+    return points.view(POINT).reshape(cloud.height, cloud.width)
