@@ -125,6 +125,12 @@ def test_a_size_without_a_pixel_size(write_geotiff) -> None:
     assert picture.georeference.unit == 'um'
 
 
+def test_a_coordinate_system_without_a_position(write_geotiff) -> None:
+    """Files that are located by control points alone have an identity for a transform."""
+    picture = Picture.open(write_geotiff(rgb(), transform=None), ReadOptions())
+    assert picture.georeference == Georeference()
+
+
 def test_truncated_files(write_geotiff, tmp_path) -> None:
     path = write_geotiff(rgb(600, 600), tiled=True, compress='deflate', blockxsize=256)
     data = path.read_bytes()

@@ -94,9 +94,13 @@ def degrees_m(latitude_deg: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]
 def from_rasterio(
     crs: Any, transform: tuple[float, ...], size_wh: tuple[int, int]
 ) -> Georeference:
-    """Return the georeference of a raster; ``crs`` is rasterio's, or None."""
+    """Return the georeference of a raster; ``crs`` is rasterio's, or None.
+
+    A transform that changes nothing stands for none: files whose position is known by control
+    points alone have it beside their coordinate system.
+    """
     transform = tuple(float(value) for value in transform[:6])
-    if not crs:
+    if not crs or transform == IDENTITY:
         return Georeference(transform=IDENTITY)
     a, b, _, d, e, f = transform
     width, height = float(np.hypot(a, d)), float(np.hypot(b, e))
