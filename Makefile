@@ -121,4 +121,5 @@ $(VENV)/.with-peers: $(BIN)/python $(PACKAGING) .ci/peers.txt
 $(VENV)/.with-test: $(VENV)/.with-demo
 	@echo 'installing the training and test tools (some minutes the first time) ...'
 	$(PIP_INSTALL) --editable '.[ros,train,import,large,cluster,dev]'
+	$(PIP_INSTALL) --no-deps timm # its torchvision would have to fit the build of torch
 	@touch $@

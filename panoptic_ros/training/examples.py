@@ -70,7 +70,10 @@ class TrainingExamples(Dataset):
         self.made_share = made_share if len(made) else 0.0
         self.seed = seed
         self._real = real
-        self._made = [_maps(s) for s in tqdm(made, desc='Rendering images', unit='image')]
+        self._made = [
+            _maps(s)
+            for s in tqdm(made, desc='Rendering images', unit='image', disable=not len(made))
+        ]
         self.paste_share = paste_share
         self._repeats = np.ones(len(real))
         self._cutouts: list[list[_Cutout]] = []

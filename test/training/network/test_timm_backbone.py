@@ -1,8 +1,9 @@
 """Backbones of timm: a training step, export, ONNX Runtime, build with TensorRT-RTX."""
 
-import importlib
-import re
+import importlib.util
+import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import onnx
@@ -28,21 +29,40 @@ BACKBONES = (
 )
 
 
+_TORCHVISION = [
+    'torchvision',
+    *(
+        f'torchvision.{name}'
+        for name in (
+            'datasets',
+            'models',
+            'models.feature_extraction',
+            'ops',
+            'ops.misc',
+            'transforms',
+            'transforms.functional',
+        )
+    ),
+]
+
+
 @pytest.fixture(scope='module', autouse=True)
-def timm():
-    """Import timm, also beside a torchvision that was built for another torch."""
-    for _ in range(5):
-        try:
-            return importlib.import_module('timm')
-        except ModuleNotFoundError as error:
-            pytest.skip(f"{error.name} is not installed: pip install 'panoptic_ros[backbones]'")
-        except RuntimeError as error:
-            # timm uses none of torchvision's own operators.
-            missing = re.search(r'operator (torchvision::\w+) does not exist', str(error))
-            if missing is None:
-                raise
-            torch.library.define(missing[1], '(Tensor a, Tensor b, float c) -> Tensor')
-    return importlib.import_module('timm')
+def timm() -> None:
+    """Import timm with stubs for torchvision, whose operators no backbone uses.
+
+    The torchvision of PyPI does not load beside a CPU build of torch.
+    """
+    if importlib.util.find_spec('timm') is None:
+        pytest.skip("timm is not installed: pip install 'panoptic_ros[backbones]'")
+    if 'timm' in sys.modules:
+        return
+    stubs = {name: MagicMock(__path__=[]) for name in _TORCHVISION if name not in sys.modules}
+    sys.modules.update(stubs)
+    try:
+        importlib.import_module('timm')
+    finally:
+        for name in stubs:
+            del sys.modules[name]
 
 
 def config(name: str, **changes: object) -> TrainingConfig:
