@@ -2,6 +2,7 @@
 
     ros2 launch panoptic_ros segment.launch.py image_topic:=/camera/image_raw \
         camera_info_topic:=/camera/camera_info rviz:=true
+    ros2 launch panoptic_ros segment.launch.py cameras:=front,left image_topic:=image_raw
 
 ``ros2 launch panoptic_ros segment.launch.py --show-args`` lists all arguments.
 """
@@ -19,7 +20,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from panoptic_ros.ros.parameters import PARAMETERS, declaration
+from panoptic_ros.ros.parameters import PARAMETERS, declaration, listed
 
 SHARE = Path(__file__).absolute().parents[1]  # share/panoptic_ros, or the source tree
 
@@ -39,7 +40,7 @@ SHOWN = (
 
 # Name, default value, description.
 ARGUMENTS = (
-    ('image_topic', 'image', 'Camera images, sensor_msgs/Image'),
+    ('image_topic', 'image', 'Camera images, sensor_msgs/Image; with cameras, below each NAME/'),
     ('camera_info_topic', 'camera_info', 'Calibration of the images; objects in space need it'),
     ('depth_topic', 'depth', 'Depth aligned to the images, with depth:=true'),
     ('depth_camera_info_topic', 'depth/camera_info', 'Calibration of the depth images'),
@@ -68,6 +69,15 @@ ARGUMENTS = (
     ),
     ('log_level', 'info', 'debug, info, warn, error or fatal'),
 )
+
+# Inputs of the node, and the arguments that name them.
+INPUTS = {
+    'image': 'image_topic',
+    'camera_info': 'camera_info_topic',
+    'depth': 'depth_topic',
+    'depth/camera_info': 'depth_camera_info_topic',
+    'virtual_depth': 'virtual_depth_topic',
+}
 
 # Every parameter of the node is an argument too, and takes precedence over params_file.
 TYPES = {'use_sim_time': bool} | {name: type(p.default) for name, p in PARAMETERS.items()}
@@ -130,24 +140,36 @@ def segment_node(given: dict[str, str]) -> Node:
                 if given[name]
             },
         ],
-        remappings=[
-            ('image', given['image_topic']),
-            ('camera_info', given['camera_info_topic']),
-            ('depth', given['depth_topic']),
-            ('depth/camera_info', given['depth_camera_info_topic']),
-            ('virtual_depth', given['virtual_depth_topic']),
-        ],
+        remappings=remappings(given),
         additional_env=large_image_environment(given['fast_dds_profile']),
         arguments=['--ros-args', '--log-level', given['log_level']],
         output='screen',
     )
 
 
+def remappings(given: dict[str, str]) -> list[tuple[str, str]]:
+    cameras = listed(given['cameras'])
+    if not cameras:
+        return [(name, given[argument]) for name, argument in INPUTS.items()]
+    for argument in INPUTS.values():
+        if given[argument].startswith(('/', '~')):
+            raise RuntimeError(
+                f'{argument} is {given[argument]!r}; expected a name without a leading slash, '
+                'which is looked up below each of the cameras'
+            )
+    return [
+        (f'{camera}/{name}', f'{camera}/{given[argument]}')
+        for camera in cameras
+        for name, argument in INPUTS.items()
+    ]
+
+
 def rviz_node(given: dict[str, str]) -> Node:
-    namespace = given['namespace'].strip('/')
-    topic = f'/{namespace}/segment/overlay' if namespace else '/segment/overlay'
+    # With several cameras, rviz shows the first one.
+    parts = (given['namespace'].strip('/'), 'segment', *listed(given['cameras'])[:1])
+    base = '/'.join(['', *filter(None, parts)])
     options = {
-        '--topic': topic,
+        '--topic': f'{base}/overlay',
         '--frame': given['rviz_fixed_frame'],
         '--config': given['rviz_config'],
     }
@@ -159,7 +181,7 @@ def rviz_node(given: dict[str, str]) -> Node:
         prefix=shlex.join([sys.executable, '-m', 'panoptic_ros', 'rviz', *chosen, '--']),
         # The views name the topics of a node without a namespace.
         remappings=[
-            (f'/segment/{topic}', f'/{namespace}/segment/{topic}') for topic in SHOWN if namespace
+            (f'/segment/{topic}', f'{base}/{topic}') for topic in SHOWN if base != '/segment'
         ],
         condition=IfCondition(given['rviz']),
     )

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
@@ -122,7 +122,7 @@ class Proximity:
 
 @dataclass(frozen=True)
 class Situation:
-    """State of the node apart from its frames.
+    """State of the node, for one camera, apart from its frames.
 
     Parameters
     ----------
@@ -132,6 +132,8 @@ class Situation:
         Resolved name of the image topic.
     image_timeout_s
         Seconds without an image until a warning.
+    camera
+        Name of the camera; empty for the only one.
     model, engine
         Descriptions, empty while no model is loaded.
     device
@@ -153,6 +155,7 @@ class Situation:
     state: str
     image_topic: str
     image_timeout_s: float
+    camera: str = ''
     model: str = ''
     engine: str = ''
     device: str = ''
@@ -304,19 +307,28 @@ def _rate(times_ns: deque[int], now_ns: int) -> float:
 
 
 def diagnostics_message(
-    node_name: str, stamp: Time, now_ns: int, situation: Situation, log: FrameLog
+    node_name: str, stamp: Time, now_ns: int, cameras: Sequence[tuple[Situation, FrameLog]]
 ) -> DiagnosticArray:
-    """Return the message for ``/diagnostics``, with one status.
+    """Return the message for ``/diagnostics``, with one status for each camera.
 
     Parameters
     ----------
     node_name
-        Fully qualified; the name of the status is ``<node_name>: segmentation``.
+        Fully qualified; the name of a status is ``<node_name>: segmentation``, followed by the
+        name of the camera if it has one.
     stamp
         Current time of the node's clock.
     now_ns
-        Current time of the steady clock used for the log.
+        Current time of the steady clock used for the logs.
     """
+    name = f'{node_name.removeprefix("/")}: segmentation'
+    return DiagnosticArray(
+        header=Header(stamp=stamp),
+        status=[_status(name, now_ns, situation, log) for situation, log in cameras],
+    )
+
+
+def _status(name: str, now_ns: int, situation: Situation, log: FrameLog) -> DiagnosticStatus:
     level, text = log.camera_state(now_ns, situation.image_timeout_s)
     if situation.image_hint and not log.has_received:
         text = f'{text}; {situation.image_hint}'
@@ -338,14 +350,13 @@ def diagnostics_message(
         values |= {f'depth {name}': str(count) for name, count in counts.items()}
     if situation.proximity is not None:
         values |= situation.proximity.values()
-    status = DiagnosticStatus(
+    return DiagnosticStatus(
         level=level,
-        name=f'{node_name.removeprefix("/")}: segmentation',
+        name=f'{name} {situation.camera}'.rstrip(),
         message=text,
         hardware_id=situation.device or 'none',
         values=_key_values(values),
     )
-    return DiagnosticArray(header=Header(stamp=stamp), status=[status])
 
 
 def timing_message(node_name: str, header: Header, times: FrameTimes) -> DiagnosticArray:

@@ -2,8 +2,8 @@
 
 The executor's thread receives messages, service calls and parameters. The inference thread opens
 the engine and runs it; the publishing thread fuses and publishes (the inference thread does so
-too where the parameter ``overlap`` is off). In front of the inference thread is one slot: the
-newest image wins, and the image it replaces is counted as dropped.
+too where the parameter ``overlap`` is off). In front of the inference thread is one slot for each
+camera: the newest image wins, and the image it replaces is counted as dropped.
 """
 
 import os
@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, suppress
-from functools import partial, wraps
+from functools import wraps
 from time import monotonic, monotonic_ns, process_time
 from typing import Any
 
@@ -23,20 +23,18 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
 from rclpy.task import Future as RosFuture
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from panoptic_ros.engines import open_engine
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.model import Model
 from panoptic_ros.ros.diagnostics import FrameLog, Situation, diagnostics_message, resident_bytes
-from panoptic_ros.ros.messages.optional import SetBool, TFMessage, Trigger
-from panoptic_ros.ros.node_parameters import QOS_OVERRIDES, NodeParameters, qos_errors
+from panoptic_ros.ros.inputs.subscriptions import CameraTopics, Subscriptions
+from panoptic_ros.ros.messages.optional import SetBool, Trigger
+from panoptic_ros.ros.node_parameters import NodeParameters
 from panoptic_ros.ros.parameters import ParameterError, Structure
-from panoptic_ros.ros.session import Session
+from panoptic_ros.ros.session import CameraSession, Session
 from panoptic_ros.ros.signals import StopSignal
 from panoptic_ros.ros.worker import inference_thread
 from panoptic_ros.segmenter import Segmenter, card_fusion
@@ -119,8 +117,7 @@ class SegmentNode(LifecycleNode):
         if SetBool is not None:
             self.create_service(SetBool, '~/enable', self._enable)
             self.create_service(Trigger, '~/segment_once', self._segment_once)
-        self._inputs: list[Subscription] = []
-        self._has_latched = False  # a subscription to a latched calibration
+        self._inputs = Subscriptions(self)
         self._state = 'unconfigured'
         self._stopped_s = 0.0
         self._problem = ''
@@ -184,18 +181,18 @@ class SegmentNode(LifecycleNode):
         self.get_logger().info(
             f'model {segmenter.model.card.name!r} runs on {segmenter.engine.description}'
         )
-        self._session.pipeline.is_enabled = self._is_enabled
+        self._session.enable(self._is_enabled)
         for hint in self._session.missing_outputs:
             self.get_logger().info(hint)
         return self._enter('inactive')
 
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe to the camera."""
+        """Subscribe to the cameras."""
         try:
-            self._subscribe()
+            self._session.subscribe(self._inputs)
         except ParameterError as error:
-            self._unsubscribe()
+            self._inputs.destroy()
             return self._refuse('activate', error)
         for name in self._parameters_of_node.unused_qos_overrides:
             self.get_logger().warning(
@@ -207,9 +204,9 @@ class SegmentNode(LifecycleNode):
 
     @_logged
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe from the camera and finish the frame in work."""
-        self._unsubscribe()
-        self._session.pipeline.halt()
+        """Unsubscribe from the cameras and finish the frames in work."""
+        self._inputs.destroy()
+        self._session.halt()
         super().on_deactivate(state)
         return self._enter('inactive')
 
@@ -235,7 +232,7 @@ class SegmentNode(LifecycleNode):
 
     def free(self) -> None:
         """Release subscriptions, engine and outputs, as far as there are any."""
-        self._unsubscribe()
+        self._inputs.destroy()
         self._parameters_of_node.is_structure_fixed = False
         self._parameters_of_node.label_set = None
         session, self._session = self._session, None
@@ -282,7 +279,7 @@ class SegmentNode(LifecycleNode):
     def _enable(self, request: Any, response: Any) -> Any:
         self._is_enabled = request.data
         if self._session is not None:
-            self._session.pipeline.is_enabled = request.data
+            self._session.enable(request.data)
         response.success = True
         response.message = 'images are segmented' if request.data else 'images are ignored'
         return response
@@ -291,131 +288,54 @@ class SegmentNode(LifecycleNode):
         response.success = self._state == 'active'
         response.message = f'the node is {self._state}'
         if response.success:
-            self._session.pipeline.segment_once()
+            self._session.segment_once()
             response.message = 'the next image is published on all topics'
         return response
 
-    def _image_topic(self) -> tuple[str, type]:
-        topic, suffix = self.resolve_topic_name('image'), '/compressed'  # as in image_transport
-        if topic.endswith(suffix):
-            return topic, CompressedImage
-        if self._parameters_of_node.structure.image_transport == 'compressed':
-            return topic + suffix, CompressedImage
-        return topic, Image
-
-    def _image_hint(self) -> str:
-        """Return why no image can come: the topic has publishers of the other type only."""
-        topic, message_type = self._image_topic()
-        raw = topic.removesuffix('/compressed')
-        expected = 'sensor_msgs/msg/' + message_type.__name__
-        if any(i.topic_type == expected for i in self.get_publishers_info_by_topic(topic)):
-            return ''
-        for other, type_name, advice in (
-            (topic, '', 'remap image to a topic of that type, or set image_transport'),
-            (raw, 'sensor_msgs/msg/Image', 'set image_transport to raw'),
-            (
-                f'{raw}/compressed',
-                'sensor_msgs/msg/CompressedImage',
-                'set image_transport to compressed',
-            ),
-        ):
-            for info in self.get_publishers_info_by_topic(other):
-                if info.topic_type != expected and type_name in ('', info.topic_type):
-                    return f'{other} has a publisher of {info.topic_type}: {advice}'
-        return ''
-
-    def _subscribe(self) -> None:
-        image_topic, image_type = self._image_topic()
-        if any(publisher.topic_name == image_topic for publisher in self.publishers):
-            raise ParameterError(
-                f"the image topic {image_topic} is one of this node's own; remap image to a "
-                "camera's"
-            )
-        pipeline, depth = self._session.pipeline, self._session.depth
-        inputs = []
-        if self._session.virtual_depth is not None:
-            inputs.append(('virtual_depth', Image, self._session.virtual_depth.take))
-        if depth is not None:
-            inputs.append(('depth/camera_info', CameraInfo, depth.take_camera_info))
-            inputs.append(('depth', Image, depth.take))
-        inputs.append(('camera_info', CameraInfo, pipeline.take_camera_info))
-        for name, message_type, take in inputs:
-            self._add_input(self.resolve_topic_name(name), message_type, take)
-        if TFMessage is not None and self._parameters_of_node.structure.ground_frame:
-            self._add_latched('/tf_static', TFMessage, self._session.ground.take)
-        self._add_input(image_topic, image_type, pipeline.take_image)
-        self.get_logger().info(f'waiting for images on {image_topic}')
-
-    def _add_input(self, topic: str, message_type: type, take: Callable[[str, Any], None]) -> None:
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        with qos_errors(topic):
-            self._inputs.append(
-                self.create_subscription(
-                    message_type,
-                    topic,
-                    partial(take, topic),
-                    qos,
-                    qos_overriding_options=QOS_OVERRIDES,
-                )
-            )
-
-    def _add_latched(
-        self, topic: str, message_type: type, take: Callable[[str, Any], None]
-    ) -> None:
-        qos = QoSProfile(
-            depth=100,
-            reliability=ReliabilityPolicy.RELIABLE,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL,
-        )
-        self._inputs.append(
-            self.create_subscription(message_type, topic, partial(take, topic), qos)
-        )
-
-    def _find_latched_calibration(self) -> None:
-        """Subscribe to a calibration that was published once, before this node started.
-
-        Only where a publisher is latched: to any other, such a subscription is incompatible, and
-        both sides would log a warning.
-        """
-        topic = self.resolve_topic_name('camera_info')
-        if self._state != 'active' or self._has_latched or self._session is None:
-            return
-        if any(
-            info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
-            for info in self.get_publishers_info_by_topic(topic)
-        ):
-            self._has_latched = True
-            self._add_latched(topic, CameraInfo, self._session.pipeline.take_camera_info)
-
-    def _unsubscribe(self) -> None:
-        self._has_latched = False
-        while self._inputs:
-            self.destroy_subscription(self._inputs.pop())
-
     def _publish_diagnostics(self) -> None:
-        self._find_latched_calibration()
         session = self._session
-        engine = session.segmenter.engine.description if session else None
-        situation = Situation(
+        structure = self._parameters_of_node.structure
+        if session is None:
+            cameras = [
+                (self._situation(name, CameraTopics(self, name, structure.image_transport)), None)
+                for name in structure.camera_names
+            ]
+        else:
+            cameras = [
+                (self._situation(camera.name, camera.topics, camera), camera.log)
+                for camera in session.cameras
+            ]
+        if self._state == 'active' and session is not None:
+            for camera in session.cameras:
+                camera.find_latched_calibration(self._inputs)
+        self._diagnostics.publish(
+            diagnostics_message(
+                self.get_fully_qualified_name(),
+                self.get_clock().now().to_msg(),
+                monotonic_ns(),
+                [(situation, log or FrameLog()) for situation, log in cameras],
+            )
+        )
+
+    def _situation(
+        self, name: str, topics: CameraTopics, camera: CameraSession | None = None
+    ) -> Situation:
+        segmenter = self._session.segmenter if self._session else None
+        engine = segmenter.engine.description if segmenter else None
+        return Situation(
             state=self._state,
-            image_topic=self._image_topic()[0],
+            image_topic=topics.image[0],
             image_timeout_s=self._parameters_of_node.tuning.image_timeout_s,
-            model=session.segmenter.model.card.name if session else '',
+            camera=name,
+            model=segmenter.model.card.name if segmenter else '',
             engine=str(engine) if engine else '',
             device=engine.device if engine else '',
             problem=self._problem,
-            image_hint=self._image_hint() if session and not session.log.has_received else '',
-            depth=session.depth.counts if session and session.depth else None,
-            proximity=session.pipeline.proximity if session else None,
+            image_hint=topics.hint if camera and not camera.log.has_received else '',
+            depth=camera.depth.counts if camera and camera.depth else None,
+            proximity=camera.pipeline.proximity if camera else None,
             cpu_s=process_time(),
             resident_bytes=resident_bytes(),
-        )
-        log = session.log if session else FrameLog()
-        stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(
-            diagnostics_message(
-                self.get_fully_qualified_name(), stamp, monotonic_ns(), situation, log
-            )
         )
 
     def _fail(self, error: BaseException) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import Field, fields, replace
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import (
@@ -19,12 +19,14 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverriding
 
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.ros.parameters import (
+    OF_CAMERA,
     PARAMETERS,
     Declaration,
     ParameterError,
     Structure,
     Tuning,
     declaration,
+    listed,
 )
 
 QOS_OVERRIDES = QoSOverridingOptions(
@@ -70,11 +72,18 @@ class NodeParameters:
         self.label_set: LabelSet | None = None
         self.structure = _declare(node, Structure)
         self.tuning = _declare(node, Tuning)
+        self._own = {
+            name: _declare_own(node, name, self.tuning) for name in listed(self.structure.cameras)
+        }
         self._node = node
         unused = self._unused()
         self.unknown = [name for name in unused if not name.startswith(_QOS_OVERRIDES)]
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._apply)
+
+    def tuning_of(self, camera: str) -> Tuning:
+        """Return the current parameters of a camera; an empty name is the only one."""
+        return self._own.get(camera, self.tuning)
 
     @property
     def unused_qos_overrides(self) -> list[str]:
@@ -95,6 +104,7 @@ class NodeParameters:
     def _contradiction(self, changes: list[Parameter]) -> str:
         try:
             tuning = _changed(self.tuning, changes)
+            self._changed_own(changes)
         except ValueError as error:
             return f'parameter {error}'
         return tuning.unknown_class(self.label_set) if self.label_set else ''
@@ -117,6 +127,15 @@ class NodeParameters:
     def _apply(self, changes: list[Parameter]) -> None:
         self.structure = _changed(self.structure, changes)
         self.tuning = _changed(self.tuning, changes)
+        self._own = self._changed_own(changes)
+
+    def _changed_own(self, changes: list[Parameter]) -> dict[str, Tuning]:
+        """Return the parameters of each camera after changes of its own and of common ones."""
+        common = [change for change in changes if change.name not in OF_CAMERA]
+        return {
+            camera: _changed(tuning, [*common, *_changes_of(camera, changes)])
+            for camera, tuning in self._own.items()
+        }
 
 
 def descriptor(declared: Declaration, default: object) -> ParameterDescriptor:
@@ -138,27 +157,56 @@ def descriptor(declared: Declaration, default: object) -> ParameterDescriptor:
 def _declare(node: Node, group: type[Group]) -> Group:
     values = []
     for declared in fields(group):
-        name, default = declared.name, declared.default
-        try:
-            parameter = node.declare_parameter(
-                name, default, descriptor(declaration(declared), default)
-            )
-        except ParameterException as error:
-            raise ParameterError(
-                f'parameter {name} is {node._parameter_overrides[name].value!r}; expected '
-                f'{declaration(declared).expected(default)}'
-            ) from error
-        if choice_error := _choice_error(parameter):
-            raise ParameterError(choice_error)
-        values.append(parameter)
+        values.append(_declare_one(node, declared, declared.default))
     try:
         return _changed(group(), values)
     except ValueError as error:
         raise ParameterError(f'parameter {error}') from error
 
 
+def _declare_one(
+    node: Node, declared: 'Field[Any]', default: object, prefix: str = ''
+) -> Parameter:
+    name = prefix + declared.name
+    try:
+        parameter = node.declare_parameter(
+            name, default, descriptor(declaration(declared), default)
+        )
+    except ParameterException as error:
+        raise ParameterError(
+            f'parameter {name} is {node._parameter_overrides[name].value!r}; expected '
+            f'{declaration(declared).expected(default)}'
+        ) from error
+    if choice_error := _choice_error(parameter):
+        raise ParameterError(choice_error)
+    return parameter
+
+
+def _declare_own(node: Node, camera: str, tuning: Tuning) -> Tuning:
+    """Declare the parameters of a camera; the values of the common ones are the defaults."""
+    values = [
+        _declare_one(node, PARAMETERS[name], getattr(tuning, name), f'{camera}.')
+        for name in OF_CAMERA
+    ]
+    try:
+        return _changed(tuning, _changes_of(camera, values))
+    except ValueError as error:
+        raise ParameterError(f'parameter {camera}.{error}') from error
+
+
+def _changes_of(camera: str, changes: Iterable[Parameter]) -> list[Parameter]:
+    """Return the changes of a camera's own parameters, named like the common ones."""
+    return [
+        Parameter(name, value=change.value)
+        for change in changes
+        for of, _, name in [change.name.partition('.')]
+        if of == camera and name in OF_CAMERA
+    ]
+
+
 def _choice_error(parameter: Parameter) -> str:
-    declared = PARAMETERS.get(parameter.name)
+    # The parameters of a camera have its name before theirs.
+    declared = PARAMETERS.get(parameter.name.rpartition('.')[2])
     if declared is None or declaration(declared).accepts(parameter.value):
         return ''
     expected = declaration(declared).expected(declared.default)

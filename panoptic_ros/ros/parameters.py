@@ -7,6 +7,7 @@ This table is the only statement of the parameters: ``config/segment.yaml`` and
 can change at any time and applies from the next frame on.
 """
 
+import re
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
@@ -21,6 +22,12 @@ from panoptic_ros.scene.selection import Region
 
 FROM_CARD = -1.0
 """A fusion threshold below 0 stands for the value on the model's card."""
+
+
+_NAME = re.compile('[A-Za-z][A-Za-z0-9_]*')
+
+OF_CAMERA = ('roi', 'camera_matrix', 'camera_height_m', 'camera_pitch_rad')
+"""Parameters that each camera has too, as ``<camera>.<name>``, if there are several."""
 
 
 class ParameterError(PanopticRosError):
@@ -42,7 +49,7 @@ class Declaration:
     choices
         Allowed values of a text; empty for any.
     is_list
-        The text is a list of ``choices``, separated by commas.
+        The text is a list, separated by commas, of ``choices`` or of any names.
     read_only
         Can be set at start only.
     """
@@ -59,7 +66,8 @@ class Declaration:
     def constraint(self) -> str:
         """Allowed values of a text, in words; empty for any."""
         if self.is_list:
-            return f'nothing or, separated by commas, some of {", ".join(self.choices)}'
+            some = f'some of {", ".join(self.choices)}' if self.choices else 'names'
+            return f'nothing or, separated by commas, {some}'
         return f'one of {", ".join(self.choices)}' if self.choices else ''
 
     def expected(self, default: object) -> str:
@@ -144,6 +152,15 @@ class Structure:
         'sensor_msgs/CompressedImage (JPEG or PNG) on image/compressed',
         choices=('raw', 'compressed'),
     )
+    cameras: str = _parameter(
+        '',
+        'Names of cameras that share the engine. Each one has its inputs, NAME/image and so on, '
+        'its outputs, ~/NAME/semantic and so on, and its parameters NAME.roi, NAME.camera_matrix, '
+        'NAME.camera_height_m and NAME.camera_pitch_rad, which have the values of roi and so on '
+        'if they are not given. Empty for one camera, image',
+        is_list=True,
+        read_only=True,
+    )
     depth: bool = _parameter(
         False,
         'Subscribe to depth (32FC1 metres or 16UC1 millimetres, aligned to the image) and '
@@ -167,6 +184,20 @@ class Structure:
         "tilted (see info.origin). Planners that ignore that orientation, such as Nav2's static "
         'layer, need a target frame',
     )
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for names of cameras that cannot be part of a topic."""
+        names = listed(self.cameras)
+        if len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
+            raise ValueError(
+                f'cameras is {self.cameras!r}; expected names that differ, of letters, digits and '
+                "underscores, separated by commas, such as 'front, left'"
+            )
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Names of the cameras; one empty name if there is only one."""
+        return listed(self.cameras) or ('',)
 
 
 @dataclass(frozen=True)

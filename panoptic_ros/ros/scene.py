@@ -27,7 +27,7 @@ from panoptic_ros.scene.geometry import (
     place_boxes,
     quaternion_xyzw,
 )
-from panoptic_ros.scene.ground_view import CameraPose, Grid, ground_view
+from panoptic_ros.scene.ground_view import CameraPose, Grid, GroundView
 from panoptic_ros.scene.tracking import Tracker
 
 DEPTH_NOISE = 0.02
@@ -76,6 +76,8 @@ class SceneEstimator:
         warn: Callable[[str], None] = print,
     ) -> None:
         self._traversability = lru_cache(maxsize=1)(partial(Traversability.of, label_set))
+        # One camera has the same view in every frame unless its pose changes.
+        self._ground_view = lru_cache(maxsize=1)(GroundView)
         self._tracker = tracker
         self._find_depth = find_depth
         self._find_virtual_depth = find_virtual_depth
@@ -163,7 +165,7 @@ class SceneEstimator:
             header = Header(stamp=header.stamp, frame_id=self._target_frame)
         found = free_space(
             frame.panoptic,
-            ground_view(camera, pose, grid, tuning.ground_range_m, tuning.pose_tolerance),
+            self._ground_view(camera, pose, grid, tuning.ground_range_m, tuning.pose_tolerance),
             self._traversability(tuning.walkable_cost),
             agent_margin_m=tuning.agent_margin_m,
             obstacle_height_m=tuning.obstacle_height_m,
@@ -246,6 +248,6 @@ def grid_in_target_frame(pose: CameraPose, ahead: Grid) -> Grid:
     return Grid(resolution_m, (x, y), (cells, cells))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # cameras
 def _pose_over(ground: GroundPlane) -> CameraPose:
     return CameraPose.over(ground)

@@ -401,15 +401,3 @@ class GroundView:
 def _nearest_pixel(coordinate: np.ndarray, count: int) -> np.ndarray:
     """Return the nearest of ``count`` rows or columns, intp [n]."""
     return np.rint(np.clip(coordinate, 0, count - 1)).astype(np.int32)
-
-
-@lru_cache(maxsize=1)
-def ground_view(
-    camera: CameraModel,
-    pose: CameraPose,
-    grid: Grid,
-    max_range_m: float,
-    tolerance: PoseTolerance = DEFAULT_TOLERANCE,
-) -> GroundView:
-    """Return the view of a camera, cached while nothing changes."""
-    return GroundView(camera, pose, grid, max_range_m, tolerance)

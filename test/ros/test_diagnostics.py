@@ -29,7 +29,7 @@ from panoptic_ros.ros.diagnostics import (
 
 MS = 1_000_000
 S = 1000 * MS
-ACTIVE = Situation('active', '/camera/image', 2.0, 'street-lite', 'openvino ...', 'CPU')
+ACTIVE = Situation('active', '/camera/image', 2.0, '', 'street-lite', 'openvino ...', 'CPU')
 
 
 def times(total_ms: float, age_ns: int | None = None) -> FrameTimes:
@@ -37,7 +37,7 @@ def times(total_ms: float, age_ns: int | None = None) -> FrameTimes:
 
 
 def status(log: FrameLog, now_ns: int, situation: Situation = ACTIVE) -> DiagnosticStatus:
-    message = diagnostics_message('/robot/segment', Time(sec=5), now_ns, situation, log)
+    message = diagnostics_message('/robot/segment', Time(sec=5), now_ns, [(situation, log)])
     assert message.header.stamp.sec == 5
     (only,) = message.status
     return only
@@ -189,6 +189,22 @@ def test_node_that_is_not_active() -> None:
     problem = Situation('unconfigured', '/image', 2.0, problem='configure failed: no model')
     found = status(FrameLog(), 0, problem)
     assert (found.level, found.message) == (DiagnosticStatus.ERROR, 'configure failed: no model')
+
+
+def test_each_camera_has_a_status() -> None:
+    logs = FrameLog(), FrameLog()
+    logs[1].count_received(0)
+    cameras = [
+        (replace(ACTIVE, camera=name, image_topic=f'/{name}/image'), log)
+        for name, log in zip(('front', 'left'), logs, strict=True)
+    ]
+    message = diagnostics_message('/robot/segment', Time(), 0, cameras)
+    assert [(s.name, s.message) for s in message.status] == [
+        ('robot/segment: segmentation front', 'waiting for the first image'),
+        ('robot/segment: segmentation left', 'segmenting'),
+    ]
+    topics = [{v.key: v.value for v in s.values}['image topic'] for s in message.status]
+    assert topics == ['/front/image', '/left/image']
 
 
 def test_timing_has_the_header_and_a_value_for_every_field_that_is_known() -> None:

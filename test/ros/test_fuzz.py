@@ -80,7 +80,7 @@ class Fuzzed:
 
     def __init__(self, node: SegmentNode, good: Image) -> None:
         self.node = node
-        self.pipeline = node._session.pipeline
+        self.pipeline = node._session.cameras[0].pipeline
         self.good = good
         self.given = 0
 

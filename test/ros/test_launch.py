@@ -138,6 +138,21 @@ def test_topics_are_remapped(launch_file: dict[str, Any]) -> None:
     }
 
 
+def test_topics_of_several_cameras_are_remapped_below_each(launch_file: dict[str, Any]) -> None:
+    rviz, node = start(
+        launch_file, cameras='front, left', image_topic='image_raw', namespace='robot', rviz='true'
+    )
+    remapped = dict(node.remappings)
+    assert remapped['front/image'] == 'front/image_raw'
+    assert remapped['left/image'] == 'left/image_raw'
+    assert remapped['left/depth/camera_info'] == 'left/depth/camera_info'
+    assert len(remapped) == 10
+    assert shlex.split(rviz.prefix)[4:] == ['--topic', '/robot/segment/front/overlay', '--']
+    assert ('/segment/points', '/robot/segment/front/points') in rviz.remappings
+    with pytest.raises(RuntimeError, match="image_topic is '/eye'; expected a name without"):
+        start(launch_file, cameras='front', image_topic='/eye')
+
+
 def launch_constant(name: str, path: Path = LAUNCH_FILE) -> ast.expr:
     """Return what a launch file, which imports what is not here, assigns to a name."""
     module = ast.parse(path.read_text())

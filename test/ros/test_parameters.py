@@ -50,6 +50,52 @@ def test_defaults_are_the_dataclasses_own(make_node: callable) -> None:
     assert settings.unknown == []
 
 
+def test_cameras_have_parameters_of_their_own(make_node: callable) -> None:
+    given = {'cameras': 'front, left', 'camera_height_m': 1.2, 'left.camera_height_m': 0.4}
+    node = make_node(**given, **{'left.roi': '0, 0, 8, 8'})
+    settings = NodeParameters(node)
+    assert settings.unknown == []
+    assert settings.structure.camera_names == ('front', 'left')
+    assert settings.tuning_of('front') == Tuning(camera_height_m=1.2)
+    assert settings.tuning_of('left') == Tuning(camera_height_m=0.4, roi='0, 0, 8, 8')
+    assert set_one(node, 'front.camera_pitch_rad', 0.25).successful
+    assert set_one(node, 'camera_height_m', 3.0).successful  # is the default at start only
+    assert set_one(node, 'overlay_opacity', 0.75).successful
+    assert settings.tuning_of('front') == Tuning(
+        camera_height_m=1.2, camera_pitch_rad=0.25, overlay_opacity=0.75
+    )
+    assert settings.tuning_of('left').overlay_opacity == 0.75
+    for name, value, reason in (
+        ('left.roi', 'here', 'roi'),
+        ('left.camera_matrix', 'Q', "parameter left.camera_matrix is 'Q'; expected one of"),
+        ('left.camera_height_m', 0.0, 'left.camera_height_m'),
+        ('cameras', 'rear', 'parameter cameras can be set at start only'),
+    ):
+        refused = set_one(node, name, value)
+        assert not refused.successful
+        assert reason in refused.reason
+
+
+def test_one_camera_has_the_common_parameters(make_node: callable) -> None:
+    settings = NodeParameters(make_node(camera_height_m=1.2, **{'front.roi': '0, 0, 8, 8'}))
+    assert settings.structure.camera_names == ('',)
+    assert settings.tuning_of('') == Tuning(camera_height_m=1.2)
+    assert settings.unknown == ['front.roi']
+
+
+@pytest.mark.parametrize('cameras', ['front, front', 'front left', '/front', 'a/b', '2nd', 'f-1'])
+def test_names_of_cameras_are_parts_of_topics(make_node: callable, cameras: str) -> None:
+    with pytest.raises(ParameterError, match=r'parameter cameras is .*; expected names'):
+        NodeParameters(make_node(cameras=cameras))
+
+
+def test_a_value_of_a_camera_that_cannot_be_used_is_named(make_node: callable) -> None:
+    with pytest.raises(ParameterError, match=r"parameter left\.camera_matrix is 'Q'"):
+        NodeParameters(make_node(cameras='left', **{'left.camera_matrix': 'Q'}))
+    with pytest.raises(ParameterError, match=r'parameter left\.roi'):
+        NodeParameters(make_node(cameras='left', **{'left.roi': 'here'}))
+
+
 def test_every_parameter_is_described(make_node: callable) -> None:
     node = make_node()
     NodeParameters(node)

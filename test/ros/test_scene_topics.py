@@ -23,7 +23,7 @@ from panoptic_ros.ros import messages
 from panoptic_ros.ros.inputs import transforms
 from panoptic_ros.scene.free_space import Traversability, free_space
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane
-from panoptic_ros.scene.ground_view import CameraPose, Grid, ground_view
+from panoptic_ros.scene.ground_view import CameraPose, Grid, GroundView
 from panoptic_ros.segmenter import Segmenter
 
 NODE_ARGUMENTS = ('-p', 'virtual_depth:=true', '-p', 'camera_pitch_rad:=0.1')
@@ -88,7 +88,7 @@ def array(message: OccupancyGrid) -> np.ndarray:
 def test_free_space_over_dds_is_that_of_the_map(ask, segmented) -> None:
     message = ask(OccupancyGrid, 'free_space')
     panoptic, model = segmented
-    view = ground_view(CAMERA, CameraPose.over(GROUND), GRID, 60.0)
+    view = GroundView(CAMERA, CameraPose.over(GROUND), GRID, 60.0)
     rules = Traversability.of(model.label_set, 50)
     expected = free_space(panoptic, view, rules, agent_margin_m=0.5).occupancy
     assert np.array_equal(array(message), expected)

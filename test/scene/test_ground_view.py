@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane
-from panoptic_ros.scene.ground_view import CameraPose, Grid, GroundView, ground_view
+from panoptic_ros.scene.ground_view import CameraPose, Grid, GroundView
 
 # One metre high, looking level: row 20.5 + k sees the ground 100 / k metres ahead, and there a
 # pixel is 1 / k metres wide.
@@ -146,8 +146,3 @@ def test_a_camera_that_looks_at_the_sky_sees_no_ground() -> None:
     view = GroundView(CAMERA, CameraPose.over(GroundPlane(1.0, pitch_rad=-1.2)), GRID, 30.0)
     assert view.first_row == 71
     assert [len(part) for part in view.seen] == [0, 0]
-
-
-def test_a_view_is_computed_once() -> None:
-    arguments = (CAMERA, CameraPose.over(PLANE), GRID, 30.0)
-    assert ground_view(*arguments) is ground_view(*arguments)

@@ -64,6 +64,10 @@ Every message that is built from an image has the header of that image, bit for 
 in a `target_frame` has the name of that frame). Messages are built only if their topic has a
 subscriber; without any subscriber images are not segmented. Void is 255 in `~/semantic` and 0 in
 `~/instance`.
+
+With the parameter `cameras` each camera has these topics, `<camera>/image`,
+`~/<camera>/semantic` and so on, apart from `/tf_static` and `/diagnostics`; see
+[cameras](cameras.md).
 """
 
 

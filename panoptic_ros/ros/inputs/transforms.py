@@ -1,4 +1,4 @@
-"""Pose of the camera in another frame, through tf2 (which comes with ROS and is not on PyPI)."""
+"""Poses of cameras in another frame, through tf2 (which comes with ROS and is not on PyPI)."""
 
 from collections.abc import Callable
 from time import monotonic, sleep
@@ -28,7 +28,7 @@ RETRY_S = 1.0
 
 
 class CameraPoses:
-    """Finds poses of the camera, from construction to :meth:`destroy`.
+    """Finds poses of cameras, from construction to :meth:`destroy`.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ class CameraPoses:
         self._warn = warn
         self._buffer = tf2.Buffer()
         self._listener = tf2.TransformListener(self._buffer, node)
-        self._latest_ns = 0
-        self._waits_from_s = 0.0
+        self._latest_ns: dict[str, int] = {}  # by frame: cameras may have clocks that differ
+        self._waits_from_s: dict[str, float] = {}
 
     def find(self, header: Header, wait_s: float, max_age_s: float) -> CameraPose:
         """Return the pose of a header's frame at its stamp.
@@ -82,10 +82,10 @@ class CameraPoses:
         ground.
         """
         source, now_ns = header.frame_id, stamp_ns(header)
-        if now_ns < self._latest_ns - CLOCK_JUMP_NS:
+        if now_ns < self._latest_ns.get(source, now_ns) - CLOCK_JUMP_NS:
             # The buffer ignores transforms that are 10 s older than those it has.
             self._buffer.clear()
-        self._latest_ns = now_ns
+        self._latest_ns[source] = now_ns
         try:
             time = Time.from_msg(header.stamp)
             if self._wait(source, time, wait_s):
@@ -105,13 +105,13 @@ class CameraPoses:
         start_s = monotonic()
         while not self._buffer.can_transform(self.target_frame, source, time):
             now_s = monotonic()
-            if now_s < self._waits_from_s:
+            if now_s < self._waits_from_s.get(source, 0.0):
                 return False
             if now_s - start_s >= wait_s:
-                self._waits_from_s = now_s + RETRY_S
+                self._waits_from_s[source] = now_s + RETRY_S
                 return False
             sleep(POLL_S)
-        self._waits_from_s = 0.0
+        self._waits_from_s.pop(source, None)
         return True
 
     def _latest(self, source: str, time: Time, max_age_s: float) -> Any:

@@ -1,7 +1,7 @@
 """A node in this process whose stages are held one by one: images that overlap, over DDS."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,90 +9,20 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
+from support.node_thread import NodeInThread
 from support.ros import TIMEOUT_S, Peer
 
 from panoptic_ros.engines import EngineDescription
 from panoptic_ros.ros import messages
-from panoptic_ros.ros.node import SegmentNode, load_segmenter
-from panoptic_ros.ros.parameters import Structure
 from panoptic_ros.ros.session import overlaps
-from panoptic_ros.segmenter import Segmenter
 
 IMAGE, SEMANTIC = '/overlap/image', '/overlap/segment/semantic'
 
 
-class Held:
-    """A function whose calls wait while it is held."""
-
-    def __init__(self, function: Callable) -> None:
-        self.calls = 0
-        self._function = function
-        self._open = threading.Event()
-        self._open.set()
-
-    def hold(self) -> None:
-        self._open.clear()
-
-    def release(self) -> None:
-        self._open.set()
-
-    def __call__(self, *arguments: object) -> object:
-        self.calls += 1
-        assert self._open.wait(TIMEOUT_S)
-        return self._function(*arguments)
-
-
-class NodeInThread:
-    """The node, active, with ``overlap`` on; ``infer`` and ``fuse`` can be held."""
-
-    def __init__(self, model: Path) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, args=[])
-        values = {'model': str(model), 'engine': 'onnxruntime', 'overlap': 'on'}
-        self.node = SegmentNode(
-            self._load,
-            context=self._context,
-            namespace='/overlap',
-            parameter_overrides=[Parameter(name, value=value) for name, value in values.items()],
-        )
-        assert self.node.start()
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin)
-        self._thread.start()
-
-    def _load(self, structure: Structure) -> Segmenter:
-        segmenter = load_segmenter(structure)
-        self.infer = segmenter.infer = Held(segmenter.infer)
-        self.fuse = segmenter.fuse = Held(segmenter.fuse)
-        return segmenter
-
-    def counts(self) -> dict[str, int]:
-        values = self.node._session.log.values(0)
-        names = ('received', 'processed', 'dropped', 'unwatched')
-        return {name: int(values[f'frames {name}']) for name in names}
-
-    def stop_spinning(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
-
-    def close(self) -> None:
-        self.infer.release()
-        self.fuse.release()
-        self.stop_spinning()
-        self.node.finish()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-
 @pytest.fixture
 def node(tiny_model: Path) -> Iterator[NodeInThread]:
-    node = NodeInThread(tiny_model)
+    node = NodeInThread(tiny_model, '/overlap', overlap='on')
     yield node
     node.close()
 
