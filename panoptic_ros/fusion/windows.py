@@ -5,7 +5,6 @@ border. Offsets point to centres in cells of the picture, so an object that span
 needs no stitching: its cells find the centre that another window reports.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,10 +23,35 @@ _DUPLICATE_CELLS = 2
 
 @dataclass(frozen=True)
 class Span:
-    """One window along one axis, in cells: where it starts and which cells it decides."""
+    """One window along one axis, in pixels or cells, each ``start`` to before ``stop``.
+
+    Parameters
+    ----------
+    start, stop
+        What the network sees; ``stop`` may lie beyond the picture.
+    kept_start, kept_stop
+        What of its map is used: without the trim on the sides where the picture goes on.
+    core_start, core_stop
+        What this window decides about: no other window has it farther from its
+        border. The cores of an axis cover it without overlap.
+    """
 
     start: int
-    decides: slice
+    stop: int
+    kept_start: int
+    kept_stop: int
+    core_start: int
+    core_stop: int
+
+    @property
+    def core(self) -> slice:
+        """The core, as an index of the picture."""
+        return slice(self.core_start, self.core_stop)
+
+    @property
+    def core_in_window(self) -> slice:
+        """The core, as an index of the window."""
+        return slice(self.core_start - self.start, self.core_stop - self.start)
 
 
 @dataclass(frozen=True)
@@ -61,7 +85,7 @@ class Windows:
     def spans(self) -> tuple[tuple[Span, Span], ...]:
         """The windows in reading order, each as its spans along x and y."""
         columns, rows = (
-            _split_axis(length, window, self.overlap)
+            split_axis(length, window, self.overlap)
             for length, window in zip(self.cells_wh, self.window_cells_wh, strict=True)
         )
         return tuple((x, y) for y in rows for x in columns)
@@ -84,8 +108,8 @@ class Windows:
         offset_xy = np.empty((2, height, width), heads[0].offset_xy.dtype)
         found = []
         for number, ((x, y), window) in enumerate(zip(self.spans, heads, strict=True)):
-            source = _shifted(y.decides, -y.start), _shifted(x.decides, -x.start)
-            target = y.decides, x.decides
+            source = y.core_in_window, x.core_in_window
+            target = y.core, x.core
             confidence[target] = window.confidence[source]
             offset_xy[:, target[0], target[1]] = window.offset_xy[:, source[0], source[1]]
             semantic[tuple(_scaled(s, fine) for s in target)] = window.semantic[
@@ -93,7 +117,7 @@ class Windows:
             ]
             row, column = np.divmod(window.centre_index.astype(np.intp), columns)
             row, column = row + y.start, column + x.start
-            near = _near(row, y.decides, height) & _near(column, x.decides, width)
+            near = _near(row, y.core, height) & _near(column, x.core, width)
             near &= window.centre_score > 0
             found.append(
                 np.column_stack([window.centre_score, row, column, np.full(len(row), number)])[
@@ -126,26 +150,33 @@ class Windows:
         )
 
 
-def _split_axis(length: int, window: int, overlap: int) -> tuple[Span, ...]:
+def split_axis(length: int, window: int, overlap: int, trim: int = 0) -> tuple[Span, ...]:
+    """Spread windows evenly along an axis; neighbours share ``overlap`` or a little more."""
     count = 1 + max(0, -(-(length - window) // (window - overlap)))
-    starts = [(length - window) * n // max(1, count - 1) for n in range(count)]
-    starts[0] = 0
-    # Halfway through what two neighbours share.
-    seams = [0, *((b + a + window) // 2 for a, b in itertools.pairwise(starts)), length]
-    return tuple(Span(starts[n], slice(seams[n], seams[n + 1])) for n in range(count))
-
-
-def _shifted(span: slice, by: int) -> slice:
-    return slice(span.start + by, span.stop + by)
+    starts = [max(0, length - window) * n // max(1, count - 1) for n in range(count)]
+    stops = [start + window for start in starts]
+    # Halfway through what two neighbours share, both have the pixel equally far from a border.
+    seams = [0, *((starts[n + 1] + stops[n]) // 2 for n in range(count - 1)), length]
+    return tuple(
+        Span(
+            start=starts[n],
+            stop=stops[n],
+            kept_start=starts[n] + trim if n else 0,
+            kept_stop=stops[n] - trim if n < count - 1 else length,
+            core_start=seams[n],
+            core_stop=seams[n + 1],
+        )
+        for n in range(count)
+    )
 
 
 def _scaled(span: slice, by: int) -> slice:
     return slice(span.start * by, span.stop * by)
 
 
-def _near(cell: np.ndarray, decides: slice, length: int) -> np.ndarray:
+def _near(cell: np.ndarray, core: slice, length: int) -> np.ndarray:
     """Return where a centre is inside the picture and at most a duplicate's distance away."""
-    inside = (cell >= decides.start - _DUPLICATE_CELLS) & (cell < decides.stop + _DUPLICATE_CELLS)
+    inside = (cell >= core.start - _DUPLICATE_CELLS) & (cell < core.stop + _DUPLICATE_CELLS)
     return inside & (cell < length)
 
 

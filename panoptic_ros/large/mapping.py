@@ -89,7 +89,7 @@ def final_rows(
         shape = span.core_stop - span.core_start, grid.size_wh[0]
         semantic, instance = np.empty(shape, np.uint16), np.empty(shape, np.uint32)
         for column, (window, window_map) in enumerate(zip(grid.band(row), maps, strict=True)):
-            place = np.s_[:, window.x.core_start : window.x.core_stop]
+            place = np.s_[:, window.x.core]
             semantic[place], instance[place] = stitching.final(
                 window_map, row * across + column, window.core_slices
             )

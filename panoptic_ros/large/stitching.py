@@ -247,9 +247,7 @@ def stitch(grid: Grid, maps: Iterable[WindowMap]) -> tuple[np.ndarray, np.ndarra
     for row in range(len(grid.rows)):
         for column, window in enumerate(grid.band(row)):
             index = row * across + column
-            place = np.s_[
-                window.y.core_start : window.y.core_stop, window.x.core_start : window.x.core_stop
-            ]
+            place = window.y.core, window.x.core
             final = stitching.final(maps[index], index, window.core_slices)
             semantic[place], instance[place] = final
     return semantic, instance, stitching.objects

@@ -4,28 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-
-@dataclass(frozen=True)
-class Span:
-    """One window along one axis, pixels of the picture, each ``start`` to before ``stop``.
-
-    Parameters
-    ----------
-    start, stop
-        What the network sees; ``stop`` may lie beyond the picture.
-    kept_start, kept_stop
-        What of its map is used: without the trim on the sides where the picture goes on.
-    core_start, core_stop
-        The pixels that this window decides about: no other window has them farther from its
-        border. The cores of an axis cover it without overlap.
-    """
-
-    start: int
-    stop: int
-    kept_start: int
-    kept_stop: int
-    core_start: int
-    core_stop: int
+from panoptic_ros.fusion.windows import Span, split_axis
 
 
 @dataclass(frozen=True)
@@ -110,25 +89,3 @@ class Grid:
     def band(self, row: int) -> Iterator[Window]:
         """Iterate over the windows of one row, from left to right."""
         return (Window(x, self.rows[row]) for x in self.columns)
-
-
-def split_axis(length: int, window: int, overlap: int, trim: int) -> tuple[Span, ...]:
-    """Spread windows evenly along an axis; the parameters are as in :class:`Grid`."""
-    count = 1 + max(0, -(-(length - window) // (window - overlap)))
-    starts = (
-        [(length - window) * n // max(1, count - 1) for n in range(count)] if count > 1 else [0]
-    )
-    stops = [start + window for start in starts]
-    # Halfway through what two neighbours share, both have the pixel equally far from a border.
-    seams = [0, *((starts[n + 1] + stops[n]) // 2 for n in range(count - 1)), length]
-    return tuple(
-        Span(
-            start=starts[n],
-            stop=stops[n],
-            kept_start=starts[n] + trim if n else 0,
-            kept_stop=stops[n] - trim if n < count - 1 else length,
-            core_start=seams[n],
-            core_stop=seams[n + 1],
-        )
-        for n in range(count)
-    )
