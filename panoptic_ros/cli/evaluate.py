@@ -52,6 +52,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         'the categories of its JSON)',
     )
     parser.add_argument('--limit', type=int, help='number of images, evenly spaced')
+    parser.add_argument(
+        '--edges',
+        type=int,
+        metavar='PX',
+        help='also the mean IoU of pixels closer than this to a true border',
+    )
     parser.add_argument('--json', type=Path, help='write all results to this file')
     parser.add_argument(
         '--sheet',
@@ -105,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
                 info = {'description': f'panoptic_ros, model {model.card.name}'}
                 writer = CocoPanopticWriter(args.save_predictions, label_set, info)
                 pairs = _written(stack.enter_context(writer), pairs)
-            accuracy = measure_accuracy(pairs, label_set)
+            accuracy = measure_accuracy(pairs, label_set, edge_px=args.edges)
         name = f'{model.card.name}_{args.dataset}_{split}_worst.jpg'
         sheet = args.sheet or Path('out', 'evaluate', name)
         if accuracy.worst:
@@ -129,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
             'median_ms': stages_ms,
             'worst_images': {w.sample.image_id: w.PQ for w in accuracy.worst},
         }
+        if accuracy.edges is not None:
+            content['edges'] = {'pixels': args.edges, 'mIoU': accuracy.edges.mean_iou}
         write_json(args.json, content)
     return 0
 

@@ -9,6 +9,7 @@ import numpy as np
 from panoptic_ros.cluster import SegmentImages
 from panoptic_ros.datasets import Sample
 from panoptic_ros.errors import DatasetError
+from panoptic_ros.evaluation.edges import near_borders
 from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.evaluation.mask_ap import MaskAP, MaskAPResult
 from panoptic_ros.evaluation.overlap import ClassOverlap, OverlapResult
@@ -28,15 +29,20 @@ _WORST = 8  # images on the contact sheet
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:
-    """The results over a set of images, and the images with the lowest PQ, lowest first."""
+    """The results over a set of images, and the images with the lowest PQ, lowest first.
+
+    ``edges`` is the overlap near true borders, None unless asked for.
+    """
 
     quality: QualityResult
     overlap: OverlapResult
     mask_ap: MaskAPResult
     worst: tuple[ScoredImage, ...]
+    edges: OverlapResult | None = None
 
     def tables(self, label_set: LabelSet) -> str:
         """Return the tables to print, from the classes to the summary."""
+        near = [] if self.edges is None else [f'mean IoU near borders {self.edges.mean_iou:.2f}']
         return '\n'.join(
             (
                 class_table(self.quality, self.overlap),
@@ -47,12 +53,16 @@ class Accuracy:
                 f'mean IoU {self.overlap.mean_iou:.1f}, '
                 f'pixel accuracy {self.overlap.pixel_accuracy:.1f}, '
                 f'mask AP {self.mask_ap.AP:.1f}, {self.quality.images} images',
+                *near,
             )
         )
 
 
 def measure_accuracy(
-    pairs: Iterable[tuple[Panoptic, Sample]], label_set: LabelSet, worst: int = _WORST
+    pairs: Iterable[tuple[Panoptic, Sample]],
+    label_set: LabelSet,
+    worst: int = _WORST,
+    edge_px: int | None = None,
 ) -> Accuracy:
     """Compare predictions with the truth.
 
@@ -64,6 +74,9 @@ def measure_accuracy(
         The classes of both.
     worst
         Number of images with the lowest PQ to keep.
+    edge_px
+        Also measure the overlap of pixels closer than this to a true border, see
+        :func:`~panoptic_ros.evaluation.edges.near_borders`.
 
     Raises DatasetError, naming the image, if the sizes of a pair differ.
     """
@@ -72,6 +85,7 @@ def measure_accuracy(
         ClassOverlap(label_set),
         MaskAP(label_set),
     )
+    edges = None if edge_px is None else ClassOverlap(label_set)
     heap: list[tuple[float, int, ScoredImage]] = []
     for number, (prediction, sample) in enumerate(pairs):
         try:
@@ -83,6 +97,8 @@ def measure_accuracy(
         quality.add(image)
         overlap.add(image)
         mask_ap.add(image, prediction.segments.score)
+        if edges is not None and edge_px is not None:
+            edges.update(prediction, near_borders(sample.truth, edge_px))
         scored = ScoredImage(of_image.result().PQ, sample, prediction)
         if np.isfinite(scored.PQ):
             # The first entry of the heap is the best of the kept images; the number breaks ties.
@@ -90,7 +106,13 @@ def measure_accuracy(
             if len(heap) > worst:
                 heapq.heappop(heap)
     kept = tuple(scored for _, _, scored in sorted(heap, reverse=True, key=lambda h: h[:2]))
-    return Accuracy(quality.result(), overlap.result(), mask_ap.result(), kept)
+    return Accuracy(
+        quality.result(),
+        overlap.result(),
+        mask_ap.result(),
+        kept,
+        None if edges is None else edges.result(),
+    )
 
 
 def predict(

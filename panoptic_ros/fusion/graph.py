@@ -1,11 +1,12 @@
 """Append the fusion to an ONNX file, so that a GPU returns final maps and no masks.
 
 The outputs of the result are the fields of :class:`~panoptic_ros.fusion.QueryMaps` or
-:class:`~panoptic_ros.fusion.CentreMaps`, at the size of the network's input (queries) or of the
-class map (centres). The thresholds that decide about pixels become constants of the graph:
-``score_threshold``, ``mask_threshold``, ``logit_grid`` and ``rule`` of queries,
-``centre_threshold`` and ``max_centre_distance_fraction`` of centres. The others still apply on the
-CPU.
+:class:`~panoptic_ros.fusion.CentreMaps`, at the size of the network's input. The class map of
+centres is the argmax of logits that are enlarged to this size first.
+
+The thresholds that decide about pixels become constants of the graph: ``score_threshold``,
+``mask_threshold``, ``logit_grid`` and ``rule`` of queries, ``centre_threshold`` and
+``max_centre_distance_fraction`` of centres. The others still apply on the CPU.
 
 The graph computes in the type of the heads. These tensors are float32 in a float16 file:
 
@@ -32,6 +33,7 @@ from panoptic_ros.fusion.queries import NOBODY, RULES, QueryFusion
 from panoptic_ros.labels import LabelSet
 
 _OPSET = 18
+_BILINEAR = {'mode': 'linear', 'coordinate_transformation_mode': 'half_pixel'}
 _MAX_WIDTH = 2048  # float16 counts the pixels of a row exactly up to here
 
 
@@ -69,6 +71,8 @@ def fuse_onnx(
     else:
         names = ('semantic', 'confidence', 'centre_score', 'centre_index', 'offset_xy')
         _require(shapes, names, source)
+        if enlarge_class_map(model, (height, width)):
+            shapes['semantic'] = [1, height, width]
         outputs = _append_centres(tail, shapes, fusion, label_set)
     kept = [value for value in model.graph.output if value.name in outputs]
     made = [
@@ -80,6 +84,41 @@ def fuse_onnx(
     model.graph.output.extend([*kept, *made])
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, target)
+
+
+def enlarge_class_map(model: onnx.ModelProto, size_hw: tuple[int, int]) -> bool:
+    """Enlarge the class logits to ``size_hw`` before their argmax, in place.
+
+    Returns False, and changes nothing, if ``semantic`` is not the argmax of logits.
+    """
+    graph = model.graph
+    maker = {name: node for node in graph.node for name in node.output}
+    argmax = maker.get('semantic')
+    while argmax is not None and argmax.op_type == 'Cast':
+        argmax = maker.get(argmax.input[0])
+    if argmax is None or argmax.op_type != 'ArgMax':
+        return False
+    logits = argmax.input[0]
+    if logits in maker and maker[logits].op_type == 'Resize':
+        logits = maker[logits].input[0]
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    shape = next(value for value in inferred if value.name == logits).type.tensor_type.shape
+    sizes = np.array([1, shape.dim[1].dim_value, *size_hw], np.int64)
+    graph.initializer.append(numpy_helper.from_array(sizes, 'class_map/sizes'))
+    node = helper.make_node(
+        'Resize',
+        [logits, '', '', 'class_map/sizes'],
+        ['class_map/logits'],
+        'class_map/resize',
+        **_BILINEAR,
+    )
+    argmax.input[0] = 'class_map/logits'
+    graph.node.insert(list(graph.node).index(argmax), node)
+    semantic = next(value for value in graph.output if value.name == 'semantic')
+    for dim, side in zip(semantic.type.tensor_type.shape.dim, (1, *size_hw), strict=True):
+        dim.dim_value = side
+    del graph.value_info[:]  # shapes of the coarser grid
+    return True
 
 
 def _require(shapes: dict[str, list[int]], names: Sequence[str], source: str | Path) -> None:
@@ -135,15 +174,7 @@ class _Tail:
     def resize(self, name: str, channels: int, size_hw: tuple[int, int]) -> str:
         """Enlarge [1, C, h, w] bilinearly, ``align_corners=False``."""
         sizes = self.integers(1, channels, *size_hw)
-        return self(
-            'Resize',
-            name,
-            '',
-            '',
-            sizes,
-            mode='linear',
-            coordinate_transformation_mode='half_pixel',
-        )
+        return self('Resize', name, '', '', sizes, **_BILINEAR)
 
     def _name(self, kind: str) -> str:
         self._count += 1

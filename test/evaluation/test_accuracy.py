@@ -32,6 +32,18 @@ def test_the_worst_images_come_worst_first() -> None:
     assert accuracy.overlap.confusion.sum() == 50
 
 
+def test_near_borders_only_pixels_close_to_a_true_border_count() -> None:
+    # The car is as wide as 5 pixels in truth and 8 in the prediction: wrong pixels 5, 6 and 7.
+    pairs = [(sample('', 8).truth, sample('a', 5))]
+    accuracy = measure_accuracy(pairs, LABELS, edge_px=2)
+    assert accuracy.edges is not None
+    # Pixels 3 to 6: the car has 2 right of 4, the sky 0 of 2.
+    assert accuracy.edges.mean_iou == pytest.approx(25)
+    assert accuracy.overlap.pixel_accuracy == pytest.approx(70)
+    assert 'mean IoU near borders 25.00' in accuracy.tables(LABELS)
+    assert measure_accuracy(pairs, LABELS).edges is None
+
+
 def test_equal_images_keep_their_order() -> None:
     pairs = ((sample('', 5).truth, sample(name, 5)) for name in 'abc')
     accuracy = measure_accuracy(pairs, LABELS, worst=2)

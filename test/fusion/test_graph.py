@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,16 +18,13 @@ from panoptic_ros.fusion import (
 )
 from panoptic_ros.labels import LabelSet
 
-pytest.importorskip('onnx', reason='onnx builds the graphs of this test')
-pytest.importorskip('onnxruntime', reason='onnxruntime runs the graphs of this test')
+onnx = pytest.importorskip('onnx', reason='onnx builds the graphs of this test')
+ort = pytest.importorskip('onnxruntime', reason='onnxruntime runs the graphs of this test')
 
-from support.graph_fusion import (
-    GraphFusion,
-    differing_pixels,
-    write_identity,
-)
+from onnx import TensorProto, helper  # noqa: E402
+from support.graph_fusion import GraphFusion, differing_pixels, write_identity  # noqa: E402
 
-from panoptic_ros.fusion.graph import fuse_onnx
+from panoptic_ros.fusion.graph import enlarge_class_map, fuse_onnx  # noqa: E402
 
 LABELS = LabelSet.load('cityscapes')
 SIZE_WH = (96, 64)
@@ -114,6 +112,40 @@ def test_centres(tmp_path: Path, dtype: str, distance: float) -> None:
         np.testing.assert_array_equal(found.instance, expected.instance)
         things += len(found.segments.things)
     assert things > 40
+
+
+def test_the_class_map_is_the_argmax_of_enlarged_logits() -> None:
+    logits = np.random.default_rng(0).normal(0, 1, (1, 5, 4, 6)).astype(np.float32)
+    found = {side: _class_map(logits, enlarged=side) for side in (False, True)}
+    assert found[False].shape == (1, 8, 12)
+    enlarged = np.stack([cv2.resize(plane, (24, 16)) for plane in logits[0]])
+    np.testing.assert_array_equal(found[True][0], enlarged.argmax(0))
+
+
+def _class_map(logits: np.ndarray, *, enlarged: bool) -> np.ndarray:
+    """Run a network that enlarges its logits to twice their size, or to four times."""
+    info, node = helper.make_tensor_value_info, helper.make_node
+    sizes = helper.make_tensor('sizes', TensorProto.INT64, [4], [1, 5, 8, 12])
+    graph = helper.make_graph(
+        [
+            node('Resize', ['logits', '', '', 'sizes'], ['fine'], mode='linear'),
+            node('ArgMax', ['fine'], ['index'], axis=1, keepdims=0),
+            node('Cast', ['index'], ['number'], to=TensorProto.FLOAT),
+            node('Cast', ['number'], ['semantic'], to=TensorProto.UINT8),
+        ],
+        'classes',
+        [info('logits', TensorProto.FLOAT, list(logits.shape))],
+        [info('semantic', TensorProto.UINT8, [1, 8, 12])],
+        [sizes],
+    )
+    opset = helper.make_opsetid('', 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    if enlarged:
+        assert enlarge_class_map(model, (16, 24))
+        assert not enlarge_class_map(onnx.ModelProto(), (16, 24))
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    return session.run(['semantic'], {'logits': logits})[0]
 
 
 def test_a_camera_of_another_size_gets_the_resized_map(tmp_path: Path) -> None:

@@ -13,18 +13,20 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import onnx
+import onnxruntime as ort
 from support.graph_fusion import GraphFusion, differing_pixels
 
 from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.datasets.subset import evenly_spaced
-from panoptic_ros.engines import open_engine
 from panoptic_ros.fusion import QueryFusion, heads_of
+from panoptic_ros.fusion.graph import enlarge_class_map
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.segmenter import card_fusion, prepare
@@ -107,6 +109,17 @@ def random_centres(size_wh: tuple[int, int], centres: int, seed: int) -> Outputs
         'centre_index': rng.choice(height * width, centres, replace=False).astype(np.int32),
         'offset_xy': rng.normal(0, 4, (2, height, width)).astype(np.float32),
     }
+
+
+def full_size_heads(model: Model, images: Iterable[np.ndarray]) -> Iterator[Outputs]:
+    """Run a model on images of its size, with the class map at their full size."""
+    network = onnx.load(model.onnx_path('float32'))
+    assert enlarge_class_map(network, model.card.size_wh[::-1])
+    session = ort.InferenceSession(network.SerializeToString(), providers=['CPUExecutionProvider'])
+    names = [output.name for output in session.get_outputs()]
+    for image in images:
+        found = session.run(names, {session.get_inputs()[0].name: image[None]})
+        yield {name: array[0] for name, array in zip(names, found, strict=True)}
 
 
 def compare(
@@ -197,16 +210,14 @@ def equality(samples: Any, model: Model, queries: int, scenes: int) -> list[dict
     label_set, size_wh = model.label_set, model.card.size_wh
     classes = len(label_set)
     images = [prepare(sample.image_rgb, 'rgb8', size_wh) for sample in samples]
-    engine = open_engine(model, 'onnxruntime', precision='float32')
     fusion = card_fusion(model)
     rows = [
         compare(f'centres, {name}', 'centres', fusion, label_set, found, size_wh)
         for name, found in (
-            ('images', map(engine.infer, images)),
+            ('images', full_size_heads(model, images)),
             ('random', (random_centres(size_wh, 128, seed) for seed in range(scenes))),
         )
     ]
-    engine.close()
     print(as_table(rows), flush=True)
     # All masks at full size take most of the time, hence half of each side.
     size_wh = (size_wh[0] // 2, size_wh[1] // 2)
