@@ -23,6 +23,7 @@ import argparse
 import re
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,14 @@ from panoptic_ros.cluster import ModelChoice
 from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import SourceError
 from panoptic_ros.large.bands import model_segmenter
-from panoptic_ros.large.jobs import PlannedMap, plan_grid, plan_map, run_maps
+from panoptic_ros.large.jobs import (
+    BANDS,
+    PlannedMap,
+    open_store,
+    plan_grid,
+    plan_map,
+    run_maps,
+)
 from panoptic_ros.large.mapping import POLYGON_FORMATS, TABLE_FORMATS, Map, Results
 from panoptic_ros.large.reading.pictures import ReadOptions
 from panoptic_ros.large.reading.pyramids import SLIDE_SUFFIXES, TIFF_SUFFIXES
@@ -40,6 +48,7 @@ from panoptic_ros.large.reading.stacks import is_volume, open_stack
 from panoptic_ros.large.volumes import (
     link_planes,
     segment_planes,
+    stitch_planes,
     track_planes,
     write_frames,
     write_volume,
@@ -116,11 +125,19 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Map all pictures of the source."""
+    """Map all pictures of the source, or the stack."""
     model = Model.load(args.model)
     out = args.out or Path('out', 'map', args.source.name.split('.')[0])
-    if args.stack or is_volume(args.source):
-        return _run_stack(args, model, out)
+    is_stack = args.stack or is_volume(args.source)
+    try:
+        (_map_stack if is_stack else _map_pictures)(args, model, out)
+    except KeyboardInterrupt:
+        print('panoptic: what is finished is kept; go on with --resume', file=sys.stderr)
+        raise
+    return 0
+
+
+def _map_pictures(args: argparse.Namespace, model: Model, out: Path) -> None:
     plans = []
     for source in _sources(args.source):
         plan = plan_from(args, source, model)
@@ -130,20 +147,15 @@ def run(args: argparse.Namespace) -> int:
             polygons = ('gpkg', 'qupath' if plan.georeference.unit == 'um' else 'geojson')
         tables = TABLE_FORMATS if args.tables == 'both' else (args.tables,)
         plans.append((plan, Results(folder, polygons, args.stuff_polygons, tables, args.zones)))
-    try:
-        for (plan, results), found in zip(
-            plans, run_maps(plans, model, args.resume, args.scheduler or ''), strict=True
-        ):
-            print(_report(plan, found))
-            print(f'results in {results.folder}')
-    except KeyboardInterrupt:
-        print('panoptic: what is finished is kept; go on with --resume', file=sys.stderr)
-        raise
-    return 0
+    for (plan, results), found in zip(
+        plans, run_maps(plans, model, args.resume, args.scheduler or ''), strict=True
+    ):
+        print(_report(plan, found))
+        print(f'results in {results.folder}')
 
 
-def _run_stack(args: argparse.Namespace, model: Model, out: Path) -> int:
-    for option in ('resume', 'scheduler', 'zones', 'resolution', 'pixel_size', 'bands'):
+def _map_stack(args: argparse.Namespace, model: Model, out: Path) -> None:
+    for option in ('scheduler', 'zones', 'resolution', 'pixel_size', 'bands'):
         if getattr(args, option):
             raise SourceError(
                 f'--{option.replace("_", "-")} is for single pictures and {str(args.source)!r} is '
@@ -152,11 +164,15 @@ def _run_stack(args: argparse.Namespace, model: Model, out: Path) -> int:
     stack = open_stack(args.source)
     value_range = tuple(args.range) if args.range else None
     grid = plan_grid(stack.size_wh, args.window or model.card.size_wh, args.overlap)
-    total = stack.count * len(grid.rows) * len(grid.columns)
-    segmenter = model_choice(args).open()
+    choice = model_choice(args)
+    options = asdict(grid) | {'value_range': value_range}
+    store = open_store(out / BANDS, args.source, model, choice, options, args.resume)
+    total = len(store.missing(range(stack.count * len(grid.rows)))) * len(grid.columns)
+    segmenter = choice.open()
     with closing(segmenter.engine), tqdm(total=total, unit='window', disable=None) as bar:
         segment = model_segmenter(segmenter)
-        planes = segment_planes(stack, segment, grid, value_range, bar.update)
+        segment_planes(stack, segment, grid, value_range, store, bar.update)
+    planes = stitch_planes(stack, grid, store)
     if args.stack == 'time':
         instance, tracks = track_planes(planes, model.label_set, args.rate)
         write_frames(planes, instance, tracks, out)
@@ -165,8 +181,8 @@ def _run_stack(args: argparse.Namespace, model: Model, out: Path) -> int:
         found = link_planes(planes)
         write_volume(found, stack, model.label_set, out)
         print(f'{stack.count} planes, {len(found.class_id)} objects')
+    store.remove()
     print(f'results in {out}')
-    return 0
 
 
 def model_choice(args: argparse.Namespace) -> ModelChoice:

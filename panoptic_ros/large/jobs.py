@@ -26,6 +26,9 @@ from panoptic_ros.model import Model
 
 Key = TypeVar('Key')
 
+BANDS = '.bands'
+"""Name of the folder of the bands, in the folder of the results."""
+
 
 @dataclass(frozen=True)
 class MapJob:
@@ -48,24 +51,35 @@ class MapJob:
     model: ModelChoice
     grid: Grid
 
-    def open_store(self, folder: Path, model: Model, resume: bool) -> BandStore:
-        """Open the store of the bands; raises PanopticRosError if it is another job's."""
-        status = self.source.stat()
-        weights = hashlib.sha256()
-        for precision in sorted(model.card.files):
-            weights.update(model.card.files[precision].sha256.encode())
-        job = {
-            'source': self.source.name,
-            'bytes': status.st_size,
-            'modified_ns': status.st_mtime_ns,
-            'model': model.card.name,
-            'weights': weights.hexdigest(),
-            'engine': self.model.engine,
-            'precision': self.model.precision,
-            **asdict(self.grid),
-            **asdict(self.reading),
-        }
-        return BandStore(folder, job, resume)
+
+def open_store(
+    folder: Path,
+    source: Path,
+    model: Model,
+    choice: ModelChoice,
+    options: dict[str, Any],
+    resume: bool,
+) -> BandStore:
+    """Open the store of the bands of a source, a file or a folder of files.
+
+    ``options`` are the others that the bands depend on, as JSON values. Raises PanopticRosError
+    if the store is of another job.
+    """
+    status = [file.stat() for file in (source.iterdir() if source.is_dir() else [source])]
+    weights = hashlib.sha256()
+    for precision in sorted(model.card.files):
+        weights.update(model.card.files[precision].sha256.encode())
+    job = {
+        'source': source.name,
+        'bytes': sum(file.st_size for file in status),
+        'modified_ns': max(file.st_mtime_ns for file in status),
+        'model': model.card.name,
+        'weights': weights.hexdigest(),
+        'engine': choice.engine,
+        'precision': choice.precision,
+        **options,
+    }
+    return BandStore(folder, job, resume)
 
 
 @dataclass(frozen=True)
@@ -128,11 +142,19 @@ def run_maps(
 ) -> Iterator[Map]:
     """Segment all pictures, here or on a cluster, and write the results of each.
 
-    Bands are kept in ``.bands`` of each folder until its results are whole. The results are given
-    in the order of the plans. Raises PanopticRosError or SourceError as its parts do.
+    Bands are kept in :data:`BANDS` of each folder until its results are whole. The results come in
+    the order of the plans. Raises PanopticRosError or SourceError as its parts do.
     """
     stores = [
-        plan.job.open_store(results.folder / '.bands', model, resume) for plan, results in plans
+        open_store(
+            results.folder / BANDS,
+            plan.job.source,
+            model,
+            plan.job.model,
+            asdict(plan.job.grid) | asdict(plan.job.reading),
+            resume,
+        )
+        for plan, results in plans
     ]
     missing = [
         (number, row)

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from panoptic_ros.errors import SourceError
 from panoptic_ros.labels import VOID, LabelSet
-from panoptic_ros.large.bands import WindowSegmenter, segment_bands
+from panoptic_ros.large.bands import BandStore, WindowSegmenter, encode_band, segment_bands
 from panoptic_ros.large.reading.stacks import Stack, to_rgb
 from panoptic_ros.large.stitching import Objects, shared_pieces, stitch
 from panoptic_ros.large.windows import Grid
@@ -36,17 +36,32 @@ def segment_planes(
     segment: WindowSegmenter,
     grid: Grid,
     value_range: tuple[float, float] | None,
+    store: BandStore,
     on_window: Callable[[], object] = lambda: None,
-) -> list[Plane]:
-    """Segment all planes of a stack, each for itself."""
+) -> None:
+    """Segment the planes of a stack, each by itself, and keep the bands that ``store`` lacks."""
+    count = len(grid.rows)
+    for number in range(stack.count):
+        missing = [band - number * count for band in store.missing(_bands_of(number, grid))]
+        if missing:
+            source = _PlaneSource(to_rgb(stack.read(number), value_range, stack))
+            for row, band in segment_bands(source, segment, grid, missing, on_window):
+                store.write(number * count + row, encode_band(band))
+
+
+def stitch_planes(stack: Stack, grid: Grid, store: BandStore) -> list[Plane]:
+    """Stitch the planes of a stack from the bands of ``store``, which has all of them."""
     planes = []
     for number in range(stack.count):
-        source = _PlaneSource(to_rgb(stack.read(number), value_range, stack))
-        bands = segment_bands(source, segment, grid, range(len(grid.rows)), on_window)
-        maps = [window_map for _, band in bands for window_map in band.maps]
+        maps = [each for band in _bands_of(number, grid) for each in store.read(band)[1]]
         semantic, instance, objects = stitch(grid, maps)
         planes.append(Plane(semantic.astype(np.uint8), instance, objects))
     return planes
+
+
+def _bands_of(plane: int, grid: Grid) -> range:
+    count = len(grid.rows)
+    return range(plane * count, (plane + 1) * count)
 
 
 @dataclass(frozen=True, eq=False)

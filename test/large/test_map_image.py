@@ -9,6 +9,7 @@ import pyogrio.raw
 import pytest
 import rasterio
 import shapely
+import tifffile
 
 from panoptic_ros.large.writing.label_raster import RASTER_NODATA
 
@@ -158,3 +159,11 @@ def test_picture_smaller_than_a_window(mapped, write_geotiff, street_picture) ->
     with rasterio.open(out / 'labels.tif') as labels:
         assert labels.shape == (30, 40)
         assert labels.read(2).max() == 1
+
+
+def test_frames_of_a_tiff(mapped, street_picture, tmp_path) -> None:
+    frames = np.stack([street_picture.transpose(1, 2, 0)] * 2)
+    tifffile.imwrite(tmp_path / 'time.tif', frames, photometric='rgb')
+    out = mapped(tmp_path / 'time.tif', '--stack', 'time')
+    assert sorted(path.name for path in out.iterdir()) == ['labels.tif', 'tracks.csv']
+    assert [row['frames'] for row in read_csv(out / 'tracks.csv')] == ['2'] * CARS

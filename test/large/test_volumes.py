@@ -8,13 +8,16 @@ import tifffile
 
 from panoptic_ros.errors import SourceError
 from panoptic_ros.labels import VOID
+from panoptic_ros.large.bands import BandStore
 from panoptic_ros.large.reading.stacks import Stack, is_volume, open_stack, to_rgb
 from panoptic_ros.large.samples import NUCLEI, volume
 from panoptic_ros.large.stitching import WindowMap
 from panoptic_ros.large.volumes import (
+    Plane,
     VolumeMap,
     link_planes,
     segment_planes,
+    stitch_planes,
     track_planes,
     volume_class_table,
     volume_table,
@@ -39,9 +42,17 @@ def bright_pieces(image_rgb: np.ndarray, corner_xy: tuple[int, int]) -> WindowMa
     return WindowMap(semantic, pieces.astype(np.uint16), np.full(count + 1, 0.5, np.float32))
 
 
-def map_of(stack) -> VolumeMap:
-    planes = segment_planes(stack, bright_pieces, Grid(stack.size_wh, (48, 48), 8, 2), None)
-    return link_planes(planes)
+@pytest.fixture
+def planes_of(tmp_path):
+    """Return a function that segments and stitches a stack."""
+
+    def planes_of(stack: Stack, segment=bright_pieces, resume: bool = False) -> list[Plane]:
+        grid = Grid(stack.size_wh, (48, 48), 8, 2)
+        store = BandStore(tmp_path / '.bands', {'stack': stack.name}, resume)
+        segment_planes(stack, segment, grid, None, store)
+        return stitch_planes(stack, grid, store)
+
+    return planes_of
 
 
 def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
@@ -58,9 +69,9 @@ def nifti(made, tmp_path):
     return path
 
 
-def test_objects_are_linked_along_z(made, nifti, tmp_path) -> None:
+def test_objects_are_linked_along_z(made, nifti, tmp_path, planes_of) -> None:
     stack = open_stack(nifti)
-    found = map_of(stack)
+    found = link_planes(planes_of(stack))
     assert same_partition(found.instance, made.instance)
     write_volume(found, stack, NUCLEI, tmp_path / 'out')
     written = nibabel.load(tmp_path / 'out' / 'instance.nii.gz')
@@ -103,7 +114,7 @@ def write_dicom(folder, image, rescale=None) -> None:
         file.save_as(folder / name, enforce_file_format=True)
 
 
-def test_dicom_series(made, tmp_path) -> None:
+def test_dicom_series(made, tmp_path, planes_of) -> None:
     write_dicom(tmp_path / 'series', made.image)
     stack = open_stack(tmp_path / 'series')
     assert is_volume(tmp_path / 'series')
@@ -111,7 +122,7 @@ def test_dicom_series(made, tmp_path) -> None:
     assert stack.voxel_mm3 == pytest.approx(0.25)
     # Left and posterior are positive in DICOM, right and anterior in NIfTI.
     assert (stack.affine @ [2, 4, 1, 1]).tolist() == [10 - 1, -20 - 1, 2, 1]
-    assert same_partition(map_of(stack).instance, made.instance)
+    assert same_partition(link_planes(planes_of(stack)).instance, made.instance)
 
 
 def test_dicom_with_units_and_a_missing_plane(made, tmp_path) -> None:
@@ -146,14 +157,14 @@ def test_stacks_that_cannot_be_read(tmp_path, nifti) -> None:
         open_stack(pages)
 
 
-def test_ids_stay_from_frame_to_frame(tmp_path) -> None:
+def test_ids_stay_from_frame_to_frame(tmp_path, planes_of) -> None:
     frames = np.zeros((6, 40, 60), np.uint8)
     for number, frame in enumerate(frames):
         frame[5 : 5 + 8, 4 + 3 * number : 14 + 3 * number] = 200
         frame[25:35, 40 - 3 * number : 50 - 3 * number] = 200
     path = tmp_path / 'time.tif'
     tifffile.imwrite(path, frames, photometric='minisblack')
-    planes = segment_planes(open_stack(path), bright_pieces, Grid((60, 40), (32, 32), 8, 2), None)
+    planes = planes_of(open_stack(path))
     instance, tracks = track_planes(planes, NUCLEI, rate_hz=10)
     first, second = instance[:, 8].max(axis=1), instance[:, 30].max(axis=1)
     assert len(set(first)) == len(set(second)) == 1
@@ -170,3 +181,21 @@ def test_volume_without_a_size() -> None:
     stack = Stack('x', 1, (2, 1), lambda number: None)
     assert 'volume_mm3' not in volume_table(found, stack, NUCLEI)
     assert volume_class_table(found, stack, NUCLEI)['voxels'].tolist() == [0, 0, 2]
+
+
+def test_an_interrupted_stack_goes_on(made, nifti, planes_of) -> None:
+    stack = open_stack(nifti)
+    done = []
+
+    def segment(image_rgb: np.ndarray, corner_xy: tuple[int, int]) -> WindowMap:
+        done.append(corner_xy)
+        if len(done) == 40:
+            raise KeyboardInterrupt
+        return bright_pieces(image_rgb, corner_xy)
+
+    with pytest.raises(KeyboardInterrupt):
+        planes_of(stack, segment)
+    planes = planes_of(stack, segment, resume=True)
+    # Three windows are a band, three bands a plane.
+    assert len(done) == 40 + 9 * stack.count - 39
+    assert same_partition(link_planes(planes).instance, made.instance)
