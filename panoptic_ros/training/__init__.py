@@ -1,1 +1,1 @@
-"""Networks, losses, training and export: all that needs torch, which the node never imports."""
+"""Networks, losses, training and export. Needs torch, which the node never imports."""

@@ -10,18 +10,17 @@ from panoptic_ros.labels import VOID
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a training image is varied.
+    """Ranges of the random changes.
 
     Parameters
     ----------
     crop_wh
-        Size in pixels of what the network sees, multiples of 32.
+        Size in pixels of the crop, the network's input; multiples of 32.
     scale
-        Range of the factor from the image's own size; below the size of the crop the rest is
+        Range of the scale factor. Where the scaled image is smaller than the crop, the rest is
         void.
     stretch
-        Largest factor by which width and height are scaled apart, so that cameras of another
-        aspect ratio still look familiar.
+        Largest ratio of the scales of width and height, for cameras of another aspect ratio.
     brightness, contrast, saturation
         Largest relative change of each.
     gamma
@@ -29,8 +28,8 @@ class Augmentation:
     flip
         Probability of a mirror image.
     aim_share
-        Probability that the crop is placed so that it contains a pixel of an object, each object
-        as likely as the others; otherwise any place is as likely.
+        Probability that the crop is placed to contain a pixel of an object drawn at random;
+        otherwise its position is uniform.
     turn
         Also turn by multiples of 90 degrees, for images without an upright direction.
     """
@@ -83,7 +82,7 @@ class Augmentation:
                 left = _start_near(columns[middle] * scale_x, crop_w, width * scale_x, rng)
                 top = _start_near(rows[middle] * scale_y, crop_h, height * scale_y, rng)
         mirror = rng.uniform() < self.flip
-        # One affine map from the crop's pixels to the image's does scale, crop and mirror.
+        # One affine map, from pixels of the crop to pixels of the image, does all of it.
         x_step = -1 / scale_x if mirror else 1 / scale_x
         x_start = (left + (crop_w - 1 if mirror else 0) + 0.5) / scale_x - 0.5
         y_start = (top + 0.5) / scale_y - 0.5

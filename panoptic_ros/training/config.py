@@ -38,7 +38,7 @@ _TIMM = 'timm:'
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that determines a training run, apart from the images.
+    """The configuration of a training run: everything but the images.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def open_run(folder: str | Path) -> tuple[TrainingConfig, dict[str, Any]]:
 
 
 def final_weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the weights of a checkpoint to use: the best that were validated, or the last."""
+    """Return the weights to use of a checkpoint: the best validated ones, otherwise the last."""
     return state.get('best_average') or state['average']
 
 

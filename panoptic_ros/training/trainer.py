@@ -80,7 +80,7 @@ class Trainer:
     Parameters
     ----------
     config
-        What determines the run.
+        The configuration of the run.
     folder
         Where ``checkpoint.pt``, ``labels.yaml``, ``losses.csv``, ``validation.csv`` and
         ``curve.png`` are written. A run is resumed from a checkpoint there.
@@ -318,7 +318,7 @@ class Trainer:
         peaks = [group['peak'] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state['optimizer'])
         for group, peak in zip(self.optimizer.param_groups, peaks, strict=True):
-            group['peak'] = peak  # the configuration decides, not the checkpoint
+            group['peak'] = peak  # from the configuration, not from the checkpoint
         self.images_seen = state['images_seen']
         self.seconds = state['seconds']
         self.initial_weights = state.get('initial_weights', 'not known')

@@ -9,15 +9,15 @@ from panoptic_ros.training.network.heads import find_peaks
 
 
 class CentreGraph(nn.Module):
-    """A network with its preprocessing and everything that is cheaper inside the graph.
+    """A network with its preprocessing and the dense part of fusion, which is faster in the graph.
 
     ``forward`` takes uint8 [N, H, W, 3] RGB and returns the tensors named in ``outputs``, the
     fields of :class:`~panoptic_ros.fusion.CentreHeads`:
-    class ids at ``semantic_stride`` (uint8, the argmax of the upsampled logits: taking it before
-    the upsampling costs a fifth of PQ), confidence at stride 4 (uint8), the ``peaks`` best
+    class ids at ``semantic_stride`` (uint8, the argmax of the upsampled logits: an argmax before
+    the upsampling loses a fifth of the PQ), confidence at stride 4 (uint8), the ``peaks`` best
     centres (score, flat int32 index) and the offsets at stride 4. With ``half`` the whole graph
-    computes in float16, for TensorRT. No int64 and no int16 leaves it (TensorRT refuses one, and
-    pays for the other).
+    computes in float16, for TensorRT. No output is int64, which
+    TensorRT refuses, or int16, which costs it a conversion.
     """
 
     head = 'centres'
@@ -54,7 +54,7 @@ class CentreGraph(nn.Module):
         spread = (logits - highest).exp().mean(1)
         confidence = 1 / (spread * logits.shape[1])
         score, index = find_peaks(heads.centre, self.peaks)
-        # TensorRT makes uint8 outputs from floating point only, hence the detour.
+        # TensorRT converts only floating point to uint8.
         return (
             semantic.to(self.dtype).to(torch.uint8),
             (confidence * 255).to(torch.uint8),

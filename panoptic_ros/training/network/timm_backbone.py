@@ -1,4 +1,4 @@
-"""Any backbone of timm (https://github.com/huggingface/pytorch-image-models) with maps to use."""
+"""Backbones of timm (https://github.com/huggingface/pytorch-image-models)."""
 
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,19 @@ _NEEDED = (4, 8, 16, 32)
 class TimmBackbone(Backbone):
     """A timm model without its classifier, as a backbone.
 
-    Convolutional and hierarchical models give their own maps. A plain vision transformer has one
-    map at stride 16, from which :class:`SimplePyramid` makes the four.
+    Convolutional and hierarchical models have maps at several strides. A plain vision transformer
+    has one map at stride 16, from which :class:`SimplePyramid` computes four.
 
     Parameters
     ----------
     name
         The timm name, for example ``resnet50`` or ``swin_tiny_patch4_window7_224``.
     size_wh
-        Width and height in pixels of the images to come. Transformers depend on it; see
+        Width and height of the images in pixels. Transformers depend on it; see
         :meth:`set_input_size`.
     weights
-        ``imagenet`` downloads what timm names as the model's weights, ``none`` leaves them
-        random, anything else is the path of a file with them.
+        ``imagenet`` downloads the default weights of timm for this model, ``none`` leaves them
+        random, anything else is the path of a file with weights.
 
     Raises PanopticRosError if timm or the weights are missing or do not fit, or the model has
     maps at other strides.
@@ -80,7 +80,7 @@ class TimmBackbone(Backbone):
 
         groups = group_modules(self.model, self.model.group_matcher(coarse=True))
         modules = dict(self.model.named_modules())
-        # Names of parents are in the first group too; only a module's own weights count.
+        # The first group also has the names of parents; only modules with weights are frozen.
         return [
             [modules[name] for name in groups[key] if name and not list(modules[name].children())]
             for key in sorted(groups)
@@ -131,7 +131,7 @@ def _create(name: str, size_wh: tuple[int, int], weights: str) -> Any:
     if depends_on_size:
         options['img_size'] = size_wh[::-1]
         if name.startswith('swin'):
-            # Windows keep their size where a map is smaller, and with it the position biases.
+            # Keeps the window size, and so the position biases, where a map is smaller.
             options['always_partition'] = True
     try:
         return timm.create_model(name, **options)
