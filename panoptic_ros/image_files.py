@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 IMAGE_SUFFIXES = (
-    '.bmp', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp',
+    '.bmp', '.jfif', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff',
+    '.webp',
 )  # fmt: skip
 
 # Folders in which archive tools and network storage keep companions of images.
@@ -46,6 +47,9 @@ def natural_key(path: Path) -> tuple[list[list[int | str]], str]:
 def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
     """Return the image files in a folder in natural order, relative to it, without hidden ones.
 
+    Broken links are included, so that they are reported; pipes and devices are not, because
+    reading them may never end.
+
     Raises OSError if the folder cannot be read.
     """
     paths = folder.rglob('*') if recursive else folder.iterdir()
@@ -53,9 +57,13 @@ def find_images(folder: Path, *, recursive: bool = False) -> list[Path]:
     chosen = (
         path
         for path in relative
-        if is_image_name(path) and not is_hidden(path) and not (folder / path).is_dir()
+        if is_image_name(path) and not is_hidden(path) and _may_be_file(folder / path)
     )
     return sorted(chosen, key=natural_key)
+
+
+def _may_be_file(path: Path) -> bool:
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def read_image(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:

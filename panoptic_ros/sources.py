@@ -29,6 +29,8 @@ _DEFAULT_RATE_HZ = 25.0  # of videos that state neither stamps nor a rate; ffmpe
 _PROBED_FRAMES = 12
 _RATE_TOLERANCE = 0.05  # the stated rate counts if the measured one differs by less
 _NETWORK_TIMEOUT_MS = 10_000
+_DAMAGED_FRAMES = 250
+"""Frames in a row that cannot be decoded before a video file counts as ended."""
 _EXPECTED = (
     'a video, an image, a folder of images, a camera (its number or /dev/video0), or a stream '
     '(rtsp:// or http://)'
@@ -174,7 +176,8 @@ def _open_video(name: str, path: Path) -> Pictures:
     capture.release()
 
     def read() -> Iterator[Picture]:
-        return _read_video(_open_video_file(path, what), path.stem, rate_hz)
+        capture = _open_video_file(path, what)
+        return _read_video(capture, path.stem, rate_hz, 1 + _DAMAGED_FRAMES)
 
     return Pictures(name, rate_hz, count, False, True, read)
 
@@ -269,15 +272,21 @@ def _measure_rate_hz(capture: cv2.VideoCapture) -> float:
     return stated_hz if agrees else measured_hz
 
 
-def _read_video(capture: cv2.VideoCapture, name: str, rate_hz: float) -> Iterator[Picture]:
-    """Read a capture whose first image is grabbed, to its end."""
+def _read_video(
+    capture: cv2.VideoCapture, name: str, rate_hz: float, attempts: int = 1
+) -> Iterator[Picture]:
+    """Read a capture whose first image is grabbed, to its end.
+
+    The end is where ``attempts`` frames in a row cannot be read: in a damaged file, some cannot,
+    and others follow.
+    """
     interval_ms = 1000 / (rate_hz or _DEFAULT_RATE_HZ)
     start_ms = last_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
     for index in itertools.count():
         ok, image_bgr = capture.retrieve()
         if ok:
             yield Picture(f'{name}_{index:06d}', image_bgr, round((last_ms - start_ms) * 1e6))
-        if not capture.grab():
+        if not any(capture.grab() for _ in range(attempts)):
             capture.release()
             return
         # Raw streams have no stamps, and damaged ones go back: one interval later then.

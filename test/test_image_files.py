@@ -40,6 +40,12 @@ def test_hidden_files_and_companions_are_no_images(tmp_path: Path) -> None:
     assert find_images(tmp_path, recursive=True) == [Path('a.png')]
 
 
+def test_pipes_are_no_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'a.png')
+    (tmp_path / 'b.JFIF').touch()
+    assert find_images(tmp_path) == [Path('b.JFIF')]
+
+
 def test_a_broken_link_is_listed_so_that_it_is_reported(tmp_path: Path) -> None:
     (tmp_path / 'a.png').symlink_to(tmp_path / 'gone')
     assert find_images(tmp_path) == [Path('a.png')]

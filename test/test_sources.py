@@ -206,6 +206,21 @@ def test_stamps_rise_also_when_those_of_the_container_go_back(tmp_path):
     assert found[4] / 1e6 == pytest.approx(160)
 
 
+def test_frames_that_are_damaged_do_not_end_a_video(tmp_path):
+    av = pytest.importorskip('av', reason='extra test')
+    path = write_container(tmp_path / 'a.mp4', 'mpeg4', range(0, 3000, 50))
+    with av.open(str(path)) as file:
+        packets = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for start, size in packets[20:26]:
+        data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+    found = stamps_ms(open_pictures(path))
+    assert 54 <= len(found) <= 60
+    assert found[:20] == pytest.approx(np.arange(0, 1000, 50))
+    assert found[-30:] == pytest.approx(np.arange(1500, 3000, 50))
+
+
 def test_forever_starts_again(folder):
     assert levels(islice(open_pictures(folder).forever(), 7)) == [*LEVELS, *LEVELS, 0]
 

@@ -306,7 +306,7 @@ class Pipeline:
         self._publisher.publish_maps(frame, to_all=job.is_once)
         needs = self._needs(tuning, to_all=job.is_once)
         if needs:
-            self._calibration.report(tuning.camera_matrix)
+            self._calibration.report(picture.size_wh, tuning.camera_matrix)
         frame = replace(frame, scene=self._estimator.estimate(frame, needs))
         self._publisher.publish_rest(frame, to_all=job.is_once)
         done_ns = monotonic_ns()

@@ -10,6 +10,7 @@ from panoptic_ros.ros.diagnostics import FrameLog
 from panoptic_ros.ros.messages.calibration import (
     check_camera_info,
     check_pinhole,
+    check_shape,
     fit_camera,
     matrix_warning,
 )
@@ -72,14 +73,15 @@ class CalibrationInput:
             return None
         try:
             check_pinhole(info, choice)
+            check_shape(info, size_wh)
         except FrameError:
             return None  # report() says why
         return fit_camera(info, size_wh, choice)
 
-    def report(self, choice: str) -> None:
+    def report(self, size_wh: tuple[int, int], choice: str) -> None:
         """Warn, once, if an image that needs a calibration has none or a doubtful one."""
         info = self.info
-        problem = self._problem(info, choice)
+        problem = self._problem(info, size_wh, choice)
         if problem:
             self._log.note_trouble(monotonic_ns(), f'{self._topic}: {problem}')
         text = problem
@@ -89,7 +91,7 @@ class CalibrationInput:
             self._logger.warning(f'{self._topic}: {text}')
         self._reported = text
 
-    def _problem(self, info: CameraInfo | None, choice: str) -> str:
+    def _problem(self, info: CameraInfo | None, size_wh: tuple[int, int], choice: str) -> str:
         """Return why nothing can be placed in space, else ''."""
         if info is None:
             self._images_without += 1
@@ -102,6 +104,7 @@ class CalibrationInput:
         self._images_without = 0
         try:
             check_pinhole(info, choice)
+            check_shape(info, size_wh)
         except FrameError as error:
             return str(error)
         return ''

@@ -136,9 +136,12 @@ class DepthSync(Generic[T]):
 
 
 def _closest(wanted_ns: int, *candidates: _Stamped[T] | None) -> _Stamped[T] | None:
-    """Return the first of the candidates with the closest stamp; None if there is none."""
+    """Return the last of the candidates with the closest stamp; None if there is none.
+
+    The last one is the newest: some cameras send the stamp 0 all the time.
+    """
     return min(
-        (candidate for candidate in candidates if candidate is not None),
+        (candidate for candidate in reversed(candidates) if candidate is not None),
         key=lambda candidate: abs(candidate.stamp_ns - wanted_ns),
         default=None,
     )

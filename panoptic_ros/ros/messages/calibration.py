@@ -1,5 +1,6 @@
 """Camera calibration: ``sensor_msgs/CameraInfo`` checked and fitted to the size of the maps."""
 
+import re
 from functools import lru_cache
 
 import cv2
@@ -20,7 +21,22 @@ MAX_DISTORTION = 0.02
 MATRIX_TOLERANCE = 0.05
 """Difference of P and K above which a warning says which one is used, as a share of the width."""
 
-PINHOLE_MODELS = ('', 'plumb_bob', 'rational_polynomial', 'thin_prism', 'tilted')
+SHAPE_TOLERANCE = 0.02
+"""Relative difference of width : height between calibration and image that rounding explains."""
+
+PINHOLE_MODELS = frozenset(
+    {
+        *('', 'none', 'no_distortion', 'pinhole', 'perspective', 'unknown'),
+        *('plumb_bob', 'radtan', 'radial_tangential', 'rational_polynomial'),
+        *('brown', 'brown_conrady', 'inverse_brown_conrady', 'modified_brown_conrady'),
+        *('thin_prism', 'tilted'),
+    }
+)
+"""Names of distortion models of pinhole cameras, in lower case with underscores.
+
+sensor_msgs defines ``plumb_bob``, ``rational_polynomial`` and ``equidistant``; drivers and
+simulators have more names for them.
+"""
 
 
 def check_camera_info(info: CameraInfo) -> None:
@@ -108,7 +124,7 @@ def check_pinhole(info: CameraInfo, choice: str = 'auto') -> None:
     """
     if choice == 'P':
         return
-    if info.distortion_model not in PINHOLE_MODELS:
+    if re.sub('[ -]', '_', info.distortion_model.strip().lower()) not in PINHOLE_MODELS:
         raise FrameError(
             f'the distortion_model {info.distortion_model!r} of camera_info is not that of a '
             'pinhole camera, so objects are not placed in space; rectify the images (image_proc) '
@@ -124,6 +140,21 @@ def check_pinhole(info: CameraInfo, choice: str = 'auto') -> None:
                 "image's width, so objects are not placed in space; rectify the images "
                 '(image_proc) and set camera_matrix to P'
             )
+
+
+def check_shape(info: CameraInfo, size_wh: tuple[int, int]) -> None:
+    """Raise FrameError if an image has other proportions than those the calibration is for.
+
+    Some drivers publish the calibration of one resolution with images of another. The matrix can
+    be scaled, but an image of other proportions was cropped, and it is not known where.
+    """
+    _, _, width, height = _crop_xywh(info)
+    if abs(width * size_wh[1] / (height * size_wh[0]) - 1) > SHAPE_TOLERANCE:
+        raise FrameError(
+            f'camera_info is for images of {width}x{height}, and they are {size_wh[0]}x'
+            f'{size_wh[1]}, other proportions, so objects are not placed in space; calibrate the '
+            'camera at this resolution, or correct width, height and roi of its camera_info'
+        )
 
 
 def matrix_warning(info: CameraInfo, choice: str = 'auto') -> str:

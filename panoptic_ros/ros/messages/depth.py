@@ -16,17 +16,22 @@ class _DepthLayout(NamedTuple):
     high: float
 
 
-_MILLIMETRES = _DepthLayout(np.uint16, 1, 65535)
+_METRES = (1e-6, float(np.finfo(np.float32).max))
 _DEPTH_LAYOUTS = {
-    '32FC1': _DepthLayout(np.float32, 1e-6, float(np.finfo(np.float32).max)),
-    '16UC1': _MILLIMETRES,
-    'mono16': _MILLIMETRES,
+    '32FC1': _DepthLayout(np.float32, *_METRES),
+    '64FC1': _DepthLayout(np.float64, *_METRES),
+    '16UC1': _DepthLayout(np.uint16, 1, 65535),
+    'mono16': _DepthLayout(np.uint16, 1, 65535),
+    'Z16': _DepthLayout(np.uint16, 1, 65535),
+    '16SC1': _DepthLayout(np.int16, 1, 32767),
 }
+_BY_NAME = {name.lower(): layout for name, layout in _DEPTH_LAYOUTS.items()}
 
 DEPTH_ENCODINGS = tuple(_DEPTH_LAYOUTS)
-"""Encodings of ``sensor_msgs/Image`` that :func:`decode_depth` accepts (REP 118).
+"""Encodings of ``sensor_msgs/Image`` that :func:`decode_depth` accepts, without regard to case.
 
-32FC1 is metres; 16UC1, which some drivers call mono16, is millimetres.
+REP 118: 32FC1 is metres, 16UC1 millimetres. Some drivers call the latter mono16 or Z16; nodes in
+Python publish 64FC1.
 """
 
 ALIGNMENT_TOLERANCE = 0.01
@@ -39,8 +44,8 @@ focal lengths relatively, the principal point in fractions of the image's width.
 def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
     """Decode a depth image to metres, float32 [H, W], NaN where there is no depth.
 
-    Depth is unknown where it is 0 in 16UC1, and where it is not finite (REP 117: too near, too
-    far, unknown) or not above 0 in 32FC1. Rows may be padded (``step``), ``is_bigendian`` is
+    Depth is unknown where it is not above 0, and where metres are not finite (REP 117: too near,
+    too far, unknown). Rows may be padded (``step``), ``is_bigendian`` is
     honoured. The result is a view into the message where nothing has to change.
 
     Raises FrameError for another encoding, no pixels, a ``step`` shorter than a row, data of
@@ -48,7 +53,7 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
     ``may_be_empty``.
     """
     encoding, width, height = message.encoding, message.width, message.height
-    layout = _DEPTH_LAYOUTS.get(encoding)
+    layout = _BY_NAME.get(encoding.strip().lower())
     if layout is None:
         raise FrameError(
             f'encoding {encoding!r} is no depth image; accepted are {", ".join(DEPTH_ENCODINGS)}'
@@ -74,16 +79,18 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
         strides=(message.step, item_bytes),
     )
     depth = np.ascontiguousarray(stored, layout.dtype)
+    is_metres = np.issubdtype(layout.dtype, np.floating)
     # fmin and fmax ignore NaN; if there is nothing else, the comparisons are false.
     low, high = np.fmin.reduce(depth, None), np.fmax.reduce(depth, None)
-    if layout is not _MILLIMETRES and layout.low <= low and high <= layout.high:
-        return depth  # unknown depth is NaN already
+    if is_metres and layout.low <= low and high <= layout.high:
+        return depth.astype(np.float32, copy=False)  # unknown depth is NaN already
     has_depth = _has_depth(depth, layout)
     known = cv2.countNonZero(has_depth)
     if not known and not may_be_empty:
         raise FrameError(f'{what} has no pixel with a depth; is the camera covered?')
-    if layout is _MILLIMETRES:
+    if not is_metres:
         depth = np.divide(depth, np.float32(1000), dtype=np.float32)
+    depth = depth.astype(np.float32, copy=False)
     if known < depth.size:
         depth = cv2.copyTo(depth, has_depth, np.full(depth.shape, np.nan, np.float32))
     return depth

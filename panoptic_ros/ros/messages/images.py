@@ -97,8 +97,33 @@ _LAYOUTS = {
     'nv24': _Layout(1, 'bgr8', rows=3),
 }
 
+# Names of V4L2, GenICam, FFmpeg and simulators that drivers pass on.
+_ALIASES = {
+    'bgr8': ('bgr', 'bgr24', 'bgr888', 'bgr8packed'),
+    'rgb8': ('rgb', 'rgb24', 'rgb888', 'rgb8packed', 'r8g8b8'),
+    'bgra8': ('bgra', 'bgra32', 'bgrx8', 'bgra8packed'),
+    'rgba8': ('rgba', 'rgba32', 'rgbx8', 'rgba8packed'),
+    'mono8': ('mono', 'gray', 'gray8', 'grey', 'y8', 'l8'),
+    'mono16': ('gray16', 'gray16le', 'y16', 'l16'),
+    'uyvy': ('uyvy422', 'yuv422_uyvy', 'yuv422packed'),
+    'yuyv': ('yuy2', 'yuyv422', 'yuv422_yuyv', 'yuv422_yuyv_packed'),
+    'yuv420': ('i420', 'yu12', 'yuv420p'),
+    'bayer_rggb8': ('bayerrg8',),
+    'bayer_bggr8': ('bayerbg8',),
+    'bayer_gbrg8': ('bayergb8',),
+    'bayer_grbg8': ('bayergr8',),
+    'bayer_rggb16': ('bayerrg16',),
+    'bayer_bggr16': ('bayerbg16',),
+    'bayer_gbrg16': ('bayergb16',),
+    'bayer_grbg16': ('bayergr16',),
+}
+
 # Names are matched without regard to case: some drivers write BGR8 or YUYV.
-_BY_NAME = {name.lower(): (name, layout) for name, layout in _LAYOUTS.items()}
+_BY_NAME = {name.lower(): (name, layout) for name, layout in _LAYOUTS.items()} | {
+    alias: (name, _LAYOUTS[name]) for name, aliases in _ALIASES.items() for alias in aliases
+}
+
+_CODECS = frozenset({'jpeg', 'jpg', 'mjpeg', 'mjpg', 'png', 'h264', 'hevc'})
 
 ENCODINGS = tuple(_LAYOUTS)
 """Encodings of ``sensor_msgs/Image`` that :func:`decode_image` decodes by itself."""
@@ -138,7 +163,7 @@ def decode_image(
     Raises FrameError for an unknown encoding, no pixels, no data, a ``step`` shorter than a row,
     data of another length than the encoding needs, and an odd size where pixels share colour.
     """
-    name, layout = _BY_NAME.get(message.encoding.lower(), (message.encoding, None))
+    name, layout = _BY_NAME.get(message.encoding.strip().lower(), (message.encoding, None))
     if layout is None:
         return _decode_with_bridge(message, bridge)
     width, height = message.width, message.height
@@ -200,6 +225,11 @@ def _as_8_bits(pixels: np.ndarray, levels: tuple[int, int]) -> np.ndarray:
 
 def _decode_with_bridge(message: Image, bridge: ModuleType | None) -> Picture:
     encoding = message.encoding
+    if encoding.strip().lower() in _CODECS:
+        raise FrameError(
+            f'encoding {encoding!r} is a codec; accepted are compressed images of type '
+            'sensor_msgs/CompressedImage, with image_transport set to compressed'
+        )
     if bridge is None:
         raise FrameError(
             f'encoding {encoding!r} is not a camera image; accepted are {", ".join(ENCODINGS)}, '

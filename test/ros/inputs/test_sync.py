@@ -181,3 +181,14 @@ def test_always_the_closest(
 @pytest.mark.parametrize('stamp_ns', [0, -5, 2**62])
 def test_any_stamp_will_do(stamp_ns: int) -> None:
     assert matched(offered(stamp_ns), stamp_ns).offset_ns == 0
+
+
+def test_of_equal_stamps_the_newest_depth_counts() -> None:
+    sync: DepthSync[str] = DepthSync()
+    for depth in ('first', 'second'):
+        sync.offer(0, depth)
+    sync.begin(0)
+    assert sync.match(0, 0, 0.0).depth == 'second'
+    sync.begin(0)
+    sync.offer(0, 'third')
+    assert sync.match(0, 0, 0.0).depth == 'third'

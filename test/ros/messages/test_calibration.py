@@ -17,7 +17,7 @@ from panoptic_ros.ros.messages import (
     fit_camera,
     fit_camera_info,
 )
-from panoptic_ros.ros.messages.calibration import check_pinhole, matrix_warning
+from panoptic_ros.ros.messages.calibration import check_pinhole, check_shape, matrix_warning
 from panoptic_ros.scene.geometry import CameraModel, GroundPlane, place_boxes
 
 HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id='camera_optical')
@@ -170,6 +170,8 @@ FISHEYE = {'distortion_model': 'equidistant', 'd': [0.0] * 4}
         (FISHEYE, 'auto', "distortion_model 'equidistant'"),
         (FISHEYE, 'K', "distortion_model 'equidistant'"),
         ({'distortion_model': 'fov'}, 'auto', "distortion_model 'fov'"),
+        ({'distortion_model': 'Kannala-Brandt'}, 'auto', "distortion_model 'Kannala-Brandt'"),
+        ({**RECTIFIED, 'distortion_model': 'radtan'}, 'K', 'moves pixels by up to'),
         (RECTIFIED, 'K', 'moves pixels by up to'),
         ({**RECTIFIED, 'p': [0.0] * 12}, 'auto', 'moves pixels by up to'),
         (
@@ -197,9 +199,28 @@ def test_lenses_that_are_no_pinhole_are_refused(
         (FISHEYE, 'P'),
         ({'d': [0.01, 0.0, 0.0, 0.0, 0.0], 'p': [0.0] * 12}, 'auto'),
         ({'d': [], 'p': [0.0] * 12, 'distortion_model': ''}, 'auto'),
+        ({'d': [], 'distortion_model': 'none'}, 'auto'),
+        ({'d': [], 'distortion_model': 'pinhole'}, 'auto'),
+        ({'distortion_model': 'Brown Conrady'}, 'auto'),
+        ({'distortion_model': 'PLUMB_BOB'}, 'auto'),
+        ({'distortion_model': 'no distortion'}, 'auto'),
     ],
 )
 def test_rectified_images_and_weak_distortion_are_accepted(
     changes: dict[str, object], choice: str
 ) -> None:
     check_pinhole(camera_info(**changes), choice)
+
+
+@pytest.mark.parametrize('size_wh', [(640, 480), (1280, 960), (321, 240)])
+def test_images_of_the_same_proportions_are_accepted(size_wh: tuple[int, int]) -> None:
+    check_shape(camera_info(width=640, height=480), size_wh)
+
+
+def test_images_of_other_proportions_than_the_calibration_are_refused() -> None:
+    words = 'camera_info is for images of 640x480, and they are 1280x720, other proportions'
+    with pytest.raises(FrameError, match=words):
+        check_shape(camera_info(width=640, height=480), (1280, 720))
+    cropped = camera_info(width=640, height=480)
+    cropped.roi.width, cropped.roi.height = 640, 360
+    check_shape(cropped, (1280, 720))

@@ -78,6 +78,26 @@ def test_metres_stay_and_what_is_no_depth_becomes_nan(big_endian: bool, pad: int
     assert np.array_equal(depth_m, expected, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ('encoding', 'values'),
+    [
+        ('32fc1', np.float32([[2.5, 0.0]])),
+        ('64FC1', np.float64([[2.5, -1.0]])),
+        ('64FC1', np.float64([[2.5, np.nan]])),
+        ('16uc1', np.uint16([[2500, 0]])),
+        ('Z16', np.uint16([[2500, 0]])),
+        ('MONO16', np.uint16([[2500, 0]])),
+        ('16SC1', np.int16([[2500, -1]])),
+    ],
+)
+def test_names_and_types_that_drivers_use_for_depth(encoding: str, values: np.ndarray) -> None:
+    message = Image(encoding=encoding, width=2, height=1, step=values.nbytes)
+    message.data.frombytes(values.tobytes())
+    depth_m = decode_depth(message)
+    assert depth_m.dtype == np.float32
+    assert np.array_equal(depth_m, np.float32([[2.5, np.nan]]), equal_nan=True)
+
+
 def test_good_metres_are_not_copied_and_a_message_is_never_changed() -> None:
     message = depth_message([[1.0, 2.0]], 'float32', '32FC1')
     assert np.shares_memory(decode_depth(message), np.frombuffer(message.data, np.uint8))
@@ -90,8 +110,11 @@ def test_good_metres_are_not_copied_and_a_message_is_never_changed() -> None:
 @pytest.mark.parametrize(
     ('message', 'words'),
     [
-        (raw('bgr8', 2, 1, bytes(6)), ["'bgr8' is no depth image", '32FC1, 16UC1, mono16']),
-        (raw('64FC1', 1, 1, bytes(8)), ["'64FC1'"]),
+        (
+            raw('bgr8', 2, 1, bytes(6)),
+            ["'bgr8' is no depth image", '32FC1, 64FC1, 16UC1, mono16, Z16, 16SC1'],
+        ),
+        (raw('32SC1', 1, 1, bytes(8)), ["'32SC1'"]),
         (raw('32FC1', 0, 3, b'', 0), ['32FC1 depth of 0x3 has no pixels']),
         (raw('16UC1', 3, 0, b'', 6), ['3x0 has no pixels']),
         (raw('16UC1', 3, 1, bytes(6), 5), ['step 5', '6 bytes a row']),

@@ -216,6 +216,31 @@ def test_compressed_16_bits_are_scaled_to_8() -> None:
     assert decode_compressed_image(message, (0, 1000)).pixels.tolist() == [[0, 255, 255]]
 
 
+@pytest.mark.parametrize(
+    ('name', 'encoding'),
+    [
+        *(('BGR', 'bgr8'), ('rgb24', 'rgb8'), ('RGB8Packed', 'rgb8'), ('rgb8 ', 'rgb8')),
+        *(('GRAY8', 'mono8'), ('y16', 'mono16'), ('YUY2', 'yuyv'), ('uyvy422', 'uyvy')),
+        *(('I420', 'yuv420'), ('BayerRG8', 'bayer_rggb8'), ('BayerGB16', 'bayer_gbrg16')),
+    ],
+)
+def test_names_that_drivers_use_for_encodings(name: str, encoding: str) -> None:
+    channels = {'rgb8': 3, 'bgr8': 3, 'yuyv': 2, 'uyvy': 2}.get(encoding, 1)
+    width, rows, item = 4, 3 if encoding == 'yuv420' else 2, 2 if '16' in encoding else 1
+    data = np.random.default_rng(1).bytes(width * channels * rows * item)
+    expected = decode_image(raw(encoding, width, 2, data, step=width * channels * item))
+    found = decode_image(raw(name, width, 2, data, step=width * channels * item))
+    assert found.encoding == expected.encoding
+    assert np.array_equal(found.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize('codec', ['jpeg', 'MJPG', 'h264'])
+def test_a_codec_is_no_encoding_of_a_raw_image(codec: str) -> None:
+    words = f"encoding '{codec}' is a codec; .* image_transport set to compressed"
+    with pytest.raises(FrameError, match=words):
+        decode_image(raw(codec, 2, 1, bytes(9)))
+
+
 class StubBridge:
     """Stands in for the module cv_bridge: knows one encoding more."""
 

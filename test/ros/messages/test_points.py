@@ -163,7 +163,8 @@ def test_every_pixel_has_its_point(width: int, height: int) -> None:
 def test_sensor_msgs_py_builds_and_reads_the_same_bytes(module: Any) -> None:
     serialized = point_cloud(*small_frame(), module=None)
     cloud = point_cloud(*small_frame(), module=module)
-    assert serialize_message(cloud) == serialized
+    # Not the serialised bytes: those between the fields of CDR have no defined value.
+    assert as_message(serialize_message(cloud)) == as_message(serialized)
     points = read_points(cloud, module)
     assert points.dtype == POINT
     assert points.shape == (2, 3)
