@@ -84,8 +84,14 @@ bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
 	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --scale 3 --images 20 --json out/bench/scoring_large.json
 	$(PEERS_BIN)/python test/peers/networks.py --json out/bench/peers.json
 
-gpu: $(VENV)/.with-test
-	$(BIN)/python -m panoptic_ros gpu-report
+# Without ROS, and without an installation: GPU_PYTHON is any Python with the runtime's packages.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_ARGS ?=
+gpu:
+	$(GPU_PYTHON) -m panoptic_ros gpu-report --out out/gpu $(GPU_ARGS)
+	$(GPU_PYTHON) -m pytest -q -m gpu -p no:cacheprovider test/engines > out/gpu/tests.txt; status=$$?; \
+		{ echo; echo '## Tests on the GPU'; echo; sed 's/^/    /' out/gpu/tests.txt; } >> out/gpu/report.md; \
+		cat out/gpu/report.md; exit $$status
 
 colcon: $(VENV)/.with-test
 	$(BIN)/colcon --log-base out/colcon/log build --base-paths . \

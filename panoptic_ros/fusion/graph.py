@@ -101,8 +101,9 @@ def enlarge_class_map(model: onnx.ModelProto, size_hw: tuple[int, int]) -> bool:
     logits = argmax.input[0]
     if logits in maker and maker[logits].op_type == 'Resize':
         logits = maker[logits].input[0]
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-    shape = next(value for value in inferred if value.name == logits).type.tensor_type.shape
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.value_info, *inferred.input)
+    shape = next(value for value in values if value.name == logits).type.tensor_type.shape
     sizes = np.array([1, shape.dim[1].dim_value, *size_hw], np.int64)
     graph.initializer.append(numpy_helper.from_array(sizes, 'class_map/sizes'))
     node = helper.make_node(

@@ -1,10 +1,14 @@
 """The commands fuse and gpu-report."""
 
+import json
+
+import numpy as np
 import pytest
 
 from panoptic_ros import cli
 from panoptic_ros.cli.engine import gpu_report
 from panoptic_ros.engines import open_engine
+from panoptic_ros.image_files import write_image
 from panoptic_ros.model import Model
 
 pytest.importorskip('onnx', reason='onnx rewrites the file')
@@ -34,11 +38,45 @@ def test_the_report_has_a_row_for_each_engine(tiny_model, capsys, tmp_path, monk
     monkeypatch.setattr(
         gpu_report, 'unavailable_gpu_engines', lambda: {'tensorrt': 'no', 'onnxruntime': ''}
     )
+    images = tmp_path / 'images' / 'city'
+    images.mkdir(parents=True)
+    for number in range(3):
+        write_image(images / f'{number}.png', np.full((40, 60, 3), 80 * number, np.uint8))
     arguments = ['gpu-report', str(tiny_model), '--runs', '3', '--out', str(tmp_path)]
-    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, '--data', str(tmp_path / 'images'), '--images', '2']) == 0
     report = (tmp_path / 'report.md').read_text()
     engine = open_engine(Model.load(tiny_model), 'onnxruntime')
-    assert f'| {engine.description} |' in report
+    assert f'| {engine.description} | 3 |' in report
     engine.close()
-    # The image, and the five outputs of the heads.
-    assert '| 7936 |' in report
+    (row,) = json.loads((tmp_path / 'report.json').read_text())['engines']
+    assert row['bytes_copied'] == 7936  # the image, and the five outputs of the heads
+    assert 0 < row['engine_ms']['p50'] < row['path_ms']['max']
+    # The engine on trial is the float32 model itself.
+    assert row['PQ_against_float32'] == 100
+    assert row['PQ_images'] == 2
+
+
+def test_an_engine_that_fails_is_named_and_the_others_are_measured(
+    tiny_model, tmp_path, monkeypatch
+):
+    found = {'tensorrt': '', 'onnxruntime': ''}
+    monkeypatch.setattr(gpu_report, 'unavailable_gpu_engines', lambda: found)
+    arguments = ['gpu-report', str(tiny_model), '--runs', '1', '--out', str(tmp_path)]
+    assert cli.main(arguments) == 2
+    report = (tmp_path / 'report.md').read_text()
+    assert 'tensorrt failed: engine tensorrt cannot run here' in report
+    assert '| onnxruntime' in report
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        (['--runs', '0'], 'runs is 0; expected 1 or more'),
+        (['--images', '0'], 'images is 0; expected 1 or more'),
+        (['--data', 'missing'], "folder 'missing'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(tiny_model, capsys, option, message):
+    command = ['benchmark-engine', str(tiny_model), '--engine', 'onnxruntime', '--runs', '1']
+    assert cli.main([*command, *option]) == 2
+    assert message in capsys.readouterr().err

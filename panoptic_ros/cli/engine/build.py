@@ -1,6 +1,7 @@
-"""``panoptic build-engine MODEL``: compile a model for this GPU with TensorRT, and prove it."""
+"""``panoptic build-engine MODEL``: compile a model for a GPU with TensorRT, and verify it."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,14 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--force', action='store_true', help='build although there is one')
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that all engine commands have."""
+def add_engine_arguments(
+    parser: argparse.ArgumentParser, engines: Iterable[str] = tuple(tensorrt.LIBRARIES)
+) -> None:
+    """Add the arguments that all engine commands have; ``engines`` are the names to choose."""
     parser.add_argument('model', help='a model name, or a model folder')
     parser.add_argument(
         '--engine',
         default='tensorrt',
-        choices=tensorrt.LIBRARIES,
-        help='the library (%(default)s)',
+        choices=tuple(engines),
+        help='(%(default)s)',
     )
     parser.add_argument(
         '--cache',

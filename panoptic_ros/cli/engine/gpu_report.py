@@ -1,30 +1,32 @@
-"""``panoptic gpu-report MODEL``: measure every GPU engine installed here, without ROS."""
+"""``panoptic gpu-report MODEL``: measure every GPU engine that runs here, without ROS."""
 
 import argparse
-import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from panoptic_ros.cli.engine.benchmark import gpu_state, measure, power_mode
-from panoptic_ros.engines import Engine, open_engine, unavailable_gpu_engines
+from panoptic_ros.cli.engine.benchmark import (
+    add_measurement_arguments,
+    check_measurement_arguments,
+    machine,
+    measure_engine,
+    write_json,
+)
+from panoptic_ros.engines import open_engine, unavailable_gpu_engines
 from panoptic_ros.errors import EngineError
 from panoptic_ros.model import Model
-from panoptic_ros.segmenter import Segmenter
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument('model', nargs='?', default='street-lite', help='(default: %(default)s)')
-    parser.add_argument('--runs', type=int, default=1000, help='frames (default: %(default)s)')
+    add_measurement_arguments(parser)
     parser.add_argument('--out', type=Path, default=Path('out/gpu'), help='(default: %(default)s)')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write ``report.md``; raises EngineError if no GPU engine runs here."""
-    if args.runs < 1:
-        raise EngineError(f'runs is {args.runs}; expected 1 or more')
+    """Write ``report.md`` and ``report.json``; raises EngineError if no GPU engine runs here."""
+    check_measurement_arguments(args)
     why_not = unavailable_gpu_engines()
     usable = [name for name, why in why_not.items() if not why]
     if not usable:
@@ -33,50 +35,58 @@ def run(args: argparse.Namespace) -> int:
             + '; '.join(f'{name}: {why}' for name, why in why_not.items())
         )
     model = Model.load(args.model)
-    rows = []
+    results, failed = [], {}
     for name in usable:
-        with closing(open_engine(model, name)) as engine:
-            rows.append(measure_engine(model, engine, args.runs))
-    args.out.mkdir(parents=True, exist_ok=True)
+        try:
+            with closing(open_engine(model, name)) as engine:
+                results.append(measure_engine(model, engine, args))
+        except EngineError as error:
+            failed[name] = str(error)
+    here = machine()
+    content = {'engines': results, 'failed': failed, 'not_available': why_not, **here}
+    write_json(content, args.out / 'report.json')
     report = args.out / 'report.md'
-    report.write_text(as_markdown(model, rows, args.runs), encoding='utf-8')
-    (args.out / 'report.json').write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
+    report.write_text(as_markdown(model, results, failed, here), encoding='utf-8')
     print(report)
-    return 0
+    return 2 if failed else 0
 
 
-def measure_engine(model: Model, engine: Engine, runs: int) -> dict[str, str | float]:
-    """Return latencies of the engine and of the path from image to panoptic map."""
-    image, _ = model.golden()
-    engine_ms = measure(engine, image, runs, warm_up=min(runs, 50))
-    segmenter = Segmenter(model, engine)
-    path_ms = np.array(
-        [segmenter.segment(image, 'rgb8').stages_ns.total_ns / 1e6 for _ in range(runs)]
-    )
-    copied = image.nbytes + sum(array.nbytes for array in engine.infer(image).values())
-    return {
-        'engine': str(engine.description),
-        'engine_p50_ms': round(float(np.percentile(engine_ms, 50)), 3),
-        'engine_p99_ms': round(float(np.percentile(engine_ms, 99)), 3),
-        'path_p50_ms': round(float(np.percentile(path_ms, 50)), 3),
-        'path_p99_ms': round(float(np.percentile(path_ms, 99)), 3),
-        'images_per_second': round(float(1e3 / path_ms.mean()), 1),
-        'copied_bytes': copied,
-    }
-
-
-def as_markdown(model: Model, rows: list[dict[str, str | float]], runs: int) -> str:
-    """Return the report as a table for ``doc/benchmarks.md``."""
+def as_markdown(
+    model: Model, results: list[dict[str, Any]], failed: dict[str, str], here: dict[str, Any]
+) -> str:
+    """Return the report as a section for ``doc/benchmarks.md``."""
     width, height = model.card.size_wh
-    columns = list(rows[0])
+    columns = {
+        'engine p50 ms': lambda row: f'{row["engine_ms"]["p50"]:.3f}',
+        'engine p99 ms': lambda row: f'{row["engine_ms"]["p99"]:.3f}',
+        'path p50 ms': lambda row: f'{row["path_ms"]["p50"]:.3f}',
+        'path p99 ms': lambda row: f'{row["path_ms"]["p99"]:.3f}',
+        'images/s': lambda row: f'{row["images_per_second"]:.1f}',
+        'bytes copied': lambda row: str(row['bytes_copied']),
+        'memory growth, bytes': lambda row: _or_not_measured(row['device_memory_growth_bytes']),
+        'PQ against float32': lambda row: _or_not_measured(row['PQ_against_float32']),
+    }
     lines = [
-        f'# GPU engines, {model.card.name} at {width}x{height}, {runs} frames',
+        f'# GPU engines, {model.card.name} at {width}x{height}',
         '',
-        f'State: {json.dumps(gpu_state())}; power mode: {power_mode() or "not reported"}.',
+        f'GPU: {_listed(here["gpu"])}. State: {_listed(here["gpu_state"])}. Power mode: '
+        f'{here["power_mode"] or "not reported"}. {here["date"]}.',
         '',
-        '| ' + ' | '.join(name.replace('_', ' ') for name in columns) + ' |',
-        '|' + ' --- |' * len(columns),
-        *('| ' + ' | '.join(str(row[name]) for name in columns) + ' |' for row in rows),
-        '',
+        f'| engine | frames | {" | ".join(columns)} |',
+        '| --- ' * (len(columns) + 2) + '|',
     ]
-    return '\n'.join(lines)
+    for row in results:
+        cells = (row['description'], str(row['runs']), *(cell(row) for cell in columns.values()))
+        lines.append(f'| {" | ".join(cells)} |')
+    lines.extend(f'\n{name} failed: {why}' for name, why in failed.items())
+    return '\n'.join(lines) + '\n'
+
+
+def _or_not_measured(value: float | None) -> str:
+    if value is None:
+        return 'not measured'
+    return f'{value:.2f}' if isinstance(value, float) else str(value)
+
+
+def _listed(fields: dict[str, str]) -> str:
+    return ', '.join(f'{name} {value}' for name, value in fields.items()) or 'not reported'

@@ -45,8 +45,9 @@ def test_build_then_verify_inspect_and_measure(
     assert cli.main(['benchmark-engine', model, '--runs', '7', '--out', str(out)]) == 0
     result = json.loads(out.read_text())
     assert result['runs'] == 7
-    assert 0 < result['latency_ms']['p50'] <= result['latency_ms']['p99']
-    assert result['gpu'] == 'Stub GPU'
+    assert 0 < result['engine_ms']['p50'] <= result['engine_ms']['p99']
+    assert result['gpu']['name'] == 'Stub GPU'
+    assert result['device_memory_growth_bytes'] == 0
     assert result['cuda_graph'] is True
     assert result['versions']['tensorrt'] == version
     assert result['options'] == 'optimization_level=1'

@@ -89,9 +89,9 @@ def quality(model, engine, samples):
 def test_a_thousand_frames_take_no_more_memory(opened, model):
     image, _ = model.golden()
     cuda = tensorrt.Installation.find().cuda
-    measure(opened.engine, image, runs=100, warm_up=0)
+    measure(lambda: opened.engine.infer(image), 100)
     free_before, _ = cuda.memory()
-    latency_ms = measure(opened.engine, image, runs=1000, warm_up=0)
+    latency_ms = measure(lambda: opened.engine.infer(image), 1000)
     free_after, _ = cuda.memory()
     print(f'p50 {np.median(latency_ms):.3f} ms, p99 {np.percentile(latency_ms, 99):.3f} ms')
     assert free_before - free_after <= 1 << 20
