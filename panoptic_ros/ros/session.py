@@ -9,12 +9,12 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from panoptic_ros.engines import EngineDescription
 from panoptic_ros.ros.diagnostics import FrameLog, FrameTimes, timing_message
-from panoptic_ros.ros.inputs.depth import DepthInput
+from panoptic_ros.ros.inputs.depth import DepthInput, depth_type
 from panoptic_ros.ros.inputs.ground import GroundInput
 from panoptic_ros.ros.inputs.subscriptions import (
     CameraTopics,
@@ -164,10 +164,11 @@ class CameraSession:
         require_other_publisher(self._node, topic)
         inputs: list[tuple[str, type, Take]] = []
         if self.virtual_depth is not None:
-            inputs.append(('virtual_depth', Image, self.virtual_depth.take))
+            virtual_type = depth_type(self.topics.resolve('virtual_depth'))
+            inputs.append(('virtual_depth', virtual_type, self.virtual_depth.take))
         if self.depth is not None:
             inputs.append(('depth/camera_info', CameraInfo, self.depth.take_camera_info))
-            inputs.append(('depth', Image, self.depth.take))
+            inputs.append(('depth', depth_type(self.topics.resolve('depth')), self.depth.take))
         inputs.append(('camera_info', CameraInfo, self.pipeline.take_camera_info))
         for name, input_type, take in inputs:
             subscriptions.add(self.topics.resolve(name), input_type, take)

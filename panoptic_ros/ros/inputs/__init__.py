@@ -47,7 +47,8 @@ INPUTS = (
     Input(
         'depth',
         'sensor_msgs/Image',
-        'depth aligned to the image, `32FC1` metres or `16UC1` millimetres (REP 118)',
+        'depth aligned to the image, `32FC1` metres or `16UC1` millimetres (REP 118); a topic '
+        'that ends in `/compressedDepth` or `/compressed` is sensor_msgs/CompressedImage',
         'depth: true',
     ),
     Input(

@@ -4,7 +4,7 @@ from time import monotonic_ns
 from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from panoptic_ros.errors import FrameError
@@ -12,7 +12,11 @@ from panoptic_ros.ros.diagnostics import FrameLog
 from panoptic_ros.ros.frame import Frame
 from panoptic_ros.ros.inputs.sync import DepthCounts, DepthSync, Match
 from panoptic_ros.ros.messages.calibration import check_camera_info
-from panoptic_ros.ros.messages.depth import decode_depth, fit_depth
+from panoptic_ros.ros.messages.depth import (
+    decode_compressed_depth,
+    decode_depth,
+    fit_depth,
+)
 from panoptic_ros.ros.messages.headers import stamp_ns
 from panoptic_ros.ros.parameters import Tuning
 
@@ -21,6 +25,15 @@ WARN_PERIOD_S = 5.0
 
 MISSES_IN_A_ROW = 3
 """Images in a row without depth before a warning: best-effort transport loses some."""
+
+
+COMPRESSED_SUFFIXES = ('/compressedDepth', '/compressed')
+"""Ends of the topics of compressed depth, as image_transport names them."""
+
+
+def depth_type(topic: str) -> type:
+    """Return the type of the messages of a depth topic."""
+    return CompressedImage if topic.endswith(COMPRESSED_SUFFIXES) else Image
 
 
 class DepthInput:
@@ -51,7 +64,7 @@ class DepthInput:
     ) -> None:
         self._logger = logger
         self._log = log
-        self._sync: DepthSync[Image] = DepthSync()
+        self._sync: DepthSync[Image | CompressedImage] = DepthSync()
         self._topic = topic
         self._name = name
         self._may_be_empty = may_be_empty
@@ -65,7 +78,7 @@ class DepthInput:
 
     # On the executor's thread.
 
-    def take(self, topic: str, message: Image) -> None:
+    def take(self, topic: str, message: Image | CompressedImage) -> None:
         """Keep a depth image; it is decoded only if it is needed."""
         self._sync.offer(stamp_ns(message.header), message)
 
@@ -99,7 +112,9 @@ class DepthInput:
                 self._warn(_describe_miss(match, tuning, self._name))
             return None
         try:
-            depth_m = decode_depth(match.depth, self._may_be_empty)
+            is_compressed = isinstance(match.depth, CompressedImage)
+            decode = decode_compressed_depth if is_compressed else decode_depth
+            depth_m = decode(match.depth, self._may_be_empty)
             size_wh = frame.picture.size_wh
             return fit_depth(
                 depth_m, size_wh, self._calibration, frame.calibration, tuning.camera_matrix
@@ -117,7 +132,7 @@ class DepthInput:
         )
 
 
-def _describe_miss(match: Match[Image], tuning: Tuning, name: str) -> str:
+def _describe_miss(match: Match[Any], tuning: Tuning, name: str) -> str:
     wanted = f'no depth within {tuning.depth_tolerance_s:g} s of the image'
     if match.offset_ns is None:
         return f'{wanted}: none has come yet; check the topic, or switch the parameter {name} off'

@@ -26,7 +26,7 @@ class GroundInput:
     """
 
     def __init__(self, ground_frame: str, log: Callable[[str], None]) -> None:
-        self._ground_frame = ground_frame
+        self._ground_frame = ground_frame.lstrip('/')
         self._log = log
         self._parents: dict[str, tuple[str, np.ndarray]] = {}
         self._poses: dict[str, tuple[float, float] | None] = {}
@@ -39,7 +39,8 @@ class GroundInput:
             matrix = np.eye(4)
             matrix[:3, :3] = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
             matrix[:3, 3] = shift.x, shift.y, shift.z
-            self._parents[transform.child_frame_id] = transform.header.frame_id, matrix
+            parent, child = transform.header.frame_id, transform.child_frame_id
+            self._parents[child.lstrip('/')] = parent.lstrip('/'), matrix
         self._poses = {}
 
     def plane(self, frame_id: str, tuning: Tuning) -> GroundPlane:
@@ -60,14 +61,15 @@ class GroundInput:
 
     def _find(self, frame_id: str) -> tuple[float, float] | None:
         """Return height and pitch of an optical frame in the ground frame; None if unknown."""
-        pose, frame = np.eye(4), frame_id
+        # Names of ROS 1 begin with a slash.
+        pose, frame = np.eye(4), frame_id.lstrip('/')
         for _ in range(MAX_DEPTH):
             if frame == self._ground_frame or frame not in self._parents:
                 break
             frame, matrix = self._parents[frame]
             pose = matrix @ pose
         height_m = float(pose[2, 3])
-        if frame != self._ground_frame or frame == frame_id or not height_m > 0:
+        if frame != self._ground_frame or frame == frame_id.lstrip('/') or not height_m > 0:
             return None
         # The optical axis is z; its component downwards is the sine of the pitch.
         return height_m, asin(min(max(-float(pose[2, 2]), -1.0), 1.0))

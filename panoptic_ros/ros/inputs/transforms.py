@@ -81,7 +81,8 @@ class CameraPoses:
         Raises FrameError if there is no usable transform, or if it places the camera below the
         ground.
         """
-        source, now_ns = header.frame_id, stamp_ns(header)
+        # Names of ROS 1 begin with a slash, which tf2 refuses.
+        source, now_ns = header.frame_id.lstrip('/'), stamp_ns(header)
         if now_ns < self._latest_ns.get(source, now_ns) - CLOCK_JUMP_NS:
             # The buffer ignores transforms that are 10 s older than those it has.
             self._buffer.clear()

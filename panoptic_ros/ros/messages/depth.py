@@ -1,11 +1,13 @@
 """Depth images (REP 118): decoding, and fitting them to the camera image."""
 
+import struct
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from panoptic_ros.compressed import check_compressed
 from panoptic_ros.errors import FrameError
 from panoptic_ros.ros.messages.calibration import fit_camera
 
@@ -25,6 +27,8 @@ _DEPTH_LAYOUTS = {
     'Z16': _DepthLayout(np.uint16, 1, 65535),
     '16SC1': _DepthLayout(np.int16, 1, 32767),
 }
+_PNG = b'\x89PNG\r\n\x1a\n'
+_TRANSPORT_HEADER = struct.Struct('<iff')
 _BY_NAME = {name.lower(): layout for name, layout in _DEPTH_LAYOUTS.items()}
 
 DEPTH_ENCODINGS = tuple(_DEPTH_LAYOUTS)
@@ -79,6 +83,13 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
         strides=(message.step, item_bytes),
     )
     depth = np.ascontiguousarray(stored, layout.dtype)
+    return _in_metres(depth, layout, what, may_be_empty)
+
+
+def _in_metres(
+    depth: np.ndarray, layout: _DepthLayout, what: str, may_be_empty: bool
+) -> np.ndarray:
+    """Return stored depth in metres, float32 [H, W], NaN where there is none."""
     is_metres = np.issubdtype(layout.dtype, np.floating)
     # fmin and fmax ignore NaN; if there is nothing else, the comparisons are false.
     low, high = np.fmin.reduce(depth, None), np.fmax.reduce(depth, None)
@@ -94,6 +105,42 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
     if known < depth.size:
         depth = cv2.copyTo(depth, has_depth, np.full(depth.shape, np.nan, np.float32))
     return depth
+
+
+def decode_compressed_depth(message: CompressedImage, may_be_empty: bool = False) -> np.ndarray:
+    """Decode a depth image of compressed_depth_image_transport, or a PNG of 16 bits.
+
+    The transport puts an int32 and two float32, A and B, before the PNG. A PNG of 16UC1 holds
+    millimetres; one of 32FC1 holds the inverse depth q, and depth is A / (q - B) metres.
+    Returns and raises as :func:`decode_depth`; FrameError also for another codec (``rvl``) and for
+    damaged data.
+    """
+    what = f'compressed depth with format {message.format!r}'
+    data, original = bytes(message.data), message.format.lower().partition(';')[0].strip()
+    start = data.find(_PNG, 0, _TRANSPORT_HEADER.size + len(_PNG))
+    if start < 0:
+        raise FrameError(
+            f'{what} is no PNG; accepted is PNG: set the parameter of the driver that ends in '
+            'compressedDepth.format to png'
+        )
+    try:
+        check_compressed(data[start:])
+    except FrameError as error:
+        raise FrameError(f'{what} holds {error}') from error
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8, offset=start), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.ndim != 2 or stored.dtype != np.uint16:
+        raise FrameError(f'{what} is not a PNG with one channel of 16 bits')
+    if original != '32fc1':
+        return _in_metres(stored, _DEPTH_LAYOUTS['16UC1'], what, may_be_empty)
+    if start != _TRANSPORT_HEADER.size:
+        raise FrameError(
+            f'{what} has no header; expected {_TRANSPORT_HEADER.size} bytes before it'
+        )
+    _, quantum, offset = _TRANSPORT_HEADER.unpack_from(data)
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+        metres = np.float32(quantum) / (stored.astype(np.float32) - np.float32(offset))
+    metres[stored == 0] = np.nan
+    return _in_metres(metres, _DEPTH_LAYOUTS['32FC1'], what, may_be_empty)
 
 
 def _has_depth(depth: np.ndarray, layout: _DepthLayout) -> np.ndarray:

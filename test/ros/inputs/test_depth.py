@@ -3,6 +3,7 @@
 import math
 import re
 
+import cv2
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -351,4 +352,29 @@ def test_depth_is_off_unless_asked_for(start_node, peer, tiny_model, scene_bgr) 
     peer.exchange('/plain/image', image, '/plain/segment/semantic')
     assert peer.node.count_subscribers('/plain/depth') == 0
     assert peer.node.count_publishers('/plain/segment/points') == 0
+    assert node.interrupt() == 0
+
+
+def test_compressed_depth_by_the_end_of_its_topic(
+    start_node, peer, tiny_model, scene_bgr, depth_m
+) -> None:
+    node = start_node(
+        *('-r', '__ns:=/packed', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
+        *('-p', 'depth:=true', '-r', 'depth:=cam/depth/compressedDepth'),
+    )
+    node.wait_for_log('waiting for images')
+    peer.subscribe(MarkerArray, '/packed/segment/markers')
+    png = cv2.imencode('.png', (depth_m * 1000).astype(np.uint16))[1].tobytes()
+    found = []
+
+    def is_measured() -> bool:
+        image = messages.image_message(scene_bgr, peer.header())
+        depth = CompressedImage(header=image.header, format='16UC1; compressedDepth png')
+        depth.data.frombytes(bytes(12) + png)
+        peer.publish('/packed/camera_info', camera_info())
+        before = ('/packed/cam/depth/compressedDepth', depth)
+        found[:] = peer.exchange('/packed/image', image, '/packed/segment/markers', before=before)
+        return texts(found[0]) == ARE_MEASURED
+
+    peer.wait_until(is_measured, 'measured markers')
     assert node.interrupt() == 0

@@ -54,6 +54,15 @@ def test_pose_through_a_chain_of_frames() -> None:
     assert '1.30 m above the ground, pitch 0.035 rad, from the static transform' in logged[1]
 
 
+def test_names_of_frames_may_begin_with_a_slash() -> None:
+    ground = GroundInput('/base_footprint', lambda text: None)
+    ground.take('/tf_static', tf(transform('base_footprint', 'eye', 1.3)))
+    assert ground.plane('/eye', TUNING).camera_height_m == pytest.approx(1.3)
+    ground = GroundInput('base_footprint', lambda text: None)
+    ground.take('/tf_static', tf(transform('/base_footprint', '/eye', 1.3)))
+    assert ground.plane('eye', TUNING).camera_height_m == pytest.approx(1.3)
+
+
 @pytest.mark.parametrize(
     ('frame', 'transforms'),
     [

@@ -136,6 +136,14 @@ def test_the_pose_is_looked_up_at_the_stamp_of_the_image() -> None:
     assert tf2.registered == 0
 
 
+def test_a_slash_before_the_name_of_a_frame_is_left_out() -> None:
+    tf2 = FakeTf2(transform(CameraPose.over(GROUND)))
+    message = header()
+    message.frame_id = '/camera'
+    CameraPoses(None, 'odom', tf2=tf2).find(message, 0.05, 0.0)
+    assert tf2.asked == [('odom', 'camera', 12_000_000_034)]
+
+
 def test_no_transform_and_a_camera_below_the_ground_are_errors() -> None:
     with pytest.raises(FrameError, match=r"no pose of 'camera' in target_frame 'odom'.*not exist"):
         find(CameraPoses(None, 'odom', tf2=FakeTf2(None)))

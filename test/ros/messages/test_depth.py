@@ -1,5 +1,7 @@
 import array
+import struct
 
+import cv2
 import numpy as np
 import pytest
 
@@ -8,14 +10,11 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from builtin_interfaces.msg import Time
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from panoptic_ros.errors import FrameError
-from panoptic_ros.ros.messages import (
-    decode_depth,
-    fit_depth,
-)
+from panoptic_ros.ros.messages.depth import decode_compressed_depth, decode_depth, fit_depth
 
 HEADER = Header(stamp=Time(sec=7, nanosec=8), frame_id='camera_optical')
 
@@ -96,6 +95,73 @@ def test_names_and_types_that_drivers_use_for_depth(encoding: str, values: np.nd
     depth_m = decode_depth(message)
     assert depth_m.dtype == np.float32
     assert np.array_equal(depth_m, np.float32([[2.5, np.nan]]), equal_nan=True)
+
+
+def compressed_depth(image_format: str, header: bytes, stored: np.ndarray) -> CompressedImage:
+    message = CompressedImage(format=image_format)
+    message.data.frombytes(header + cv2.imencode('.png', stored)[1].tobytes())
+    return message
+
+
+@pytest.mark.parametrize(
+    ('image_format', 'header'),
+    [
+        ('16UC1; compressedDepth png', bytes(12)),
+        ('16UC1; compressedDepth', bytes(12)),
+        ('16UC1; png compressed ', b''),
+        ('png', b''),
+    ],
+)
+def test_compressed_millimetres(image_format: str, header: bytes) -> None:
+    message = compressed_depth(image_format, header, np.uint16([[2500, 0]]))
+    depth_m = decode_compressed_depth(message)
+    assert depth_m.dtype == np.float32
+    assert np.array_equal(depth_m, np.float32([[2.5, np.nan]]), equal_nan=True)
+
+
+def test_compressed_metres_are_stored_inversely() -> None:
+    # depth = A / (q - B): 4 m at q = 30, 2 m at q = 50, unknown at 0.
+    message = compressed_depth(
+        '32FC1; compressedDepth png', struct.pack('<iff', 0, 80, 10), np.uint16([[30, 50, 0]])
+    )
+    depth_m = decode_compressed_depth(message)
+    assert np.array_equal(depth_m, np.float32([[4, 2, np.nan]]), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ('message', 'words'),
+    [
+        (CompressedImage(format='16UC1; compressedDepth rvl', data=bytes(99)), 'is no PNG'),
+        (compressed_depth('png', bytes(13), np.uint16([[1]])), 'is no PNG'),
+        (compressed_depth('png', b'', np.uint8([[1]])), 'one channel of 16 bits'),
+        (compressed_depth('png', b'', np.uint16([[[1, 2, 3]]])), 'one channel of 16 bits'),
+        (compressed_depth('png', b'', np.uint16([[0]])), 'no pixel with a depth'),
+        (compressed_depth('32FC1; png', b'', np.uint16([[9]])), 'has no header'),
+        (
+            CompressedImage(format='png', data=b'\x89PNG\r\n\x1a\n' + bytes(40)),
+            'damaged JPEG or PNG',
+        ),
+    ],
+)
+def test_compressed_depth_that_is_refused(message: CompressedImage, words: str) -> None:
+    with pytest.raises(FrameError, match=f'compressed depth with format .*{words}'):
+        decode_compressed_depth(message)
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=80), name=st.sampled_from(['16UC1; compressedDepth', '32FC1; a']))
+def test_any_compressed_depth_is_decoded_or_refused(data: bytes, name: str) -> None:
+    png = cv2.imencode('.png', np.uint16([[7, 9]]))[1].tobytes()
+    for content in (data, data[:12] + png, data[:12] + png[:30] + data):
+        message = CompressedImage(format=name)
+        message.data.frombytes(content)
+        try:
+            depth_m = decode_compressed_depth(message)
+        except FrameError:
+            continue
+        assert depth_m.dtype == np.float32
+        assert not (depth_m <= 0).any()
+        assert not np.isinf(depth_m).any()
 
 
 def test_good_metres_are_not_copied_and_a_message_is_never_changed() -> None:
