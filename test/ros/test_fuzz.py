@@ -94,7 +94,7 @@ class Fuzzed:
         before, self.node.failure = self.counts(), None
         with little_memory():
             self.pipeline.take_image('/image', image)
-            self.pipeline._worker.call(int).result()
+            self.pipeline._worker.drain(None)
         assert self.node.failure is None, self.node.failure
         after = self.counts()
         grown = {kind: after[kind] - before[kind] for kind in after if after[kind] != before[kind]}
