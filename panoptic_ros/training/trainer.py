@@ -124,6 +124,7 @@ class Trainer:
         self.best_PQ = -math.inf
         self.best_average: dict[str, Tensor] | None = None
         self._without_gain = 0
+        self._validated_at = -1
         self.images_seen = 0
         self.seconds = 0.0
         if (self.folder / CHECKPOINT).is_file():
@@ -177,9 +178,7 @@ class Trainer:
                 self._log(LOSSES, losses)
             if config.validate_every and self.images_seen % config.validate_every < config.batch:
                 bar.clear()
-                quality = self._validate(validation, config.validate_on, report)
-                if config.patience and not math.isnan(quality):
-                    self._keep_if_best(quality)
+                self._validate_and_keep(validation, report)
                 started = time.monotonic()
             if now - last_save > 120:
                 self.save()
@@ -188,6 +187,8 @@ class Trainer:
             if is_exhausted or progress(self.images_seen, self.seconds, config) >= 1:
                 break
         bar.close()
+        if config.patience and self._validated_at != self.images_seen:
+            self._validate_and_keep(validation, report)
         self.save()
         if self.best_average is not None:
             report(f'the weights with PQ {self.best_PQ:.1f} are kept')
@@ -365,7 +366,7 @@ class Trainer:
             return math.nan
         result = validate(
             self._network_of(self.average.state if weights is None else weights),
-            (samples[i] for i in range(count)),
+            (samples[i] for i in tqdm(range(count), desc='validating', leave=False)),
             self.label_set,
             image_scale=self.config.image_scale,
             peaks=self.config.peaks,
@@ -390,7 +391,14 @@ class Trainer:
         row |= {key: round(value, 5) for key, value in figures.items()}
         append_row(self.folder / file, row)
 
-    def _keep_if_best(self, quality: float) -> None:
+    def _validate_and_keep(
+        self, validation: Sequence[Sample], report: Callable[[str], None]
+    ) -> None:
+        """Validate the averaged weights; with patience, keep them if they have the highest PQ."""
+        quality = self._validate(validation, self.config.validate_on, report)
+        self._validated_at = self.images_seen
+        if not self.config.patience or math.isnan(quality):
+            return
         if quality > self.best_PQ:
             self.best_PQ = quality
             self.best_average = {k: v.clone() for k, v in self.average.state.items()}

@@ -202,6 +202,24 @@ def test_a_run_without_gain_ends_early_and_keeps_the_best_weights(tmp_path: Path
     assert run_labels(tmp_path, config) == LabelSet.load('cityscapes')
 
 
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_last_weights_are_kept_if_they_are_the_best(tmp_path: Path) -> None:
+    real = list(synthetic_samples(1, 2, (64, 64)))
+    config = TrainingConfig.of(TINY | {'images': 6, 'validate_every': 4, 'patience': 2})
+    qualities = iter([10.0, 20.0, 99.0])
+
+    class Measured(Trainer):
+        def _validate(self, samples, count, report, weights=None) -> float:
+            return next(qualities)
+
+    trainer = Measured(config, tmp_path)
+    trainer.run(real, validation=real)
+    assert trainer.best_PQ == 20.0
+    for name, value in trainer.average.state.items():
+        assert torch.equal(trainer.best_average[name], value)
+
+
 def test_a_run_starts_from_exported_weights_of_other_classes(tmp_path: Path) -> None:
     first = Trainer(TrainingConfig.of(TINY), tmp_path / 'first')
     first.save()
