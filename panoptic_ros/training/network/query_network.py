@@ -119,7 +119,7 @@ class QueryHead(nn.Module):
 
     def _queries(self, x: Tensor, cells: Tensor) -> Queries:
         x = self.norm(x)
-        mask = self.mask(x) * cells.shape[1] ** -0.5
+        mask = self.mask(x)
         mask_logits = (mask @ cells.flatten(2)).unflatten(2, cells.shape[2:])
         return Queries(self.classes(x), mask_logits)
 
