@@ -16,23 +16,23 @@ from panoptic_ros.runs import Runs
 
 @dataclass(frozen=True, eq=False)
 class CentreHeads:
-    """What a network with a centre head gives for one image.
+    """The outputs of a network with a centre head for one image.
 
     Parameters
     ----------
     semantic
-        uint8 [h2, w2], class ids on the finer grid.
+        uint8 [h2, w2], class ids on the fine grid.
     confidence
-        uint8 [h4, w4], 0..255, largest class probability on the coarser grid.
+        uint8 [h4, w4], 0..255, largest class probability on the coarse grid.
     centre_score
         float [K], 0..1; rows with score 0 are padding.
     centre_index
-        int32 [K], the cell of each centre, flat index into the coarser grid.
+        int32 [K], the cell of each centre, flat index into the coarse grid.
     offset_xy
         float32 or float16 [2, h4, w4], (dx, dy) from each cell to the centre of its object, in
-        cells of the coarser grid.
+        cells of the coarse grid.
 
-    Raises ValueError if a shape or dtype is another.
+    Raises ValueError if a shape or dtype differs.
     """
 
     semantic: np.ndarray
@@ -102,25 +102,24 @@ class CentreMaps:
 class CentreFusion:
     """Fuse semantic map, centres and offsets (Panoptic-DeepLab, arXiv 1911.10194).
 
-    1. Every thing cell of the finer grid points to a place: itself plus its offset, interpolated
-       bilinearly between the thing cells around it (see :func:`pointed_positions`). It belongs to
-       the centre nearest to the cell of the coarser grid it points to.
-    2. The cells of a centre vote for its class; all of them take the class of the majority (the
-       lower class id if two have as many votes).
+    1. Each thing cell of the fine grid points to a position: its own plus its offset, interpolated
+       between the thing cells around it (see :func:`pointed_positions`). The cell belongs to the
+       centre nearest to the coarse cell at this position.
+    2. All cells of a centre take the class that most of them have (the lower class id in a tie).
     3. Thing cells without a centre are *orphans*: each connected patch (8 neighbours) of one
-       class becomes an instance of its own.
-    4. The score of an instance is its centre's times the mean confidence of its cells; for
-       orphans, which no centre supports, ``centre_threshold`` takes the place of the centre's
-       score. The score of stuff is its mean confidence.
-    5. Instances and stuff classes that are too small or score too low become void.
+       class becomes an instance.
+    4. The score of an instance is the score of its centre times the mean confidence of its cells.
+       Orphans take ``centre_threshold`` as the score of the centre. The score of stuff is its
+       mean confidence.
+    5. Instances and stuff classes with too small an area or score become void.
     6. Instances are numbered 1..n by falling score.
 
     Parameters
     ----------
     centre_threshold
-        0..1, centres with a lower score do not count; neither do those with score 0.
+        0..1; centres with a lower score, or score 0, are ignored.
     max_centre_distance_fraction
-        0..1, fraction of the grid's diagonal. A cell that points to a place farther than this
+        0..1, fraction of the grid's diagonal. A cell that points to a position farther than this
         from every centre is an orphan. 1 accepts any distance.
     min_thing_area_fraction
         0..1, fraction of the image; instances smaller than this become void.
@@ -132,9 +131,8 @@ class CentreFusion:
     max_instances
         1..65535; the instances with the lowest scores beyond this number become void.
     min_thing_score, min_stuff_score
-        0..1; instances and stuff classes with a lower score become void. In panoptic quality a
-        segment pays if the chance that it is right, times its overlap, is above half of what its
-        class has. A ``min_thing_score`` above ``centre_threshold`` leaves no orphan.
+        0..1; instances and stuff classes with a lower score become void. A ``min_thing_score``
+        above ``centre_threshold`` removes all orphans.
 
     Raises ValueError if a value is outside its range.
     """
@@ -206,7 +204,7 @@ class CentreFusion:
         return Fused(panoptic, heads.confidence)
 
     def _assign(self, heads: CentreHeads, is_thing: np.ndarray) -> np.ndarray:
-        """Return 1 + the centre that owns each finer cell, uint16, 0 for none and stuff."""
+        """Return 1 + the centre that owns each fine cell, uint16, 0 for none and for stuff."""
         chosen = np.flatnonzero(
             (heads.centre_score >= self.centre_threshold) & (heads.centre_score > 0)
         )
@@ -217,7 +215,7 @@ class CentreFusion:
         nearest = nearest_centre(heads.centre_index[chosen], (width, height), reach)
         nearest = np.append(0, chosen + 1).astype(np.uint16)[nearest]
         x, y = pointed_positions(heads.offset_xy, is_thing)
-        # A look-up that rounds to the nearest cell and stays inside the grid.
+        # Look up the nearest cell; positions outside the grid take the cell at its border.
         instance = cv2.remap(nearest, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
         instance *= is_thing
         return instance
@@ -226,23 +224,23 @@ class CentreFusion:
 def pointed_positions(
     offset_xy: np.ndarray, is_thing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the place each finer cell points to, in cells of the coarser grid.
+    """Return the position each fine cell points to, in cells of the coarse grid.
 
-    Offsets are interpolated bilinearly with the share of thing cells as weight (normalised
-    convolution): off the things the network was never taught an offset, and a plain
-    interpolation lets what it says there pull the things' borders away from their centres.
+    Offsets are interpolated bilinearly, weighted with the share of thing cells (normalised
+    convolution). The network is not trained to predict offsets outside of things, so unweighted
+    interpolation would give wrong offsets at the borders of things.
 
     Parameters
     ----------
     offset_xy
-        float32 or float16 [2, h4, w4], in cells of the coarser grid.
+        float32 or float16 [2, h4, w4], in cells of the coarse grid.
     is_thing
-        uint8 [h2, w2], 1 for thing cells of the finer grid, else 0.
+        uint8 [h2, w2], 1 for thing cells of the fine grid, else 0.
 
     Returns
     -------
     x, y
-        float32 [h2, w2]; of no meaning off the things.
+        float32 [h2, w2]; undefined outside of things.
     """
     height, width = is_thing.shape
     coarse_height, coarse_width = offset_xy.shape[1:]
@@ -250,7 +248,7 @@ def pointed_positions(
         is_thing.astype(np.float32), (coarse_width, coarse_height), interpolation=cv2.INTER_AREA
     )
     total = cv2.resize(weight, (width, height), interpolation=cv2.INTER_LINEAR)
-    np.maximum(total, 1e-6, out=total)  # All is 0 far from things.
+    np.maximum(total, 1e-6, out=total)  # The total is 0 away from things.
     x, y = (
         cv2.resize(plane * weight, (width, height), interpolation=cv2.INTER_LINEAR)
         for plane in offset_xy
@@ -265,16 +263,16 @@ def pointed_positions(
 def nearest_centre(
     centre_index: np.ndarray, size_wh: tuple[int, int], reach: float = np.inf
 ) -> np.ndarray:
-    """Return 1 + the number of the centre nearest to each cell, uint16 [h, w].
+    """Return 1 + the index of the centre nearest to each cell, uint16 [h, w].
 
     Distances are Euclidean and exact. Of equally near centres the leftmost counts, then the
-    topmost. The number is 0 where no centre is within ``reach`` cells. OpenCV's distance transform
+    topmost. The value is 0 where no centre is within ``reach`` cells. OpenCV's distance transform
     with labels is faster but approximate: about one cell in a hundred gets the wrong centre.
 
     Parameters
     ----------
     centre_index
-        int [n], at least one, flat index of each centre's cell.
+        int [n], at least one, flat index of the cell of each centre.
     size_wh
         Width and height of the grid in cells.
     reach
@@ -284,7 +282,7 @@ def nearest_centre(
     number = np.zeros((height, width), np.uint16)
     number.ravel()[centre_index] = np.arange(1, len(centre_index) + 1)
     empty = number == 0
-    if reach >= np.hypot(width, height):  # farther than any cell is from another
+    if reach >= np.hypot(width, height):  # the largest distance in the grid
         y, x = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
         y *= width
         y += x
@@ -297,8 +295,8 @@ def nearest_centre(
 
 @lru_cache(maxsize=8)
 def cell_centres(cells: int, coarse_cells: int) -> np.ndarray:
-    """Return where the middle of each cell lies in a coarser grid, float32 [cells], read-only."""
-    # The centres of the outermost cells are half a cell from the border, in both grids.
+    """Return the centres of cells in coordinates of a coarser grid, float32 [cells], read-only."""
+    # In both grids the outermost centres are half a cell away from the border.
     centres = ((np.arange(cells) + 0.5) * (coarse_cells / cells) - 0.5).astype(np.float32)
     centres.setflags(write=False)
     return centres

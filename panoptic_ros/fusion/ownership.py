@@ -1,9 +1,10 @@
-"""Which of many soft masks has most at each pixel of an enlarged map, without enlarging them all.
+"""Assign each pixel of the output to the soft mask with the largest value there.
 
-The pixels between the same four cells of the network's grid are a *block*. No interpolated value
-lies outside the range of the cells it comes from, so most blocks can go to one mask only. What is
-left, pairs of a block and a mask that may win there, is interpolated: all pairs of one rank at
-once, each pixel of the blocks a row of one array.
+The masks are not enlarged as a whole. The output pixels between the same four cells of the
+network's grid form a *block*. An interpolated value lies within the range of the cells around it,
+so the bounds of each mask decide most blocks. In the remaining *open* blocks, only the masks that
+may win are interpolated. These candidates of a block are numbered by *rank*; all blocks that have
+a candidate of one rank are computed at once.
 """
 
 from dataclasses import dataclass
@@ -19,39 +20,38 @@ _BLOCKS_AT_ONCE = 2048  # The arrays of one turn fit a level 2 cache.
 def sigmoid(logit: np.ndarray) -> np.ndarray:
     """Return the logistic function of a float32 array, float32."""
     value = np.negative(logit)
-    with np.errstate(over='ignore'):  # inf, whose reciprocal is the right 0
+    with np.errstate(over='ignore'):  # The reciprocal of inf is 0, which is correct.
         np.exp(value, out=value)
     value += 1
     return np.reciprocal(value, out=value)
 
 
 class Assignment(Enum):
-    """What the masks compete with at each pixel of the output."""
+    """The values that are compared at each pixel of the output."""
 
     PROBABILITY = 'probability'
-    """Weighted probabilities, enlarged; taken at the cells, or on the grid between."""
+    """Weighted probabilities, computed at the cells or on the intermediate grid, then enlarged."""
     LOGIT = 'logit'
-    """Weighted probabilities of enlarged logits."""
+    """Weighted probabilities, computed from enlarged logits."""
     FIRST = 'first'
-    """Whose enlarged logit is above 0; of several the one with the largest weight."""
+    """The weights of the masks whose enlarged logit is above 0."""
     RAW = 'raw'
     """The enlarged values themselves."""
 
 
 class Owned(NamedTuple):
-    """Who owns the pixels of the output.
+    """The owners of the output pixels.
 
     Parameters
     ----------
     owner
-        uint16 [H, W], the mask with the largest value, the first of equals.
+        uint16 [H, W], the mask with the largest value, the first of equal ones.
     area
-        int64 [K], pixels where a mask is above the threshold.
+        int64 [K], pixels where the mask is above the threshold.
     coarse_largest
         float32 [h, w], the largest weighted probability in each cell of the grid.
     is_above
-        bool [H, W], where the owner is above the threshold; None unless probabilities are of
-        enlarged logits.
+        bool [H, W], where the owner is above the threshold; None for ``PROBABILITY`` and ``RAW``.
     """
 
     owner: np.ndarray
@@ -69,27 +69,27 @@ def own_pixels(
     assignment: Assignment = Assignment.PROBABILITY,
     extent_wh: tuple[float, float] = (1.0, 1.0),
 ) -> Owned:
-    """Enlarge K masks bilinearly, weight them, and find which one has most at each pixel.
+    """Enlarge K masks bilinearly, weight them, and find the largest at each pixel.
 
     Parameters
     ----------
     logit
-        float32 [K, h, w], K from 1 to 65535; the masks before the sigmoid.
+        float32 [K, h, w], 1 to 65535 masks before the sigmoid.
     weight
         float32 [K], above 0 up to 1.
     size_wh
         Width and height of the output, pixels. Cells and pixels are areas: the corners of the
         two grids coincide (``align_corners=False``).
     threshold
-        Above 0. Weighted probabilities are compared with it in the assignment ``PROBABILITY``,
-        probabilities in ``LOGIT``; ``FIRST`` and ``RAW`` have no use for it.
+        Above 0. Compared with weighted probabilities (``PROBABILITY``) or with probabilities
+        (``LOGIT``); ignored by ``FIRST`` and ``RAW``.
     logit_grid
-        0: the masks are enlarged to the output at once. Above 0: logits are enlarged to a square
-        of that side first.
+        If above 0, logits are first enlarged to an intermediate square grid of this side, cells.
+        If 0, masks are enlarged to the output in one step.
     assignment
-        What is compared.
+        The values that are compared.
     extent_wh
-        Above 0 up to 1, the part of the masks that the output shows, from the upper left corner.
+        Above 0 up to 1: the part of the masks that the output shows, from the upper left corner.
     """
     masks, height, width = logit.shape
     likely = sigmoid(logit)
@@ -101,16 +101,16 @@ def own_pixels(
     if assignment is Assignment.FIRST:
         cell_value = (logit > 0) * weight[:, None, None]
     elif assignment is Assignment.RAW:
-        cell_value = logit - logit.min()  # rounding keeps the order
+        cell_value = logit - logit.min()  # _rough needs values of at least 0
     else:
         cell_value = probability
     low, high = _bounds(cell_value, *windows)
-    high += 1  # more than what rounding can add
+    high += 1  # more than the rounding errors of the interpolation
     may_win = high >= low.max(axis=0)
     if assignment is Assignment.LOGIT:
         low, high = _bounds(likely, *windows)
         high += 1
-    # The smallest number above 0 separates the weights of FIRST from 0.
+    # FIRST: any weight is above this threshold.
     rough_threshold = _rough(np.float32(threshold if assignment not in _FREE else 1e-30))
     is_above = low > rough_threshold
     may_cross = (high >= rough_threshold) > is_above
@@ -129,7 +129,7 @@ def own_pixels(
         owner_is_above = paint_blocks(
             np.take_along_axis(is_above, owner_of_block[None], axis=0)[0]
         )
-    # The masks' areas in the blocks where nothing has to be interpolated for them.
+    # Areas of the masks in blocks where they are not interpolated.
     may_win |= may_cross
     is_above &= ~(may_win & is_open)
     in_row = np.add.reduce(is_above * columns_of.astype(np.uint16), axis=2, dtype=np.uint16)
@@ -149,9 +149,9 @@ _FREE = (Assignment.FIRST, Assignment.RAW)
 
 @dataclass(frozen=True, eq=False)
 class _OpenBlocks:
-    """What :func:`own_pixels` knows when it comes to the blocks that several masks may win.
+    """The blocks that several masks may win, with the inputs of :func:`own_pixels`.
 
-    ``owner`` and ``owner_is_above`` are written to.
+    :meth:`resolve` writes to ``owner`` and ``owner_is_above``.
     """
 
     source: np.ndarray
@@ -164,14 +164,22 @@ class _OpenBlocks:
     owner_is_above: np.ndarray | None
 
     def resolve(self, candidate: np.ndarray, opened: np.ndarray) -> np.ndarray:
-        """Interpolate the candidates of the opened blocks and write the winners.
+        """Interpolate the candidates of the open blocks and write the owners of their pixels.
 
-        ``candidate`` is bool [K, blocks], ``opened`` the flat index of each block. Returns how
-        many of the pixels looked at are above the threshold, int64 [K].
+        Parameters
+        ----------
+        candidate
+            bool [K, blocks], the masks that may win each open block.
+        opened
+            intp [blocks], flat index of each open block.
+
+        Returns
+        -------
+        int64 [K], interpolated pixels where the mask is above the threshold.
         """
         rows, columns = self.rows, self.columns
         masks = len(candidate)
-        # Blocks with most candidates first: those that have an n-th one are the first so many.
+        # Blocks with the most candidates first, so the blocks with a given rank are a prefix.
         count = np.add.reduce(candidate, axis=0, dtype=np.uint16)
         order = np.argsort(count, kind='stable')[::-1]
         count = count[order].astype(np.intp)
@@ -184,7 +192,7 @@ class _OpenBlocks:
             y, x, first_here = block_y[part], block_x[part], first[part]
             row_begin = rows.cell.take(y, axis=1) * self.source.shape[2]
             cell = row_begin[:, None] + columns.cell.take(x, axis=1)
-            # Not indexed: an index array on the last axis leaves the blocks scattered in memory.
+            # take and not indexing, which would return the blocks as the slowest axis.
             along_y = [w.take(y, axis=2) for w in rows.weights]
             along_x = [w.take(x, axis=2) for w in columns.weights]
             shape = (len(along_y[-1]), len(along_x[-1]), len(y))
@@ -197,24 +205,22 @@ class _OpenBlocks:
             is_above = np.zeros(shape, bool)
             ranks = int(count[begin])
             winner = np.zeros(shape, np.min_scalar_type(ranks))  # 1 + rank, 0 for none
-            having = np.searchsorted(-count[part], -np.arange(ranks))  # blocks with such a rank
+            having = np.searchsorted(-count[part], -np.arange(ranks))  # blocks with each rank
             for rank, blocks in enumerate(having.tolist()):
                 candidates = mask[first_here[:blocks] + rank]
                 value = self.source.take(cell[:, :, :blocks] + candidates * self.source[0].size)
                 value, above = self._values(value, candidates, along_y, along_x)
                 if self.assignment is Assignment.LOGIT:
-                    # Slots without a pixel have logit 0, which is probability 0.5.
+                    # Slots without a pixel have weights 0, hence logit 0 and probability 0.5.
                     above &= exists[..., :blocks]
                 hits = np.add.reduce(above, axis=(0, 1), dtype=np.uint16)
                 area += np.bincount(candidates, weights=hits, minlength=masks).astype(np.int64)
-                # The last rank that was better than all before it; np.copyto takes ten times as
-                # long.
-                better = value > largest[..., :blocks]
-                won = winner[..., :blocks]
-                np.maximum(won, better * winner.dtype.type(rank + 1), out=won)
-                np.maximum(largest[..., :blocks], value, out=largest[..., :blocks])
+                here = np.s_[..., :blocks]
+                better = value > largest[here]  # of equal values the first rank wins
+                largest[here] = np.maximum(largest[here], value)
+                winner[here] = np.where(better, rank + 1, winner[here])
                 if self.owner_is_above is not None:
-                    is_above[..., :blocks] ^= (is_above[..., :blocks] ^ above) & better
+                    is_above[here] = np.where(better, above, is_above[here])
             won_by = mask[first_here + np.maximum(winner, 1) - 1]
             pixel = ((pixel_y * self.owner.shape[1])[:, None] + pixel_x)[exists]
             self.owner.ravel()[pixel] = won_by[exists]
@@ -229,7 +235,7 @@ class _OpenBlocks:
         along_y: list[np.ndarray],
         along_x: list[np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the candidates have at each pixel, and whether it is above the threshold."""
+        """Return the values of the candidates and whether they are above the threshold."""
         value = _resample(value, along_y[0], along_x[0])
         if self.assignment is Assignment.PROBABILITY:
             if len(along_y) > 1:
@@ -251,9 +257,9 @@ class _OpenBlocks:
 
 
 def _resample(value: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) -> np.ndarray:
-    """Weight and add up: [cells y, cells x, n] to [pixels y, pixels x, n].
+    """Interpolate [cells y, cells x, n] to [pixels y, pixels x, n].
 
-    The weights are [pixels, cells, blocks] with at least n blocks.
+    ``along_y`` and ``along_x`` are weights [pixels, cells, blocks] with at least n blocks.
     """
     blocks = value.shape[2]
     across = along_x[:, 0, :blocks] * value[:, 0, None]
@@ -267,17 +273,17 @@ def _resample(value: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) -> np
 
 @dataclass(frozen=True, eq=False)
 class _Axis:
-    """How the blocks of one axis become pixels; block b lies between the cells b - 1 and b.
+    """Interpolation along one axis; block b lies between the cells b - 1 and b.
 
     Parameters
     ----------
     start
-        intp [blocks + 1], the first pixel of each block, and the number of pixels.
+        intp [blocks + 1], the first pixel of each block; the last entry is the number of pixels.
     cell
-        intp [cells, blocks], the cells that a block's pixels are made of.
+        intp [cells, blocks], the cells from which the pixels of a block are interpolated.
     weights
-        One or two float32 [outputs, inputs, blocks]: from cells to pixels, or from cells to cells
-        of a grid between and from those to pixels. 0 where a block has fewer.
+        One or two float32 [outputs, inputs, blocks]: from cells to pixels, or from cells to the
+        intermediate grid and from there to pixels. 0 for slots that a block does not use.
     """
 
     start: np.ndarray
@@ -299,7 +305,7 @@ def _axis(cells: int, pixels: int, between: int, extent: float = 1.0) -> _Axis:
         pair = pair.clip(0, seen - 1)
         coarse_pair, coarse_weight = _interpolate(cells, between)
         block = coarse_pair[0, pair[0]] + 1
-        # Which of the cells between a block needs, counted from its first one.
+        # The cells of the intermediate grid that a block needs, counted from its first.
         first = np.full(blocks, between)
         np.minimum.at(first, block, pair[0])
         at = pair - first[block]
@@ -311,13 +317,13 @@ def _axis(cells: int, pixels: int, between: int, extent: float = 1.0) -> _Axis:
     start = np.searchsorted(block, np.arange(blocks + 1))
     slot = np.arange(pixels) - start[block]
     last = np.zeros((int(slot.max()) + 1, int(at.max()) + 1, blocks), np.float32)
-    np.add.at(last, (slot, at, block), weight)  # at the border both may be one cell
+    np.add.at(last, (slot, at, block), weight)  # At the border both cells may be the same.
     cell = (np.arange(blocks) - 1 + np.arange(window)[:, None]).clip(0, cells - 1)
     return _Axis(start, cell, (*steps, last))
 
 
 def _interpolate(cells: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two cells around each pixel's middle, -1..cells, and their weights.
+    """Return the two cells around the centre of each pixel, -1..cells, and their weights.
 
     Both are [2, pixels], intp and float32; the arithmetic is that of PyTorch.
     """
@@ -330,14 +336,14 @@ def _interpolate(cells: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rough(value: np.ndarray | np.float32) -> np.ndarray:
-    """Return the upper half of float32 values of 0 or more, uint16; it keeps their order."""
+    """Return the upper 16 bits of float32 values of at least 0, which keep their order."""
     return (np.asarray(value).view(np.uint32) >> 16).astype(np.uint16)
 
 
 def _bounds(
     probability: np.ndarray, window_y: int, window_x: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rough smallest and largest value of each block, uint16 [K, h + 1, w + 1]."""
+    """Return the minimum and maximum of each block by :func:`_rough`, uint16 [K, h + 1, w + 1]."""
     rough = _rough(probability)
     low = high = np.pad(rough, ((0, 0), (1, window_y - 1), (1, window_x - 1)), mode='edge')
     for axis, window in ((1, window_y), (2, window_x)):

@@ -53,7 +53,7 @@ def image_queries(image_rgb: np.ndarray, count: int, classes: int, seed: int) ->
     first, second = np.partition(square, 1, axis=0)[:2]
     rival = np.where(square == first, second, first)
     masks = 8 * (rival - square) + rng.normal(0, 0.1, square.shape)
-    masks = masks.reshape(count, height, width).clip(-20, 20)
+    masks = masks.reshape(count, height, width).clip(-12, 12)
     return {
         'class_logits': random_classes(rng, count, classes),
         'mask_logits': masks.astype(np.float32),

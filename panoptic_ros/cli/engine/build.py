@@ -14,22 +14,15 @@ from panoptic_ros.model import Model
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_engine_arguments(parser)
-    parser.add_argument('--workspace', type=int, metavar='MIB', help='most scratch memory a layer')
-    parser.add_argument(
-        '--optimization-level',
-        type=int,
-        metavar='0..5',
-        help='0 builds fast, 5 gives the fastest engine (3)',
-    )
     parser.add_argument(
         '--builder-option',
         action='append',
         default=[],
         metavar='NAME=VALUE',
-        help='set an attribute of IBuilderConfig, or flag=NAME; no result is guaranteed',
+        help='set an attribute of IBuilderConfig, for example builder_optimization_level=5, or a '
+        'BuilderFlag with flag=NAME; not tested on hardware',
     )
-    parser.add_argument('--no-timing-cache', action='store_true', help='measure every kernel anew')
-    parser.add_argument('--force', action='store_true', help='build although there is one')
+    parser.add_argument('--force', action='store_true', help='build even if there is an engine')
 
 
 def add_engine_arguments(
@@ -54,11 +47,7 @@ def add_engine_arguments(
 def run(args: argparse.Namespace) -> int:
     """Build and verify; raises EngineError if the results are wrong."""
     pairs = tuple(_name_and_value(text) for text in args.builder_option)
-    options = tensorrt.BuildOptions(
-        workspace_mib=args.workspace,
-        optimization_level=args.optimization_level,
-        builder_options=pairs,
-    )
+    options = tensorrt.BuildOptions(pairs)
     library = tensorrt.LIBRARIES[args.engine]
     model = Model.load(args.model)
     if library.is_portable and tensorrt.unavailable(library):
@@ -67,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 model, options, library, cache_folder=args.cache, on_progress=bars.show
             )
         print(_built(entry, args))
-        print('no GPU here: the golden picture is run when a GPU first opens this engine')
+        print('no GPU here: the engine is verified when a GPU first opens it')
         return 0
     with _Bars() as bars:
         opened = tensorrt.build_engine(
@@ -75,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
             options,
             cache_folder=args.cache,
             force=args.force,
-            use_timing_cache=not args.no_timing_cache,
             on_progress=bars.show,
             library=library,
         )

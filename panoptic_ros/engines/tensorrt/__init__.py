@@ -1,11 +1,11 @@
-"""TensorRT on an NVIDIA GPU: builds a plan from the float16 ONNX, keeps it, proves it, runs it.
+"""TensorRT on an NVIDIA GPU: build a plan from the float16 ONNX file, cache, verify and run it.
 
-The plan that runs is the one built last for the model on this machine (``panoptic build-engine``
-with whatever options), or, if there is none, one built with the default options. Each time it is
-opened the golden picture has to come out right.
+The engine opens the plan built last for the model on this machine (``panoptic build-engine``, with
+any options). If there is none, it builds one with the default options. Each time a plan is opened,
+its outputs for the golden image are verified.
 
-What each module does: ``installation`` finds TensorRT, CUDA and the GPU; ``build`` compiles;
-``cache`` keeps plans; ``runtime`` runs them over ``cuda``; ``verification`` judges them.
+Modules: ``installation`` finds TensorRT, CUDA and the GPU; ``build`` compiles; ``cache`` stores
+plans; ``runtime`` runs them with the functions of ``cuda``; ``verification`` compares outputs.
 """
 
 import logging
@@ -54,7 +54,7 @@ _log = logging.getLogger('panoptic_ros.tensorrt')
 
 @dataclass(frozen=True)
 class Opened:
-    """An engine, its entry in the cache, and how it did on the golden picture just now."""
+    """An engine, its cache entry, and the verification of its outputs for the golden image."""
 
     engine: TensorRtEngine
     entry: Entry
@@ -62,7 +62,7 @@ class Opened:
 
     @property
     def fault(self) -> str:
-        """What is wrong with its results; empty if nothing is."""
+        """What is wrong with the results; empty if nothing is."""
         return self.verification.fault
 
     def serve(self) -> TensorRtEngine:
@@ -98,7 +98,7 @@ def open(  # noqa: A001
     on_progress: Progress | None = None,
     library: Library = TENSORRT,
 ) -> TensorRtEngine:
-    """Load the model's plan, building it first if there is none that loads.
+    """Load the model's plan; build it first if the cache has none that loads.
 
     Parameters
     ----------
@@ -147,9 +147,9 @@ def open_cached(
     use_graph: bool = True,
     library: Library = TENSORRT,
 ) -> Opened:
-    """Open the plan that :func:`open` would take, right or wrong; never build one.
+    """Open the plan that :func:`open` would take, also if its results are wrong; never build.
 
-    Raises EngineError if there is none, naming those there are for other machines.
+    Raises EngineError if there is none; the message names plans for other machines.
     """
     here = Installation.find(library)
     cache = EngineCache(cache_folder)
@@ -169,23 +169,22 @@ def build_engine(
     *,
     cache_folder: str | Path | None = None,
     force: bool = False,
-    use_timing_cache: bool = True,
     cancel: threading.Event | None = None,
     on_progress: Progress | None = None,
     library: Library = TENSORRT,
 ) -> Opened:
-    """Build a plan, or take the one that is there, and run the golden picture.
+    """Build a plan, or take the one in the cache, and verify it with the golden image.
 
     Parameters
     ----------
-    model, options
-        What, and how.
+    model
+        Its float16 file is built.
+    options
+        Changes to the builder's defaults.
     cache_folder
         See :class:`EngineCache`.
     force
-        Build also if there is a plan with these options already.
-    use_timing_cache
-        Use and keep what earlier builds learned about this GPU.
+        Build even if the cache has a plan with these options.
     cancel, on_progress
         See :func:`build.build_plan`.
 
@@ -210,7 +209,6 @@ def build_engine(
             cache,
             model,
             identity,
-            use_timing_cache=use_timing_cache,
             cancel=cancel,
             on_progress=on_progress,
         )
@@ -248,7 +246,6 @@ def _build(
     model: Model,
     identity: Identity,
     *,
-    use_timing_cache: bool = True,
     cancel: threading.Event | None = None,
     on_progress: Progress | None = None,
 ) -> Entry:
@@ -258,11 +255,11 @@ def _build(
         model,
         identity.options,
         library=here.library,
-        timing_cache=cache.timing_cache(identity) if use_timing_cache else b'',
+        timing_cache=cache.timing_cache(identity),
         on_progress=on_progress,
         cancel=cancel,
     )
-    if use_timing_cache and built.timing_cache:
+    if built.timing_cache:
         cache.store_timing_cache(identity, built.timing_cache)
     return cache.store(identity, built.plan, built.seconds)
 
@@ -294,7 +291,7 @@ def _open_entry(
 
 
 def _verified(cache: EngineCache, opened: Opened) -> Opened:
-    """Record how a plan did that was built just now."""
+    """Store the verification of a new plan in its entry."""
     entry = replace(opened.entry, verification=opened.verification)
     cache.update(entry)
     return replace(opened, entry=entry)

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import monotonic
 from types import ModuleType
 from typing import Any
@@ -31,37 +31,19 @@ _log = logging.getLogger('panoptic_ros.tensorrt')
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build a plan; every field is part of the cache key.
+    """Changes to the builder's defaults; part of the cache key.
 
     Parameters
     ----------
-    workspace_mib
-        Most scratch memory a layer may use, MiB; None leaves it to TensorRT (all there is).
-    optimization_level
-        0 (fast build) to 5 (fast engine); None is TensorRT's default, 3.
     builder_options
-        Names and values for attributes of ``IBuilderConfig``, as texts: whole numbers, ``true``,
+        Names and values of attributes of ``IBuilderConfig``, as text: whole numbers, ``true``,
         ``false`` or names of members of an enumeration. The name ``flag`` sets a ``BuilderFlag``.
-
-    Raises EngineError if a value is out of range.
     """
 
-    workspace_mib: int | None = None
-    optimization_level: int | None = None
     builder_options: tuple[tuple[str, str], ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise EngineError(f'workspace is {self.workspace_mib} MiB; expected 1 or more')
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise EngineError(
-                f'optimization level is {self.optimization_level}; expected 0 (fast build) to 5 '
-                '(fast engine)'
-            )
-
     def __str__(self) -> str:
-        default = asdict(BuildOptions())
-        changed = [f'{k}={v}' for k, v in asdict(self).items() if v != default[k]]
+        changed = [f'{name}={value}' for name, value in self.builder_options]
         return ', '.join(changed) or 'default options'
 
 
@@ -88,16 +70,20 @@ def build_plan(
 
     Parameters
     ----------
-    trt, model, options
-        With which TensorRT, what, and how.
+    trt
+        The module of TensorRT or TensorRT-RTX.
+    model
+        Its float16 file is built.
+    options
+        Changes to the builder's defaults.
     library
-        What ``trt`` is.
+        Describes ``trt``.
     timing_cache
-        What an earlier build learned about this GPU; empty for nothing.
+        Kernel timings of an earlier build on this GPU; empty for none.
     on_progress
         See :data:`Progress`; called on the thread of the build.
     cancel
-        Set it to stop the build. Ctrl-C does too where this is the main thread.
+        Set it to stop the build. On the main thread, Ctrl-C also stops it.
 
     Raises EngineError if TensorRT cannot parse or build, if it lacks an option or if the network
     computes in float32; ModelError if the file is missing, damaged or not of its head kind;
@@ -115,7 +101,7 @@ def build_plan(
     if library.has_timing_cache:
         known = config.create_timing_cache(timing_cache)
         if not config.set_timing_cache(known, False):
-            # It is of another GPU or version, which costs time and nothing else.
+            # It belongs to another GPU or version: start an empty one.
             config.set_timing_cache(config.create_timing_cache(b''), False)
     started = monotonic()
     with _interrupt_sets(cancel or threading.Event()) as cancelled:
@@ -128,10 +114,10 @@ def build_plan(
             f'TensorRT {trt.__version__} cannot build model {model.card.name!r} '
             f'({options}): {take_errors(trt)}'
         )
-    learned = config.get_timing_cache() if library.has_timing_cache else None
+    timings = config.get_timing_cache() if library.has_timing_cache else None
     return BuiltPlan(
         plan=bytes(plan),
-        timing_cache=bytes(learned.serialize()) if learned is not None else b'',
+        timing_cache=bytes(timings.serialize()) if timings is not None else b'',
         seconds=monotonic() - started,
     )
 
@@ -186,10 +172,6 @@ def _wide_layers(trt: ModuleType, network: Any) -> list[str]:
 def _configure(trt: ModuleType, config: Any, options: BuildOptions) -> None:
     # Costs nothing at run time and gives inspect-engine the types of layers.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
     for name, text in options.builder_options:
         _set_option(trt, config, name, text)
 

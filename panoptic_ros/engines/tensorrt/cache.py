@@ -1,13 +1,13 @@
-"""Plans on disk: which one fits this model on this machine, written whole or not at all.
+"""Engine cache on disk. Files are written atomically.
 
 ::
 
     ~/.cache/panoptic_ros/tensorrt/
-      MODEL-KEY.engine    the plan
-      MODEL-KEY.json      what it was built from and with, its checksum, how it was verified
-      MODEL-KEY.lock      held while it is built
-      timing-KEY.cache    what builds on this GPU learned; saves time, never needed
-      MODEL-KEY-GPU.kernels  what TensorRT-RTX compiled at the first load; saves time, never needed
+      MODEL-KEY.engine       the plan
+      MODEL-KEY.json         its identity, checksum and verification
+      MODEL-KEY.lock         locked during a build
+      timing-KEY.cache       kernel timings of builds on this GPU; optional, shortens builds
+      MODEL-KEY-GPU.kernels  kernels that TensorRT-RTX compiled at the first load; optional
 """
 
 import contextlib
@@ -34,19 +34,19 @@ from panoptic_ros.errors import EngineError
 from panoptic_ros.model import Model
 
 CACHE_VARIABLE = 'PANOPTIC_ENGINE_CACHE'
-"""Environment variable with the cache folder, for robots whose home is read-only."""
+"""Environment variable with the cache folder, for robots with a read-only home folder."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """All that a plan depends on.
+    """Everything a plan depends on; the cache key is its hash.
 
     Parameters
     ----------
     model, onnx_sha256
-        Name of the model, and the checksum of the ONNX file.
+        Name of the model and checksum of its ONNX file.
     options
-        How it is built.
+        Changes to the builder's defaults.
     library, tensorrt
         Name and version of the library.
     gpu, compute_capability, cuda
@@ -64,7 +64,7 @@ class Identity:
 
     @classmethod
     def of(cls, model: Model, options: BuildOptions, here: Installation) -> 'Identity':
-        """Return the identity of the plan that this model needs here.
+        """Return the identity of a model's plan on this machine.
 
         Raises ModelError if the model has no float16 file.
         """
@@ -86,7 +86,7 @@ class Identity:
     def portable(
         cls, model: Model, options: BuildOptions, library: Library, version: str
     ) -> 'Identity':
-        """Return the identity of a plan for every GPU of a library.
+        """Return the identity of a plan that runs on every GPU the library supports.
 
         Raises ModelError if the model has no float16 file.
         """
@@ -104,19 +104,19 @@ class Identity:
 
     @property
     def stem(self) -> str:
-        """Return the file name without suffix: model and key."""
+        """File name without suffix: model and key."""
         return f'{self.model}-{_digest(asdict(self))}'
 
     @property
     def timing_stem(self) -> str:
-        """Return the file name of the timing cache without suffix."""
+        """File name of the timing cache without suffix."""
         fields = asdict(self)
         for name in ('model', 'onnx_sha256', 'options'):
             del fields[name]
         return f'timing-{_digest(fields)}'
 
     def fits(self, other: 'Identity') -> bool:
-        """Whether two differ in nothing but the options."""
+        """Return whether the identities are equal apart from the options."""
         return self == replace(other, options=self.options)
 
 
@@ -127,13 +127,13 @@ class Entry:
     Parameters
     ----------
     identity
-        What it was built from and with.
+        What the plan depends on.
     plan_sha256, plan_bytes
         Checksum and size of the plan.
     built_unix_s, build_seconds
-        When it was built, and how long that took.
+        Time of the build (Unix, seconds) and its duration.
     verification
-        How its outputs were found to be; None if it could not be run.
+        Comparison of its outputs with the golden outputs; None if the plan has not been run.
     """
 
     identity: Identity
@@ -150,8 +150,8 @@ class EngineCache:
     Parameters
     ----------
     folder
-        Made when the first plan is stored. None for the environment variable
-        :data:`CACHE_VARIABLE`, or else ``~/.cache/panoptic_ros/tensorrt``.
+        Created when the first plan is stored. If None, the environment variable
+        :data:`CACHE_VARIABLE` names it; the default is ``~/.cache/panoptic_ros/tensorrt``.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -160,7 +160,7 @@ class EngineCache:
         self.folder = Path(named or default).expanduser()
 
     def plan_path(self, identity: Identity) -> Path:
-        """Return where the plan lies, or would."""
+        """Return the path of the plan, whether or not it exists."""
         return self.folder / f'{identity.stem}.engine'
 
     def entries(self) -> list[Entry]:
@@ -176,13 +176,14 @@ class EngineCache:
         return entry if entry and entry.identity == identity else None
 
     def newest(self, identity: Identity) -> Entry | None:
-        """Return the entry built last for this model and machine, whatever the options."""
+        """Return the entry built last for this model and machine, with any options."""
         return next((entry for entry in self.entries() if entry.identity.fits(identity)), None)
 
     def load(self, entry: Entry) -> bytes:
-        """Return the plan; raises PlanError if it is missing, cut short or changed.
+        """Return the plan.
 
-        Raises EngineError if anybody could have put it there.
+        Raises PlanError if the file is missing, truncated or changed, EngineError if the file or
+        its folder is world-writable.
         """
         path = self.plan_path(entry.identity)
         self._refuse_writable_by_all(self.folder, path)
@@ -198,7 +199,7 @@ class EngineCache:
         return plan
 
     def store(self, identity: Identity, plan: bytes, build_seconds: float) -> Entry:
-        """Write a plan, then its JSON; raises EngineError if the folder takes no more."""
+        """Write a plan and then its JSON file. Raises EngineError if that fails."""
         entry = Entry(
             identity=identity,
             plan_sha256=hashlib.sha256(plan).hexdigest(),
@@ -211,30 +212,30 @@ class EngineCache:
         return entry
 
     def update(self, entry: Entry) -> None:
-        """Write an entry's JSON anew; raises EngineError if that fails."""
+        """Replace the JSON file of an entry. Raises EngineError if that fails."""
         text = json.dumps(asdict(entry), indent=2) + '\n'
         self._write(self._sidecar_path(entry.identity), text.encode())
 
     def timing_cache(self, identity: Identity) -> bytes:
-        """Return what builds on this GPU learned, empty for nothing."""
+        """Return the kernel timings of earlier builds on this GPU, empty if there are none."""
         try:
             return (self.folder / f'{identity.timing_stem}.cache').read_bytes()
         except OSError:
             return b''
 
     def store_timing_cache(self, identity: Identity, content: bytes) -> None:
-        """Keep what a build learned; raises EngineError if the folder takes no more."""
+        """Store the kernel timings of a build. Raises EngineError if that fails."""
         self._write(self.folder / f'{identity.timing_stem}.cache', content)
 
     def runtime_cache(self, identity: Identity, device: str) -> bytes:
-        """Return the kernels that an earlier load compiled on this GPU, empty for none."""
+        """Return the kernels compiled by an earlier load on this GPU, empty if there are none."""
         try:
             return self._runtime_path(identity, device).read_bytes()
         except OSError:
             return b''
 
     def store_runtime_cache(self, identity: Identity, device: str, content: bytes) -> None:
-        """Keep the kernels compiled for a plan; raises EngineError if the folder takes no more."""
+        """Store the kernels compiled for a plan. Raises EngineError if that fails."""
         self._write(self._runtime_path(identity, device), content)
 
     def _runtime_path(self, identity: Identity, device: str) -> Path:
@@ -242,10 +243,10 @@ class EngineCache:
 
     @contextmanager
     def lock(self, identity: Identity) -> Iterator[None]:
-        """Wait until no other process builds this plan, and keep others from it.
+        """Hold the lock of a plan; wait while another process builds it.
 
-        Raises EngineError at once if nothing can be written to the folder, or everybody can
-        write to it, rather than after minutes of building.
+        Raises EngineError if the folder is not writable, or is world-writable. Checked here, so
+        that the error comes before the build and not minutes later.
         """
         path = self.folder / f'{identity.stem}.lock'
         try:
@@ -256,17 +257,17 @@ class EngineCache:
             raise self._unwritable(error) from error
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # What was being written when a process was killed; only who has the lock writes.
+            # Remove drafts of killed processes. Only the holder of the lock writes drafts.
             for draft in self.folder.glob(f'{glob.escape(identity.stem)}.engine.*'):
                 draft.unlink()
             yield
 
     def _refuse_writable_by_all(self, *paths: Path) -> None:
-        # TensorRT runs what is in a plan: who can write one can do whatever this process can.
+        # A plan contains code that TensorRT runs with the rights of this process.
         for path in paths:
             if path.exists() and path.stat().st_mode & stat.S_IWOTH:
                 raise EngineError(
-                    f'everybody may write to {path}, and a plan is code: chmod o-w it and delete '
+                    f'{path} is world-writable and a plan is code: chmod o-w it and delete '
                     'the plans in it, or choose another folder with --cache or the environment '
                     f'variable {CACHE_VARIABLE}'
                 )
@@ -278,9 +279,8 @@ class EngineCache:
         try:
             fields: dict[str, Any] = json.loads(path.read_bytes())
             identity = fields.pop('identity')
-            options = identity.pop('options')
-            pairs = tuple((name, value) for name, value in options.pop('builder_options'))
-            options = BuildOptions(**options, builder_options=pairs)
+            pairs = identity.pop('options').pop('builder_options')
+            options = BuildOptions(tuple((name, value) for name, value in pairs))
             verification = fields.pop('verification')
             return Entry(
                 **fields,
@@ -288,11 +288,11 @@ class EngineCache:
                 verification=Verification(**verification) if verification else None,
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, EngineError):
-            # Of another version, or not ours: the plan is built anew, which mends it.
+            # Written by another version or another program. The next build replaces it.
             return None
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Write beside it and rename, so that a reader finds the old or the new, never a part."""
+        """Write a draft and rename it, so that readers see the old or the new file."""
         draft = None
         try:
             self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -313,8 +313,7 @@ class EngineCache:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = f'free {max(nbytes >> 20, 1)} MiB, or ' + advice
         return EngineError(
-            f'nothing can be written to the engine cache {self.folder} '
-            f'({error.strerror or error}); {advice}'
+            f'the engine cache {self.folder} is not writable ({error.strerror or error}); {advice}'
         )
 
 

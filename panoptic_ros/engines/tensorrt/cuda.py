@@ -1,7 +1,7 @@
-"""The few functions of the CUDA runtime that an engine needs, through ctypes on ``libcudart``.
+"""The functions of the CUDA runtime that an engine needs, called through ctypes.
 
-No binding package has to match the installed CUDA this way; NVIDIA's Polygraphy does the same.
-Every status is checked and named. All signatures are those of CUDA 11.4 to 13.
+``libcudart`` is loaded directly, as in NVIDIA's Polygraphy, so no Python binding has to match the
+installed CUDA version. Every status code is checked. The signatures hold for CUDA 11.4 to 13.
 """
 
 import ctypes
@@ -19,10 +19,10 @@ import numpy as np
 from panoptic_ros.errors import EngineError
 
 LIBRARY_VARIABLE = 'PANOPTIC_CUDART'
-"""Environment variable that names the libcudart to load, where the search does not find it."""
+"""Environment variable with the path of libcudart, for places that are not searched."""
 
 _LIBRARIES = ('libcudart.so.13', 'libcudart.so.12', 'libcudart.so')
-# Where pip's CUDA packages put it, relative to the folder of the package nvidia.
+# Paths in NVIDIA's wheels, relative to the folder of the package nvidia.
 _WHEEL_LIBRARIES = ('cu13/lib/libcudart.so.13', 'cuda_runtime/lib/libcudart.so.12')
 _SYSTEM_FOLDERS = ('/usr/local/cuda/lib64',)
 
@@ -52,9 +52,9 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     'cudaGraphDestroy': (_HANDLE,),
     'cudaGetLastError': (),
 }
-"""Functions in use and the types of their arguments; each returns a cudaError_t."""
+"""The functions in use and their argument types; each returns a cudaError_t."""
 
-# Values of the CUDA runtime's headers, which have not changed since they came.
+# Constants of the CUDA runtime's headers, the same in all supported versions.
 _STREAM_NON_BLOCKING = 1
 _HOST_ALLOC_DEFAULT = 0
 _HOST_TO_DEVICE, _DEVICE_TO_HOST = 1, 2
@@ -65,8 +65,8 @@ _PROPERTIES_BYTES = 16384  # cudaDeviceProp is about 1 KiB; its first 256 bytes 
 _OUT_OF_MEMORY = 2
 _DRIVER_TOO_OLD = 35
 _NO_DEVICE = 100
-# Errors after which every call fails until the device is reset: broken memory accesses, failed
-# launches, ECC errors, a device that is gone.
+# Errors after which every call fails until the device is reset: invalid memory accesses, failed
+# launches, ECC errors, a lost device.
 _LOST = frozenset({46, 214, 219, 220, 226, 700, 702, 709, 710, *range(714, 720), 999})
 
 _log = logging.getLogger(__name__)
@@ -78,21 +78,21 @@ class CudaError(EngineError):
     Parameters
     ----------
     function
-        The call's name.
+        Name of the function.
     code
         The cudaError_t it returned.
     name, description
-        What the runtime calls that.
+        Name and description of the error, from the runtime.
     """
 
     def __init__(self, function: str, code: int, name: str, description: str) -> None:
         self.code = code
         advice = {
-            _OUT_OF_MEMORY: '; the GPU has no memory left for this: close other programs or take '
+            _OUT_OF_MEMORY: '; the GPU is out of memory: close other programs or choose '
             'a smaller model',
             _DRIVER_TOO_OLD: '; the NVIDIA driver is missing or older than this CUDA runtime: '
             'install or update the driver (on Jetson: flash a newer JetPack)',
-            _NO_DEVICE: '; no GPU can be seen: check nvidia-smi and CUDA_VISIBLE_DEVICES',
+            _NO_DEVICE: '; no GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES',
         }.get(code, '')
         if self.is_lost:
             advice = (
@@ -103,7 +103,7 @@ class CudaError(EngineError):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the device must be reset before it can be used again."""
+        """Whether the device must be reset before any further use."""
         return self.code in _LOST
 
 
@@ -118,9 +118,9 @@ class Device:
 
 
 class CudaRuntime:
-    """The loaded library.
+    """The CUDA runtime library.
 
-    Raises EngineError if it cannot be found or lacks a function.
+    Raises EngineError if it is not found or lacks a function.
     """
 
     def __init__(self) -> None:
@@ -139,41 +139,41 @@ class CudaRuntime:
             function.argtypes, function.restype = (c_int,), c_char_p
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Call a function; raises CudaError unless it succeeds."""
+        """Call a function. Raises CudaError if it fails."""
         code = getattr(self._library, name)(*arguments)
         if code:
             raise self._error(name, code)
 
     def release(self, name: str, *arguments: Any) -> None:
-        """Call a function that frees something; a failure is logged, not raised."""
+        """Call a function that frees a resource. A failure is logged, not raised."""
         code = getattr(self._library, name)(*arguments)
         if code:
             _log.warning('%s', self._error(name, code))
 
     def new_handle(self, name: str, *arguments: Any) -> int:
-        """Call a function that puts a handle or address into its first argument."""
+        """Call a function that returns a handle or address through its first argument."""
         handle = c_void_p()
         self.call(name, byref(handle), *arguments)
         if handle.value is None:
-            raise EngineError(f'{name} succeeded and gave no handle; restart the process')
+            raise EngineError(f'{name} succeeded but returned no handle; restart the process')
         return handle.value
 
     def clear_error(self) -> None:
-        """Forget the last error, which the next call would report otherwise."""
+        """Clear the last error, so that the next call does not report it."""
         self._library.cudaGetLastError()
 
     def integer(self, name: str, *arguments: Any) -> int:
-        """Call a function that puts an int into its first argument."""
+        """Call a function that returns an int through its first argument."""
         value = c_int()
         self.call(name, byref(value), *arguments)
         return value.value
 
     def device(self) -> Device:
-        """Take device 0 for this thread and describe it.
+        """Select device 0 for this thread and describe it.
 
-        Raises CudaError if there is none, or the driver is missing or too old for this runtime.
+        Raises CudaError if there is no GPU, or the driver is missing or older than the runtime.
         """
-        # The count is what fails first where there is no driver, with the clearest error.
+        # Without a driver this call gives the clearest error, so it comes first.
         if self.integer('cudaGetDeviceCount') == 0:
             raise self._error('cudaGetDeviceCount', _NO_DEVICE)
         self.call('cudaSetDevice', 0)
@@ -189,13 +189,13 @@ class CudaRuntime:
         )
 
     def memory(self) -> tuple[int, int]:
-        """Return the free and the total bytes of device memory."""
+        """Return free and total device memory in bytes."""
         free, total = c_size_t(), c_size_t()
         self.call('cudaMemGetInfo', byref(free), byref(total))
         return free.value, total.value
 
     def reset_device(self) -> None:
-        """Throw away all this process has on the device, to be able to use it again."""
+        """Free everything of this process on the device and make the device usable again."""
         self.release('cudaDeviceReset')
         self.clear_error()
 
@@ -206,28 +206,30 @@ class CudaRuntime:
 
 
 class Stream:
-    """A stream of its own, which does not wait for the default stream."""
+    """A CUDA stream that does not synchronise with the default stream."""
 
     def __init__(self, cuda: CudaRuntime) -> None:
         self._cuda = cuda
         self.handle = cuda.new_handle('cudaStreamCreateWithFlags', _STREAM_NON_BLOCKING)
 
     def synchronize(self) -> None:
-        """Wait until all that was put into the stream is done; raises CudaError if it failed."""
+        """Wait until all work in the stream is done. Raises CudaError if it failed."""
         self._cuda.call('cudaStreamSynchronize', self.handle)
 
     def close(self) -> None:
-        """Destroy the stream; what is in it may still run."""
+        """Destroy the stream. Work in it may still run."""
         self._cuda.release('cudaStreamDestroy', self.handle)
 
 
 class MirroredBuffer:
-    """Bytes on the device and as many, pinned, on the host.
+    """A buffer on the device and a pinned buffer of the same size on the host.
 
     Parameters
     ----------
-    cuda, nbytes
-        Where, and how many.
+    cuda
+        Allocates both.
+    nbytes
+        Size of each, bytes.
     """
 
     def __init__(self, cuda: CudaRuntime, nbytes: int) -> None:
@@ -241,7 +243,7 @@ class MirroredBuffer:
             raise
 
     def host_view(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array over the pinned bytes from ``offset``; valid until :meth:`close`."""
+        """Return a view of the pinned buffer from a byte offset, valid until :meth:`close`."""
         count = int(np.prod(shape))
         if offset + count * dtype.itemsize > self.nbytes:
             raise ValueError(f'{dtype} {shape} at {offset} exceeds the {self.nbytes} bytes')
@@ -249,15 +251,15 @@ class MirroredBuffer:
         return np.frombuffer(memoryview(raw), dtype).reshape(shape)
 
     def upload(self, stream: Stream) -> None:
-        """Put the copy of all bytes to the device into the stream."""
+        """Enqueue the copy of the whole buffer to the device."""
         self._copy(self.device_address, self._host_address, _HOST_TO_DEVICE, stream)
 
     def download(self, stream: Stream) -> None:
-        """Put the copy of all bytes from the device into the stream."""
+        """Enqueue the copy of the whole buffer to the host."""
         self._copy(self._host_address, self.device_address, _DEVICE_TO_HOST, stream)
 
     def close(self) -> None:
-        """Free both."""
+        """Free both buffers."""
         self._cuda.release('cudaFree', self.device_address)
         self._cuda.release('cudaFreeHost', self._host_address)
 
@@ -266,17 +268,17 @@ class MirroredBuffer:
 
 
 class Graph:
-    """Work that was captured once and is launched as one.
+    """A CUDA graph: work that is captured once and launched with one call.
 
     Parameters
     ----------
     cuda, stream
-        Where it is captured and launched.
+        The stream in which the work is captured and launched.
     enqueue
-        Puts the work into the stream; it is called once, while the stream captures. The capture
-        is thread-local: what other threads do with CUDA neither joins nor breaks it.
+        Enqueues the work; called once, during the capture. The capture is thread-local: CUDA calls
+        of other threads are not captured and do not invalidate it.
 
-    Raises EngineError if the work cannot be captured; the stream is usable all the same.
+    Raises EngineError if the work cannot be captured; the stream stays usable.
     """
 
     def __init__(self, cuda: CudaRuntime, stream: Stream, enqueue: Callable[[], None]) -> None:
@@ -288,7 +290,7 @@ class Graph:
             cuda.release('cudaGraphDestroy', graph)
 
     def launch(self) -> None:
-        """Put the captured work into the stream."""
+        """Enqueue the captured work."""
         self._cuda.call('cudaGraphLaunch', self._executable, self._stream.handle)
 
     def close(self) -> None:
@@ -302,7 +304,7 @@ def _capture(cuda: CudaRuntime, stream: Stream, enqueue: Callable[[], None]) -> 
     try:
         enqueue()
     except EngineError:
-        # The capture must end for the stream to be usable; that it fails is no news.
+        # The stream is usable only after the capture has ended, also with an error.
         with _errors_cleared(cuda):
             cuda.call('cudaStreamEndCapture', stream.handle, byref(graph))
         if graph.value is not None:

@@ -1,4 +1,4 @@
-"""Run a plan on the GPU: one stream, buffers bound once, one CUDA graph a frame."""
+"""Run a plan on the GPU: one stream, buffers bound once, one CUDA graph launch per frame."""
 
 import json
 import logging
@@ -17,27 +17,27 @@ from panoptic_ros.errors import EngineError
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec
 
-_ALIGNMENT = 256  # bytes; what cudaMalloc gives, so each tensor starts as well aligned as its own
+_ALIGNMENT = 256  # bytes, the alignment that cudaMalloc guarantees
 
 _log = logging.getLogger('panoptic_ros.tensorrt')
 
 
 class PlanError(EngineError):
-    """A plan cannot be loaded here; building it again may help."""
+    """A plan cannot be loaded on this machine; building it again may help."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a plan, as TensorRT's inspector and profiler describe it.
+    """One layer of a plan, from TensorRT's inspector and profiler.
 
     Parameters
     ----------
     name, kind
-        What TensorRT calls it, and its type (empty if the plan has names only).
+        Name and type; the type is empty if the plan stores names only.
     outputs
-        Type, format and size of each output, in TensorRT's words.
+        Data type, format and size of each output, as text from TensorRT.
     milliseconds
-        Mean time of one run, NaN if it was not measured.
+        Mean time of one run, NaN if not measured.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Layer:
 
 @dataclass(eq=False)
 class _Region:
-    """A buffer and the tensors that lie in it."""
+    """The layout of tensors in one buffer: offsets and total size in bytes."""
 
     specs: dict[str, TensorSpec]
     offsets: dict[str, int] = field(init=False)
@@ -62,17 +62,19 @@ class _Region:
             self.nbytes += -(-size // _ALIGNMENT) * _ALIGNMENT
 
     def views(self, buffer: MirroredBuffer) -> dict[str, np.ndarray]:
-        """Return the tensors' pinned arrays, without the batch axis."""
+        """Return views of the pinned host memory by tensor name, without the batch axis."""
         return {
             name: buffer.host_view(self.offsets[name], np.dtype(spec.dtype), spec.sizes)[0]
             for name, spec in self.specs.items()
         }
 
     def bind(self, context: Any, buffer: MirroredBuffer) -> None:
-        """Tell TensorRT where on the device each tensor lies."""
+        """Set the device address of each tensor."""
         for name, offset in self.offsets.items():
             if not context.set_tensor_address(name, buffer.device_address + offset):
-                raise EngineError(f'TensorRT refuses the address of {name}; build the engine anew')
+                raise EngineError(
+                    f'TensorRT refuses the address of {name}; build the engine again'
+                )
 
 
 class TensorRtEngine:
@@ -85,21 +87,20 @@ class TensorRtEngine:
     plan
         The compiled network.
     model
-        What it was compiled from; gives the expected inputs and outputs.
+        The model of the plan; its inputs and outputs are checked.
     reason
-        For the description.
+        Part of the description.
     use_graph
-        Capture a CUDA graph; without it, and where the capture fails, each frame's copies and
-        kernels are put into the stream one by one.
-
+        Capture a CUDA graph. Without one, or if the capture fails, the copies and kernels of each
+        frame are enqueued one by one.
     runtime_cache
-        Kernels that an earlier load compiled, where the library keeps them; the attribute of the
-        same name holds those of this load.
+        Kernels compiled by an earlier load, for libraries with a runtime cache. The attribute of
+        the same name holds the kernels of this load.
 
-    ``graph_fault`` says why there is no graph, empty if there is one.
+    The attribute ``graph_fault`` is the reason why there is no CUDA graph, empty if there is one.
 
-    Raises PlanError if TensorRT does not take the plan, EngineError if CUDA fails, ModelError if
-    the inputs and outputs are not the model's.
+    Raises PlanError if TensorRT rejects the plan, EngineError if CUDA fails, ModelError if the
+    inputs and outputs differ from those of the model.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class TensorRtEngine:
         self._context: Any = None
         self._resources = ExitStack()
         self._is_open = True
-        # Whatever fails on the way, what was made until then is freed.
+        # If a step fails, the resources of the steps before it are freed.
         with self._resources:
             self._load(plan)
             self._bind(model)
@@ -148,7 +149,7 @@ class TensorRtEngine:
         return {name: view.copy() for name, view in self._outputs.items()}
 
     def layers(self, runs: int = 0) -> list[Layer]:
-        """Describe the plan's layers; time each in so many runs, outside the CUDA graph."""
+        """Describe the layers of the plan; time them over ``runs`` frames without CUDA graph."""
         trt = self._here.trt
         inspector = self._engine.create_engine_inspector()
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -160,13 +161,13 @@ class TensorRtEngine:
         return [_layer(entry, profiler.milliseconds, runs) for entry in json.loads(text)['Layers']]
 
     def close(self) -> None:
-        """Free everything; a second call does nothing. Never raises: it may follow a failure."""
+        """Free all resources. Never raises; a second call does nothing."""
         if not self._is_open:
             return
         self._is_open = False
         self._resources.close()
         if self._lost:
-            # All that TensorRT had on the device is gone with this, so it comes last.
+            # The reset frees TensorRT's memory too, so it comes last.
             self._here.cuda.reset_device()
 
     def _load(self, plan: bytes) -> None:
@@ -175,12 +176,12 @@ class TensorRtEngine:
         self._runtime = trt.Runtime(logger_of(trt))
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise PlanError(f'TensorRT {trt.__version__} cannot load it: {take_errors(trt)}')
+            raise PlanError(f'TensorRT {trt.__version__} cannot load the plan: {take_errors(trt)}')
         if self._here.library.has_runtime_cache:
             config = self._engine.create_runtime_config()
             self._kernels = config.create_runtime_cache()
             if self.runtime_cache:
-                # A cache of another driver is rejected and replaced.
+                # TensorRT-RTX rejects and replaces the cache of another driver.
                 self._kernels.deserialize(self.runtime_cache)
             config.set_runtime_cache(self._kernels)
             self._context = self._engine.create_execution_context(config)
@@ -188,8 +189,8 @@ class TensorRtEngine:
             self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(
-                f'TensorRT cannot make an execution context ({take_errors(trt)}); most often the '
-                'GPU has no memory left: close other programs'
+                f'TensorRT cannot create an execution context ({take_errors(trt)}); most often '
+                'the GPU is out of memory: close other programs'
             )
 
     def _bind(self, model: Model) -> None:
@@ -221,9 +222,9 @@ class TensorRtEngine:
         return inputs, outputs
 
     def _prepare(self, use_graph: bool) -> str:
-        """Warm up and capture; return why there is no graph, or nothing."""
+        """Warm up and capture a graph; return the reason if there is none, else an empty text."""
         self._launch: Callable[[], None] = self._enqueue
-        # TensorRT allocates on the first run, which a capture does not allow.
+        # TensorRT allocates memory in the first run; a capture does not allow that.
         self._image[:] = 0
         self._run(self._enqueue)
         if self._kernels is not None:
@@ -257,7 +258,7 @@ class TensorRtEngine:
             raise
 
     def _drop(self) -> None:
-        # In this order: each needs the next.
+        # The order matters: each object uses the next one.
         self._context = None
         self._kernels = None
         self._engine = None
@@ -277,7 +278,7 @@ def _profiler(trt: Any) -> Any:
 
 
 def _layer(entry: Any, milliseconds: dict[str, float], runs: int) -> Layer:
-    # A plan built without detailed verbosity has names where others have records.
+    # A plan built without detailed verbosity stores layer names instead of records.
     record: dict[str, Any] = {'Name': entry} if isinstance(entry, str) else entry
     name = record.get('Name', '?')
     total = milliseconds.get(name, np.nan)

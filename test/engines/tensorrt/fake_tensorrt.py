@@ -268,14 +268,11 @@ def make_fake(version: str, record: dict[str, Any], world: World) -> ModuleType:
     class IBuilderConfig(Checked):
         def __init__(self) -> None:
             self._set: list[Any] = []
-            self._limits: dict[Any, int] = {}
             self._cache: ITimingCache | None = None
+            self.__dict__['_value_builder_optimization_level'] = 3  # TensorRT's default
 
         def do_set_flag(self, flag: Any) -> None:
             self._set.append(flag)
-
-        def do_set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-            self._limits[pool] = pool_size
 
         def do_create_timing_cache(self, content: bytes) -> ITimingCache:
             return ITimingCache(bytes(content))

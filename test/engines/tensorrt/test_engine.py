@@ -265,12 +265,10 @@ def test_ctrl_c_cancels_without_an_exception_inside_tensorrt(install, model, wor
 
 def test_options_reach_the_builder(install, version, model, world):
     fake = install(version)
-    extra = (('flag', 'GPU_FALLBACK'),)
-    options = BuildOptions(workspace_mib=3, optimization_level=5, builder_options=extra)
+    options = BuildOptions((('builder_optimization_level', '5'), ('flag', 'GPU_FALLBACK')))
     opened = build_engine(model, options)
-    assert "builder_options=(('flag'" in opened.engine.description.reason
+    assert 'builder_optimization_level=5, flag=GPU_FALLBACK' in opened.engine.description.reason
     config = world.last_config
-    assert config._limits == {fake.MemoryPoolType.WORKSPACE: 3 << 20}
     assert config._value_builder_optimization_level == 5
     assert config._set == [fake.BuilderFlag.GPU_FALLBACK]
     opened.engine.close()
@@ -286,9 +284,9 @@ def test_unknown_builder_options_are_refused(install, model, option):
 def test_what_was_built_last_is_what_runs(install, model, world):
     install()
     build_engine(model, BuildOptions()).engine.close()
-    build_engine(model, BuildOptions(optimization_level=5)).engine.close()
+    build_engine(model, BuildOptions((('builder_optimization_level', '5'),))).engine.close()
     engine = tensorrt.open(model, reason='auto')
-    assert engine.description.reason == 'auto; built with optimization_level=5; CUDA graph'
+    assert engine.description.reason == 'auto; built with builder_optimization_level=5; CUDA graph'
     engine.close()
     build_engine(model, BuildOptions()).engine.close()  # there already
     engine = tensorrt.open(model, reason='auto')
@@ -297,26 +295,12 @@ def test_what_was_built_last_is_what_runs(install, model, world):
     assert world.builds == 2
 
 
-@pytest.mark.parametrize(
-    ('wrong', 'message'),
-    [
-        ({'workspace_mib': 0}, 'workspace is 0 MiB; expected 1 or more'),
-        ({'optimization_level': 6}, 'optimization level is 6; expected 0'),
-    ],
-)
-def test_options_out_of_range(wrong, message):
-    with pytest.raises(EngineError, match=message):
-        BuildOptions(**wrong)
-
-
 def test_timing_cache_is_kept_and_used(install, model, world, cache_folder):
     install()
     build_engine(model, BuildOptions()).engine.close()
     (path,) = cache_folder.glob('timing-*.cache')
     assert path.read_bytes() == b'+'
     build_engine(model, BuildOptions(), force=True).engine.close()
-    assert path.read_bytes() == b'++'
-    build_engine(model, BuildOptions(), force=True, use_timing_cache=False).engine.close()
     assert path.read_bytes() == b'++'
     world.timing_cache_fits = False
     build_engine(model, BuildOptions(), force=True).engine.close()
@@ -422,7 +406,7 @@ def test_no_execution_context(install, model, world, live):
     install()
     tensorrt.open(model).close()
     world.context_fails = True
-    with pytest.raises(EngineError, match='cannot make an execution context'):
+    with pytest.raises(EngineError, match='cannot create an execution context'):
         tensorrt.open(model)
     assert live() == NOTHING
 
