@@ -25,7 +25,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_typestore
 
-from panoptic_ros.benchmark.cdr import header_stamp_ns, image_encoding
+from panoptic_ros.benchmark.cdr import compressed_format, header_stamp_ns, image_encoding
 from panoptic_ros.errors import BagError
 from panoptic_ros.untrusted import file_sha256
 
@@ -209,7 +209,8 @@ def image_topic(bag: BagReader, encodings: Collection[str], name: str | None = N
     Parameters
     ----------
     encodings
-        Encodings of colour and grey images; images with others are depth, for example.
+        Encodings of colour and grey images, in any case; images with others are depth, for
+        example.
     name
         Name of the topic; None if the recording must have exactly one camera.
 
@@ -236,11 +237,14 @@ def image_topic(bag: BagReader, encodings: Collection[str], name: str | None = N
 
 
 def _is_camera(bag: BagReader, topic: Topic, encodings: Collection[str]) -> bool:
-    if topic.type == COMPRESSED_IMAGE:
-        return not topic.name.endswith('compressedDepth')
+    accepted = {name.lower() for name in encodings}
+    if topic.type == COMPRESSED_IMAGE and not topic.name.endswith('compressedDepth'):
+        # 'ORIGINAL; CODEC compressed': depth as a plain PNG is a CompressedImage too.
+        original, codec, _ = compressed_format(bag.first(topic.name).data).partition(';')
+        return not codec or original.strip().lower() in accepted
     if topic.type != IMAGE or topic.name in TRUTH_TOPICS:
         return False
-    return image_encoding(bag.first(topic.name).data) in encodings
+    return image_encoding(bag.first(topic.name).data).strip().lower() in accepted
 
 
 def camera_info_topic(topics: Iterable[Topic], image: str) -> Topic | None:

@@ -61,8 +61,17 @@ def with_header_stamp(data: bytes, stamp_ns: int) -> bytes:
 
 def image_encoding(data: bytes) -> str:
     """Return the encoding of a sensor_msgs/Image; raises BagError for a message cut short."""
+    return _text_after_header(data, 8)  # after height and width
+
+
+def compressed_format(data: bytes) -> str:
+    """Return the format of a sensor_msgs/CompressedImage; raises BagError as image_encoding."""
+    return _text_after_header(data, 0)
+
+
+def _text_after_header(data: bytes, skipped: int) -> str:
     (frame_id_size,) = _unpack('I', data, 12)
-    at = 16 + frame_id_size + -frame_id_size % 4 + 8  # after height and width
+    at = 16 + frame_id_size + -frame_id_size % 4 + skipped
     (size,) = _unpack('I', data, at)
     return data[at + 4 : at + 4 + size].rstrip(b'\0').decode('ascii', 'replace')
 

@@ -165,10 +165,10 @@ class PanopticJson:
                 for segment in annotation['segments_info']:
                     _ = int(segment['id']), int(segment['category_id'])
             images, categories = _images_and_categories(path, data)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except _FAULTS as error:
             raise DatasetError(
-                f'{path} is not a panoptic JSON in COCO format: {error!r} is missing or of the '
-                'wrong kind; expected annotations with image_id, file_name and segments_info'
+                f'{path} is not a panoptic JSON in COCO format: {_describe(error)}; expected '
+                'annotations with image_id, file_name and segments_info'
             ) from error
         return cls(path, categories, images, annotations)
 
@@ -205,13 +205,25 @@ class InstancesJson:
             for annotation in data['annotations']:
                 _ = int(annotation['category_id']), annotation['segmentation']
                 by_image[annotation['image_id']].append(annotation)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except _FAULTS as error:
             raise DatasetError(
-                f'{path} is not an instance JSON in COCO format: {error!r} is missing or of the '
-                'wrong kind; expected images with file_name, width and height, and annotations '
+                f'{path} is not an instance JSON in COCO format: {_describe(error)}; expected '
+                'images with file_name, width and height, and annotations '
                 'with image_id, category_id and segmentation'
             ) from error
         return cls(path, categories, images, by_image)
+
+
+_FAULTS = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f'{error} is missing'
+    if isinstance(error, (TypeError, AttributeError)):
+        # Their texts are about Python, for example "list indices must be integers".
+        return 'it is a list, or an entry is of the wrong kind'
+    return str(error)
 
 
 def read_coco_json(path: Path) -> PanopticJson | InstancesJson:

@@ -27,6 +27,7 @@ from panoptic_ros.packing import rows_of
 
 _FEW_CORES = 4
 _LARGE_BLOCK = 31 << 20  # bytes; glibc adapts to blocks of up to 32 MiB
+_LARGEST_NUMBER = 1 << 62
 _LARGEST_ID = 0xFFFFFF  # three bytes of colour
 _Item = TypeVar('_Item')
 _Json = Mapping[str, Any]
@@ -202,11 +203,10 @@ def _images(
     image_ids = [str(a['image_id']) for a in annotations]
     image = np.repeat(np.arange(len(annotations)), [len(a['segments_info']) for a in annotations])
     infos = [info for a in annotations for info in a['segments_info']]
-    ids = np.array([int(info['id']) for info in infos], np.int64)
-    categories = np.array([int(info['category_id']) for info in infos], np.int64)
-    is_crowd = np.array([bool(info.get('iscrowd')) for info in infos], bool)
-    areas = (info.get('area') for info in infos)
-    area = np.array([-1 if value is None else value for value in areas], np.int64)
+    ids = np.array([_bounded(info['id']) for info in infos], np.int64)
+    categories = np.array([_bounded(info['category_id']) for info in infos], np.int64)
+    is_crowd = np.array([info.get('iscrowd') in (1, True, '1') for info in infos], bool)
+    area = np.array([_stated_area(info) for info in infos], np.int64)
 
     def refuse(wrong: np.ndarray, values: np.ndarray, message: str) -> None:
         if wrong.any():
@@ -233,6 +233,18 @@ def _images(
         _Image(image_id, folder / annotation['file_name'], SegmentTable(*table))
         for image_id, annotation, *table in zip(image_ids, annotations, *columns, strict=True)
     ]
+
+
+def _bounded(number: Any) -> int:
+    """Return a number of JSON, which may be of any size, within the range of int64."""
+    return min(max(int(number), -_LARGEST_NUMBER), _LARGEST_NUMBER)
+
+
+def _stated_area(info: _Json) -> int:
+    """Return the area that a JSON states, -1 if it is missing or no number of pixels."""
+    area = info.get('area')
+    is_number = isinstance(area, (int, float)) and 0 <= area <= _LARGEST_NUMBER
+    return int(area) if is_number else -1
 
 
 def _read_ids(image: _Image) -> np.ndarray:

@@ -50,8 +50,8 @@ def image(stamp_ns, encoding='bgr8', frame_id='eye'):
     return bytes(STORE.serialize_cdr(message, IMAGE))
 
 
-def compressed(stamp_ns):
-    message = TYPES[COMPRESSED_IMAGE](header(stamp_ns), 'jpeg', np.zeros(3, np.uint8))
+def compressed(stamp_ns, image_format='jpeg'):
+    message = TYPES[COMPRESSED_IMAGE](header(stamp_ns), image_format, np.zeros(3, np.uint8))
     return bytes(STORE.serialize_cdr(message, COMPRESSED_IMAGE))
 
 
@@ -268,6 +268,24 @@ def test_compressed_camera_is_chosen_and_compressed_depth_is_not(write):
     topics = ('/eye/compressed', '/depth/compressedDepth')
     path = write(
         dict.fromkeys(topics, COMPRESSED_IMAGE), [Message(t, 1, compressed(0)) for t in topics]
+    )
+    assert choose(path) == '/eye/compressed'
+
+
+def test_names_of_encodings_are_those_that_the_node_understands(write):
+    path = write(
+        {'/eye': IMAGE, '/depth': IMAGE},
+        [Message('/eye', 1, image(0, 'BGR8')), Message('/depth', 1, image(0, '16uc1'))],
+    )
+    assert choose(path) == '/eye'
+
+
+def test_depth_as_a_compressed_image_is_no_camera(write):
+    topics = ('/eye/compressed', '/depth/compressed')
+    formats = ('bgr8; jpeg compressed bgr8', '16UC1; png compressed ')
+    path = write(
+        dict.fromkeys(topics, COMPRESSED_IMAGE),
+        [Message(t, 1, compressed(0, f)) for t, f in zip(topics, formats, strict=True)],
     )
     assert choose(path) == '/eye/compressed'
 

@@ -103,7 +103,7 @@ def test_an_image_turned_by_exif_is_read_as_stored(root: Path) -> None:
         ('{', 'is not a readable JSON file'),
         ('[]', 'is not a panoptic JSON'),
         ('{"annotations": [], "categories": [{"id": 1, "name": "a", "isthing": "yes"}]}', 'yes'),
-        ('{"images": []}', "KeyError\\('annotations'\\)"),
+        ('{"images": []}', "'annotations' is missing"),
         ('{"annotations": [{"image_id": 1, "file_name": "a"}]}', 'segments_info'),
         (
             '{"annotations": [{"image_id": 1, "file_name": "a", "segments_info": [{"id": 1}]}]}',
@@ -346,7 +346,7 @@ def test_an_image_without_objects_is_background(tmp_path: Path) -> None:
         ({'category_id': 4, 'segmentation': [SQUARE]}, r'image 1: .* category id 4'),
         ({'category_id': 3, 'segmentation': {'size': [3, 3], 'counts': [9]}}, r'size \[3, 3\]'),
         ({'category_id': 3, 'segmentation': 'x'}, "a segmentation is 'x'; expected polygons"),
-        ({'category_id': 3, 'segmentation': [SQUARE], 'image_id': 7}, r'KeyError\(7\)'),
+        ({'category_id': 3, 'segmentation': [SQUARE], 'image_id': 7}, '7 is missing'),
         ({'category_id': 'a', 'segmentation': [SQUARE]}, 'is not an instance JSON'),
     ],
 )

@@ -259,6 +259,43 @@ def test_a_null_is_a_missing_value(
     assert score_files(truth, prediction).quality == expected
 
 
+@pytest.mark.parametrize('area', ['NaN', 'Infinity', '-1', '"many"', '1e300'])
+def test_an_area_that_is_no_number_of_pixels_is_counted(
+    truth: Path, prediction: Path, area: str
+) -> None:
+    expected = score_files(truth, prediction).quality
+    text = prediction.read_text().replace('"category_id"', f'"area": {area}, "category_id"')
+    prediction.write_text(text)
+    assert score_files(truth, prediction).quality == expected
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('[{"image_id": 1}]', 'it is a list, or an entry is of the wrong kind'),
+        ('{"annotations": [{"image_id": 1}]}', "'file_name' is missing"),
+        (
+            '{"annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": '
+            '[{"id": Infinity, "category_id": 1}]}]}',
+            'cannot convert float infinity to integer',
+        ),
+    ],
+)
+def test_what_is_no_panoptic_json(truth: Path, tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / 'other.json'
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=f'other.json is not a panoptic JSON.*: {words}'):
+        score_files(truth, path)
+
+
+def test_an_id_of_any_size_is_refused(truth: Path, prediction: Path) -> None:
+    content = json.loads(prediction.read_text())
+    content['annotations'][0]['segments_info'][0]['id'] = 10**30
+    prediction.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match='the prediction lists segment ids'):
+        score_files(truth, prediction)
+
+
 def test_categories_of_a_prediction_do_not_matter(truth: Path, prediction: Path) -> None:
     content = json.loads(prediction.read_text())
     content['categories'] = [{'id': 7, 'name': 'road'}]

@@ -35,7 +35,8 @@ def replay_frames(
     """Yield the frames of a recording, once or in an endless loop, no stamp twice.
 
     The first lap has the recorded stamps; each further lap is shifted by the span of the stamps
-    and one period.
+    and one period. A stamp of 0, which some cameras always send, and one that came before are
+    replaced by the time of recording.
 
     Parameters
     ----------
@@ -50,9 +51,13 @@ def replay_frames(
     time_shift_ns = 0
     while True:
         stamps_ns: list[int] = []
+        used_ns: set[int] = set()
         times_ns: list[int] = []
         for frame in read():
             stamp_ns, recorded_ns = frame.stamp_ns, frame.image.time_ns
+            if not stamp_ns or stamp_ns in used_ns:
+                stamp_ns = recorded_ns
+            used_ns.add(stamp_ns)
             if shift_ns is None:
                 shift_ns = (after_ns or 0) + DEFAULT_PERIOD_NS - stamp_ns
             stamps_ns.append(stamp_ns)

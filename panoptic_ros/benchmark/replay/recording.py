@@ -15,9 +15,9 @@ from panoptic_ros.benchmark.cdr import begins_with_header, message_class
 from panoptic_ros.benchmark.replay.options import Options
 from panoptic_ros.errors import BagError
 from panoptic_ros.ros.camera import Prefetch
-from panoptic_ros.ros.messages import DEPTH_ENCODINGS, ENCODINGS
+from panoptic_ros.ros.messages import DEPTH_ENCODINGS, ENCODING_NAMES
 
-CAMERA_ENCODINGS = frozenset(ENCODINGS) - frozenset(DEPTH_ENCODINGS)
+CAMERA_ENCODINGS = ENCODING_NAMES - {name.lower() for name in DEPTH_ENCODINGS}
 """Encodings by which the camera's topic is found; a thermal camera has to be named."""
 
 HELD_BYTES = 1 << 30

@@ -19,6 +19,7 @@ from panoptic_ros.ros.messages.detections import (
 )
 from panoptic_ros.ros.messages.headers import stamp_ns
 from panoptic_ros.ros.messages.images import (
+    ENCODING_NAMES,
     ENCODINGS,
     Picture,
     decode_compressed_image,
@@ -31,6 +32,7 @@ __all__ = [
     'ALIGNMENT_TOLERANCE',
     'DEPTH_ENCODINGS',
     'ENCODINGS',
+    'ENCODING_NAMES',
     'OccupancyGrid',
     'Picture',
     'check_camera_info',

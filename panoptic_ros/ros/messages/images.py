@@ -128,6 +128,9 @@ _CODECS = frozenset({'jpeg', 'jpg', 'mjpeg', 'mjpg', 'png', 'h264', 'hevc'})
 ENCODINGS = tuple(_LAYOUTS)
 """Encodings of ``sensor_msgs/Image`` that :func:`decode_image` decodes by itself."""
 
+ENCODING_NAMES = frozenset(_BY_NAME)
+"""The same with the other names of them, in lower case."""
+
 # BT.601 with limited range, as OpenCV has it for NV12: (Y, U, V, 1) to (B, G, R).
 _NV24_TO_BGR = np.array(
     [

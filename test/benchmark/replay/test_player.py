@@ -84,6 +84,17 @@ def test_laps_of_one_image_and_of_stamps_that_jump_back():
     assert len(set(stamps_ns)) == 9
 
 
+def test_stamps_of_0_and_repeated_ones_are_replaced_by_the_time_of_recording():
+    recorded = [frame(0, time_ns=9 * S + n * 100) for n in range(3)]
+    played = replay_frames(lambda: recorded, loop=True)
+    stamps_ns = [next(played).stamp_ns for _ in range(6)]
+    assert stamps_ns[0] == 9 * S
+    assert np.diff(stamps_ns).tolist() == [100] * 5
+    twice = [frame(5 * S, 5 * S), frame(5 * S, 5 * S + 40), frame(5 * S + 80, 5 * S + 80)]
+    stamps_ns = [p.stamp_ns - 5 * S for p in replay_frames(lambda: twice, loop=False)]
+    assert stamps_ns == [0, 40, 80]
+
+
 def test_a_further_replay_continues_after_the_latest_stamp():
     (played,) = replay_frames(lambda: [frame(5)], loop=False, after_ns=1000)
     assert played.stamp_ns == 1000 + DEFAULT_PERIOD_NS
