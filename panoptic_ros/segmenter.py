@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from time import perf_counter_ns
 from typing import Any
 
 import cv2
 import numpy as np
 
-from panoptic_ros.engines import Engine
+from panoptic_ros.engines import Engine, infer_images
 from panoptic_ros.errors import EngineError, FrameError, ModelError
 from panoptic_ros.fusion import HEAD_KINDS, Fused, Fusion, Heads, QueryFusion, heads_of
 from panoptic_ros.fusion.windows import CELL, Windows
@@ -146,9 +147,22 @@ class Segmenter:
 
     def infer(self, prepared: Prepared) -> Inference:
         """Run the network on the thread that owns the engine; EngineError if the engine fails."""
+        return self.infer_all([prepared])[0]
+
+    def infer_all(self, frames: Sequence[Prepared]) -> list[Inference]:
+        """Run the network on several frames, as many images at once as the engine can.
+
+        Each one has the time of all.
+        """
         started_ns = perf_counter_ns()
-        outputs = tuple(self.engine.infer(image) for image in prepared.images)
-        return Inference(outputs, prepared, perf_counter_ns() - started_ns)
+        images = [image for frame in frames for image in frame.images]
+        outputs = iter(infer_images(self.engine, images))
+        by_frame = [tuple(islice(outputs, len(frame.images))) for frame in frames]
+        inference_ns = perf_counter_ns() - started_ns
+        return [
+            Inference(of_frame, frame, inference_ns)
+            for of_frame, frame in zip(by_frame, frames, strict=True)
+        ]
 
     def fuse(self, inference: Inference, fusion: Fusion | None = None) -> Segmentation:
         """Return the panoptic map from the outputs of the network.

@@ -17,10 +17,11 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from panoptic_ros.engines.batching import MAX_BATCH
 from panoptic_ros.errors import EngineError, FrameError
 from panoptic_ros.model import Model
 
@@ -33,6 +34,9 @@ mentioning, so never int8, which also needs a file of its own in the model."""
 
 FLOAT16_ENGINES = ('tensorrt', 'tensorrt_rtx')
 """Engines that compile the float16 file for a GPU and keep the result."""
+
+BATCH_ENGINES = ('tensorrt', 'tensorrt_rtx', 'onnxruntime')
+"""Engines that can compute several images at once; their ``open`` has an argument ``batch``."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class EngineDescription:
         Why this engine and this precision.
     is_gpu
         Whether the device is a GPU.
+    batch
+        Number of images it computes at once; above 1 the engine is a :class:`BatchEngine`.
     """
 
     name: str
@@ -65,9 +71,12 @@ class EngineDescription:
     version: str
     reason: str
     is_gpu: bool = False
+    batch: int = 1
 
     def __str__(self) -> str:
         text = f'{self.name} {self.version}, {self.precision}, on {self.device}'
+        if self.batch > 1:
+            text += f', {self.batch} images at once'
         return f'{text} ({self.reason})' if self.reason else text
 
 
@@ -96,12 +105,33 @@ class Engine(Protocol):
         """Free the network; a second call does nothing."""
 
 
+class BatchEngine(Engine, Protocol):
+    """A loaded network that computes several images at once."""
+
+    def infer_batch(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Run the network on 1 to ``description.batch`` pictures; see :meth:`Engine.infer`.
+
+        Fewer pictures take as long as all.
+        """
+
+
+def infer_images(engine: Engine, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Run the network on pictures, as many at once as the engine can."""
+    batch = engine.description.batch
+    if batch == 1:
+        return [engine.infer(image) for image in images]
+    several = cast(BatchEngine, engine)
+    starts = range(0, len(images), batch)
+    return [out for start in starts for out in several.infer_batch(images[start : start + batch])]
+
+
 def open_engine(
     model: Model,
     name: str = 'auto',
     threads: int = 0,
     precision: str = 'auto',
     cache_folder: str = '',
+    batch: int = 1,
 ) -> Engine:
     """Load a model into an engine.
 
@@ -118,6 +148,9 @@ def open_engine(
     cache_folder
         Where an engine that compiles for this machine (TensorRT) keeps what it compiled; empty
         for its default. The others keep nothing.
+    batch
+        Number of images to compute at once; an engine that is none of :data:`BATCH_ENGINES`
+        computes one.
 
     Raises EngineError for unknown names, or if no engine can run here; ModelError if the model's
     file is missing, changed, or not of its head kind.
@@ -126,6 +159,8 @@ def open_engine(
         raise EngineError(f'unknown engine {name!r}; expected auto or one of {", ".join(ENGINES)}')
     if threads < 0:
         raise EngineError(f'threads is {threads}; expected 0 (one a core) or more')
+    if not 1 <= batch <= MAX_BATCH:
+        raise EngineError(f'batch is {batch}; expected 1 to {MAX_BATCH}')
     if precision not in PRECISIONS:
         raise EngineError(
             f'unknown precision {precision!r}; expected one of {", ".join(PRECISIONS)}'
@@ -134,7 +169,7 @@ def open_engine(
         missing = _unavailable(name)
         if missing:
             raise EngineError(f'engine {name} cannot run here: {missing}')
-        return _open(model, name, 'asked for', threads, precision, cache_folder)
+        return _open(model, name, 'asked for', threads, precision, cache_folder, batch)
     failed = [
         (candidate, 'the model has no float16 file')
         for candidate in FLOAT16_ENGINES
@@ -143,18 +178,26 @@ def open_engine(
     while True:
         name, reason = choose_engine(failed)
         try:
-            return _open(model, name, reason, threads, precision, cache_folder)
+            return _open(model, name, reason, threads, precision, cache_folder, batch)
         except EngineError as error:
             _log.warning('engine %s cannot be used, trying the next: %s', name, error)
             failed.append((name, str(error)))
 
 
 def _open(
-    model: Model, name: str, reason: str, threads: int, precision: str, cache_folder: str
+    model: Model,
+    name: str,
+    reason: str,
+    threads: int,
+    precision: str,
+    cache_folder: str,
+    batch: int,
 ) -> Engine:
     module = importlib.import_module(f'panoptic_ros.engines.{name}')
     has_cache = cache_folder and name in FLOAT16_ENGINES
-    options = {'cache_folder': cache_folder} if has_cache else {}
+    options: dict[str, Any] = {'cache_folder': cache_folder} if has_cache else {}
+    if batch > 1 and name in BATCH_ENGINES:
+        options['batch'] = batch
     return module.open(model, threads=threads, precision=precision, reason=reason, **options)
 
 

@@ -1,11 +1,13 @@
 """ONNX Runtime: on a GPU where onnxruntime-gpu finds CUDA, else on the CPU."""
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from panoptic_ros.engines import EngineDescription, check_image
+from panoptic_ros.engines.batching import with_batch
 from panoptic_ros.engines.golden import require_golden
 from panoptic_ros.errors import EngineError, ModelError
 from panoptic_ros.model import Model
@@ -39,9 +41,14 @@ def has_cuda() -> bool:
 
 
 def open(  # noqa: A001
-    model: Model, *, threads: int = 0, precision: str = 'auto', reason: str = ''
+    model: Model,
+    *,
+    threads: int = 0,
+    precision: str = 'auto',
+    reason: str = '',
+    batch: int = 1,
 ) -> 'OnnxRuntimeEngine':
-    """Load a file of the model; see :mod:`panoptic_ros.engines`.
+    """Load a file of the model, for ``batch`` images at once; see :mod:`panoptic_ros.engines`.
 
     With CUDA, ``auto`` takes the float16 file if the model has one. Where CUDA is installed but
     does not load, the CPU is used and the reason tells so.
@@ -53,14 +60,14 @@ def open(  # noqa: A001
         )
     if has_cuda() and precision != 'int8':
         on_gpu = 'float16' if precision == 'auto' and 'float16' in model.card.files else 'float32'
-        engine = OnnxRuntimeEngine(model, threads, on_gpu, reason, use_cuda=True)
+        engine = OnnxRuntimeEngine(model, threads, on_gpu, reason, use_cuda=True, batch=batch)
         if engine.is_on_gpu:
             require_golden(engine, model)
             return engine
         engine.close()
         reason = f'{reason}; the CUDA provider does not load, see the log of ONNX Runtime'
     engine = OnnxRuntimeEngine(
-        model, threads, 'int8' if precision == 'int8' else 'float32', reason
+        model, threads, 'int8' if precision == 'int8' else 'float32', reason, batch=batch
     )
     require_golden(engine, model)
     return engine
@@ -77,6 +84,7 @@ class OnnxRuntimeEngine:
         reason: str = '',
         *,
         use_cuda: bool = False,
+        batch: int = 1,
     ) -> None:
         import onnxruntime
 
@@ -90,12 +98,14 @@ class OnnxRuntimeEngine:
         path = model.onnx_path(precision)
         self._errors = _runtime_errors()
         try:
-            session = onnxruntime.InferenceSession(path, options, providers)
+            network = path if batch == 1 else with_batch(path, batch)
+            session = onnxruntime.InferenceSession(network, options, providers)
         except self._errors as error:
             raise ModelError(
                 f'ONNX Runtime cannot load {path}: {" ".join(str(error).split())}'
             ) from error
-        model.check_io(precision, _specs(session.get_inputs()), _specs(session.get_outputs()))
+        inputs, outputs = _specs(session.get_inputs()), _specs(session.get_outputs())
+        model.check_io(precision, inputs, outputs, batch)
         self._session: onnxruntime.InferenceSession | None = session
         self._outputs = [output.name for output in session.get_outputs()]
         self.is_on_gpu = session.get_providers()[0] == CUDA
@@ -107,21 +117,32 @@ class OnnxRuntimeEngine:
             version=onnxruntime.__version__,
             reason=reason,
             is_gpu=self.is_on_gpu,
+            batch=batch,
         )
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """See :meth:`panoptic_ros.engines.Engine.infer`."""
+        return self.infer_batch([image])[0]
+
+    def infer_batch(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """See :meth:`panoptic_ros.engines.BatchEngine.infer_batch`."""
         if self._session is None:
             raise EngineError('the onnxruntime engine is closed; open another one')
-        check_image(image, self._size_wh)
+        for image in images:
+            check_image(image, self._size_wh)
+        missing = self.description.batch - len(images)
+        batch = np.stack([*images, *[images[-1]] * missing])
         try:
             if self.is_on_gpu:
-                outputs = run_bound(self._session, self._outputs, image[None])
+                outputs = run_bound(self._session, self._outputs, batch)
             else:
-                outputs = self._session.run(self._outputs, {'image': image[None]})
+                outputs = self._session.run(self._outputs, {'image': batch})
         except self._errors as error:
             raise EngineError(f'ONNX Runtime failed: {" ".join(str(error).split())}') from error
-        return {name: array[0] for name, array in zip(self._outputs, outputs, strict=True)}
+        return [
+            {name: array[row] for name, array in zip(self._outputs, outputs, strict=True)}
+            for row in range(len(images))
+        ]
 
     def close(self) -> None:
         """Free the network; a second call does nothing."""

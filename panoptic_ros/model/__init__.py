@@ -92,14 +92,21 @@ class Model:
         return arrays.pop('image'), arrays
 
     def check_io(
-        self, precision: str, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+        self,
+        precision: str,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        batch: int = 1,
     ) -> None:
-        """Raise ModelError unless a network's inputs and outputs are those of the head kind."""
+        """Raise ModelError unless a network's inputs and outputs are those of the head kind.
+
+        ``batch`` is the number of images it computes at once.
+        """
         for what, found, expected in (
             ('input', inputs, self.card.inputs()),
             ('output', outputs, self.card.outputs(precision)),
         ):
-            wrong = _mismatch(found, expected)
+            wrong = _mismatch(found, {k: spec.with_batch(batch) for k, spec in expected.items()})
             if wrong:
                 raise ModelError(
                     f'the {precision} file of model {self.card.name!r} does not fit head kind '

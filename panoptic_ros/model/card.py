@@ -44,6 +44,10 @@ class TensorSpec:
         """The shape of a tensor without free sizes. Raises ValueError if there are any."""
         return tuple(int(size) for size in self.shape)
 
+    def with_batch(self, batch: int) -> 'TensorSpec':
+        """Return the same for another number of images at once."""
+        return TensorSpec(self.dtype, (batch, *self.shape[1:]))
+
     def __str__(self) -> str:
         return f'{self.dtype} [{", ".join(map(str, self.shape))}]'
 

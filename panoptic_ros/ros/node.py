@@ -63,6 +63,7 @@ def load_segmenter(structure: Structure) -> Segmenter:
         structure.engine_threads,
         structure.engine_precision,
         structure.engine_cache,
+        structure.engine_batch,
     )
     return Segmenter(model, engine, fusion)
 

@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from panoptic_ros.engines import ENGINES, PRECISIONS
+from panoptic_ros.engines.batching import MAX_BATCH
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import Fusion
 from panoptic_ros.labels import ROLES, LabelSet
@@ -139,6 +140,15 @@ class Structure:
         '',
         'Folder for engines compiled on this machine (TensorRT), for robots with a read-only '
         'home; empty for ~/.cache/panoptic_ros/tensorrt',
+    )
+    engine_batch: int = _parameter(
+        1,
+        'Images that the engine computes at once, those of different cameras. tensorrt, '
+        'tensorrt_rtx and onnxruntime can; the others compute one after the other, as with 1. '
+        'Fewer images take as long as all',
+        unit='images',
+        low=1,
+        high=MAX_BATCH,
     )
     overlap: str = _parameter(
         'auto',

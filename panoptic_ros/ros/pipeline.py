@@ -10,6 +10,7 @@ stages run on the worker's threads: while an image is published, the engine comp
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from threading import Event
 from time import monotonic_ns
@@ -104,20 +105,19 @@ def infer(segmenter: Segmenter, arrivals: Sequence[Arrival]) -> list[Inferred]:
 
     Images that cannot be used, or on which the engine fails, are counted, logged and left out.
     """
-    inferred = []
-    for arrival in arrivals:
-        pipeline = arrival.pipeline
-        with pipeline.log.at_work(Work.ENGINE, monotonic_ns()):
-            job = pipeline.prepare(arrival)
-            if job is None:
-                continue
-            try:
-                inference = segmenter.infer(job.prepared)
-            except EngineError as error:
-                pipeline.skip(job, error)
-                continue
-        inferred.append((job, inference, monotonic_ns()))
-    return inferred
+    with ExitStack() as at_work:
+        for arrival in arrivals:
+            log = arrival.pipeline.log
+            at_work.enter_context(log.at_work(Work.ENGINE, monotonic_ns()))
+        jobs = [job for a in arrivals if (job := a.pipeline.prepare(a)) is not None]
+        try:
+            inferences = segmenter.infer_all([job.prepared for job in jobs])
+        except EngineError as error:
+            for job in jobs:
+                job.arrival.pipeline.skip(job, error)
+            return []
+    inferred_ns = monotonic_ns()
+    return [(job, inference, inferred_ns) for job, inference in zip(jobs, inferences, strict=True)]
 
 
 def publish(inferred: Sequence[Inferred]) -> None:

@@ -282,6 +282,7 @@ class Session:
             partial(infer, segmenter),
             publish,
             inference,
+            batch=segmenter.engine.description.batch,
             overlap=overlaps(structure.overlap, segmenter.engine.description),
             on_failure=on_failure,
             wait_for=wait_for,

@@ -45,6 +45,8 @@ class StagedWorker(Generic[Item, Result]):
         Second stage: takes what the first one returned.
     inference
         Thread of the first stage; ended by :meth:`stop`.
+    batch
+        Largest number of items in one step.
     overlap
         Whether the second stage has a thread of its own. If false, the first stage's thread runs
         both, one after the other.
@@ -60,6 +62,7 @@ class StagedWorker(Generic[Item, Result]):
         second: Callable[[Result], None],
         inference: ThreadPoolExecutor,
         *,
+        batch: int = 1,
         overlap: bool,
         on_failure: Callable[[BaseException], None],
         wait_for: WaitFor = wait_for,
@@ -67,6 +70,7 @@ class StagedWorker(Generic[Item, Result]):
         self._first = first
         self._second = second
         self._inference = inference
+        self._batch = batch
         self._publishing = (
             ThreadPoolExecutor(1, thread_name_prefix='publishing') if overlap else None
         )
@@ -124,9 +128,9 @@ class StagedWorker(Generic[Item, Result]):
     def _take(self) -> None:
         wait([self._handed], max(0.0, self._second_end_s - self._first_s - monotonic()))
         with self._lock:
-            items = [self._waiting.pop(source) for source in list(self._waiting)[:1]]
+            items = [self._waiting.pop(source) for source in list(self._waiting)[: self._batch]]
         if not items:
-            return  # dropped
+            return  # dropped, or taken together with others
         start_s = monotonic()
         result = self._first(items)
         self._first_s = monotonic() - start_s

@@ -18,6 +18,7 @@ from panoptic_ros.ros.frame import Frame
 from panoptic_ros.ros.messages.images import image_message
 from panoptic_ros.ros.outputs import OUTPUTS
 from panoptic_ros.ros.parameters import Tuning
+from panoptic_ros.ros.pipeline import Arrival, infer, publish
 
 SIZE_WH, FOCAL_PX, HEIGHT_M = (640, 480), 500.0, 1.5
 MS = 1_000_000
@@ -202,6 +203,33 @@ def test_a_request_for_one_image_outlives_images_that_are_skipped() -> None:
     assert bench.process(street([], SIZE_WH), 2)
     assert bench.process(street([], SIZE_WH), 3) == []
     assert counts(bench) == (5, 1, 1, 1, 2)
+
+
+def test_a_bad_image_does_not_hold_up_those_of_other_cameras() -> None:
+    cameras = [Bench(['semantic']) for _ in range(3)]
+    segmenter = cameras[0].segmenter
+    for camera in cameras:
+        camera.segmenter.panoptic = street([], SIZE_WH)
+    good = image_message(np.zeros((480, 640, 3), np.uint8), header(0))
+    bad = Image(encoding='bgr9', width=1, height=1)
+    arrivals = [
+        Arrival(camera.pipeline, '/image', message, 0)
+        for camera, message in zip(cameras, (good, bad, good), strict=True)
+    ]
+    publish(infer(segmenter, arrivals))
+    assert [len(camera.sent) for camera in cameras] == [1, 0, 1]
+    assert [counts(camera)[1:] for camera in cameras] == [
+        (1, 0, 0, 0),
+        (0, 0, 1, 0),
+        (1, 0, 0, 0),
+    ]
+    segmenter.error = EngineError('no memory')
+    publish(infer(segmenter, arrivals))
+    assert [counts(camera)[1:] for camera in cameras] == [
+        (1, 0, 0, 1),
+        (0, 0, 2, 0),
+        (1, 0, 0, 1),
+    ]
 
 
 def test_stage_times_add_up() -> None:

@@ -245,6 +245,24 @@ def test_sources_take_turns(stages: Stages) -> None:
     assert stages.passed('second') == ['left 0', 'front 2', 'left 1', 'rear 1']
 
 
+def test_a_step_takes_the_newest_item_of_several_sources() -> None:
+    stages = Stages(True, batch=2)
+    steps: list[list[object]] = []
+    stages.worker._first = lambda items: steps.append(list(items)) or items
+    gate = Gate()
+    stages.inference.submit(gate)
+    for item, source in (('a1', 'a'), ('b1', 'b'), ('a2', 'a'), ('c1', 'c')):
+        stages.submit(item, source)
+    gate.open.set()
+    stages.settle()
+    assert steps == [['a2', 'b1'], ['c1']]
+    stages.submit('b2', 'b')
+    stages.settle()
+    assert steps[2:] == [['b2']]  # does not wait for other sources
+    assert stages.passed('second') == ['a2', 'b1', 'c1', 'b2']
+    stages.worker.stop()
+
+
 @pytest.mark.parametrize('stage', ['first', 'second'])
 def test_who_waits_decides_for_how_long(stage: str) -> None:
     def impatient(future: Future) -> None:

@@ -37,7 +37,7 @@ class Held:
 
 
 class NodeInThread:
-    """The node, active; ``infer`` and ``fuse`` of its segmenter can be held."""
+    """The node, active; ``infer_all`` and ``fuse`` of its segmenter can be held."""
 
     def __init__(self, model: Path, namespace: str, **parameters: object) -> None:
         self._context = Context()
@@ -57,7 +57,7 @@ class NodeInThread:
 
     def _load(self, structure: Structure) -> Segmenter:
         segmenter = load_segmenter(structure)
-        self.infer = segmenter.infer = Held(segmenter.infer)
+        self.infer = segmenter.infer_all = Held(segmenter.infer_all)
         self.fuse = segmenter.fuse = Held(segmenter.fuse)
         return segmenter
 

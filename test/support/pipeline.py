@@ -1,6 +1,6 @@
 """Stand-ins for the parts of a node that the pipeline talks to, without DDS."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,10 +69,10 @@ class StubSegmenter:
         self.size_wh = image.shape[1::-1]
         return Prepared((), self.size_wh, 1)
 
-    def infer(self, prepared: Prepared) -> Inference:
+    def infer_all(self, frames: Sequence[Prepared]) -> list[Inference]:
         if self.error is not None:
             raise self.error
-        return Inference((), prepared, 2)
+        return [Inference((), prepared, 2) for prepared in frames]
 
     def fuse(self, inference: Inference, fusion: CentreFusion) -> Segmentation:
         if self.fusion_error is not None:

@@ -15,6 +15,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_engine_arguments(parser)
     parser.add_argument(
+        '--batch',
+        type=int,
+        default=1,
+        metavar='N',
+        help='images computed at once, for several cameras (%(default)s)',
+    )
+    parser.add_argument(
         '--builder-option',
         action='append',
         default=[],
@@ -47,7 +54,7 @@ def add_engine_arguments(
 def run(args: argparse.Namespace) -> int:
     """Build and verify; raises EngineError if the results are wrong."""
     pairs = tuple(_name_and_value(text) for text in args.builder_option)
-    options = tensorrt.BuildOptions(pairs)
+    options = tensorrt.BuildOptions(pairs, batch=args.batch)
     library = tensorrt.LIBRARIES[args.engine]
     model = Model.load(args.model)
     if library.is_portable and tensorrt.unavailable(library):

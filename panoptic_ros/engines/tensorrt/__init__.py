@@ -97,6 +97,7 @@ def open(  # noqa: A001
     cancel: threading.Event | None = None,
     on_progress: Progress | None = None,
     library: Library = TENSORRT,
+    batch: int = 1,
 ) -> TensorRtEngine:
     """Load the model's plan; build it first if the cache has none that loads.
 
@@ -111,6 +112,8 @@ def open(  # noqa: A001
         See :func:`build.build_plan`.
     library
         Which TensorRT.
+    batch
+        Number of images to compute at once; plans for another number are not taken.
     """
     if precision not in ('auto', 'float16'):
         raise EngineError(
@@ -119,7 +122,7 @@ def open(  # noqa: A001
         )
     here = Installation.find(library)
     cache = EngineCache(cache_folder)
-    wanted = Identity.of(model, BuildOptions(), here)
+    wanted = Identity.of(model, BuildOptions(batch=batch), here)
     entry = cache.newest(wanted)
     why_built = ''
     if entry is not None:
@@ -274,7 +277,7 @@ def _open_entry(
     use_graph: bool = True,
 ) -> Opened:
     plan = cache.load(entry)
-    if entry.identity.options != BuildOptions():
+    if entry.identity.options != BuildOptions(batch=entry.identity.options.batch):
         reason = f'{reason}; built with {entry.identity.options}'
     device, kernels = str(here), b''
     if here.library.has_runtime_cache:

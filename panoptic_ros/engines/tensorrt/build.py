@@ -10,6 +10,7 @@ from time import monotonic
 from types import ModuleType
 from typing import Any
 
+from panoptic_ros.engines.batching import MAX_BATCH, with_batch
 from panoptic_ros.engines.tensorrt.installation import (
     TENSORRT,
     Library,
@@ -38,12 +39,23 @@ class BuildOptions:
     builder_options
         Names and values of attributes of ``IBuilderConfig``, as text: whole numbers, ``true``,
         ``false`` or names of members of an enumeration. The name ``flag`` sets a ``BuilderFlag``.
+    batch
+        Number of images the plan computes at once.
+
+    Raises EngineError if a value is out of range.
     """
 
     builder_options: tuple[tuple[str, str], ...] = ()
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= MAX_BATCH:
+            raise EngineError(f'batch is {self.batch}; expected 1 to {MAX_BATCH}')
 
     def __str__(self) -> str:
         changed = [f'{name}={value}' for name, value in self.builder_options]
+        if self.batch > 1:
+            changed.append(f'batch={self.batch}')
         return ', '.join(changed) or 'default options'
 
 
@@ -89,11 +101,13 @@ def build_plan(
     computes in float32; ModelError if the file is missing, damaged or not of its head kind;
     KeyboardInterrupt if cancelled.
     """
-    onnx = model.onnx_path(PRECISION).read_bytes()
+    path = model.onnx_path(PRECISION)
+    onnx = path.read_bytes() if options.batch == 1 else with_batch(path, options.batch)
     logger = logger_of(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt))
-    _parser = _parse(trt, network, onnx, model)  # owns the weights until the plan is built
+    # Owns the weights until the plan is built.
+    _parser = _parse(trt, network, onnx, model, options.batch)
     config = builder.create_builder_config()
     _configure(trt, config, options)
     if library.is_portable:
@@ -128,7 +142,7 @@ def _network_flags(trt: ModuleType) -> int:
     return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
 
-def _parse(trt: ModuleType, network: Any, onnx: bytes, model: Model) -> Any:
+def _parse(trt: ModuleType, network: Any, onnx: bytes, model: Model, batch: int) -> Any:
     parser = trt.OnnxParser(network, logger_of(trt))
     parsed = parser.parse(onnx)
     faults = [
@@ -143,7 +157,7 @@ def _parse(trt: ModuleType, network: Any, onnx: bytes, model: Model) -> Any:
         )
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    model.check_io(PRECISION, _specs(trt, inputs), _specs(trt, outputs))
+    model.check_io(PRECISION, _specs(trt, inputs), _specs(trt, outputs), batch)
     wide = _wide_layers(trt, network)
     if wide:
         raise EngineError(

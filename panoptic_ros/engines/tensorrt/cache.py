@@ -116,8 +116,9 @@ class Identity:
         return f'timing-{_digest(fields)}'
 
     def fits(self, other: 'Identity') -> bool:
-        """Return whether the identities are equal apart from the options."""
-        return self == replace(other, options=self.options)
+        """Return whether the identities are equal apart from the options other than the batch."""
+        same_batch = self.options.batch == other.options.batch
+        return same_batch and self == replace(other, options=self.options)
 
 
 @dataclass(frozen=True)
@@ -279,12 +280,12 @@ class EngineCache:
         try:
             fields: dict[str, Any] = json.loads(path.read_bytes())
             identity = fields.pop('identity')
-            pairs = identity.pop('options').pop('builder_options')
-            options = BuildOptions(tuple((name, value) for name, value in pairs))
+            options = identity.pop('options')
+            pairs = tuple((name, value) for name, value in options.pop('builder_options'))
             verification = fields.pop('verification')
             return Entry(
                 **fields,
-                identity=Identity(**identity, options=options),
+                identity=Identity(**identity, options=BuildOptions(pairs, **options)),
                 verification=Verification(**verification) if verification else None,
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, EngineError):

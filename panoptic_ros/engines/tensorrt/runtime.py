@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,9 +62,9 @@ class _Region:
             self.nbytes += -(-size // _ALIGNMENT) * _ALIGNMENT
 
     def views(self, buffer: MirroredBuffer) -> dict[str, np.ndarray]:
-        """Return views of the pinned host memory by tensor name, without the batch axis."""
+        """Return views of the pinned host memory by tensor name, with the batch axis."""
         return {
-            name: buffer.host_view(self.offsets[name], np.dtype(spec.dtype), spec.sizes)[0]
+            name: buffer.host_view(self.offsets[name], np.dtype(spec.dtype), spec.sizes)
             for name, spec in self.specs.items()
         }
 
@@ -137,16 +137,25 @@ class TensorRtEngine:
             version=here.trt.__version__,
             reason=f'{reason}; {how}' if reason else how,
             is_gpu=True,
+            batch=len(self._images),
         )
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """See :meth:`panoptic_ros.engines.Engine.infer`."""
+        return self.infer_batch([image])[0]
+
+    def infer_batch(self, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """See :meth:`panoptic_ros.engines.BatchEngine.infer_batch`."""
         if not self._is_open:
             raise EngineError(f'the {self.description.name} engine is closed; open another one')
-        check_image(image, self._size_wh)
-        np.copyto(self._image, image)
-        self._run(self._launch)
-        return {name: view.copy() for name, view in self._outputs.items()}
+        for row, image in enumerate(images):
+            check_image(image, self._size_wh)
+            np.copyto(self._images[row], image)
+        self._run(self._launch)  # further rows have earlier images; nobody reads their outputs
+        return [
+            {name: view[row].copy() for name, view in self._outputs.items()}
+            for row in range(len(images))
+        ]
 
     def layers(self, runs: int = 0) -> list[Layer]:
         """Describe the layers of the plan; time them over ``runs`` frames without CUDA graph."""
@@ -196,7 +205,8 @@ class TensorRtEngine:
     def _bind(self, model: Model) -> None:
         cuda = self._here.cuda
         inputs, outputs = self._io()
-        model.check_io(PRECISION, inputs, outputs)
+        batch = max(spec.sizes[0] for spec in inputs.values())
+        model.check_io(PRECISION, inputs, outputs, batch)
         self._stream = Stream(cuda)
         self._resources.callback(self._stream.close)
         regions = []
@@ -207,7 +217,7 @@ class TensorRtEngine:
             region.bind(self._context, buffer)
             regions.append((region, buffer))
         (into, self._upload_buffer), (out, self._download_buffer) = regions
-        (self._image,) = into.views(self._upload_buffer).values()
+        (self._images,) = into.views(self._upload_buffer).values()
         self._outputs = out.views(self._download_buffer)
 
     def _io(self) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
@@ -225,7 +235,7 @@ class TensorRtEngine:
         """Warm up and capture a graph; return the reason if there is none, else an empty text."""
         self._launch: Callable[[], None] = self._enqueue
         # TensorRT allocates memory in the first run; a capture does not allow that.
-        self._image[:] = 0
+        self._images[:] = 0
         self._run(self._enqueue)
         if self._kernels is not None:
             self.runtime_cache = bytes(self._kernels.serialize())

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from panoptic_ros.engines import open_engine, tensorrt
+from panoptic_ros.engines import infer_images, open_engine, tensorrt
 from panoptic_ros.engines.tensorrt import BuildOptions, EngineCache, build_engine, open_cached
 from panoptic_ros.errors import EngineError, FrameError, ModelError
 from panoptic_ros.model import Model, write_model
@@ -293,6 +293,34 @@ def test_what_was_built_last_is_what_runs(install, model, world):
     assert engine.description.reason == 'auto; CUDA graph'
     engine.close()
     assert world.builds == 2
+
+
+def test_a_plan_for_several_images_gives_what_one_for_one_image_gives(
+    install, version, model, world, tiny_scene, live
+):
+    install(version)
+    build_engine(model, BuildOptions(batch=3)).serve().close()
+    engine = open_engine(model, 'tensorrt', batch=3)
+    assert world.builds == 1
+    assert engine.description.batch == 3
+    assert str(engine.description).endswith(', 3 images at once (asked for; CUDA graph)')
+    image = tiny_scene()
+    images = [image, image[::-1].copy(), np.full_like(image, 77), image, image[:, ::-1].copy()]
+    for outputs, picture in zip(infer_images(engine, images), images, strict=True):
+        for name, expected in onnx_runtime_outputs(model, picture).items():
+            np.testing.assert_allclose(outputs[name], expected, rtol=1e-2, atol=1e-2)
+    engine.close()
+    engine = open_engine(model, 'tensorrt')
+    assert world.builds == 2  # plans for another number of images are not taken
+    assert engine.description.batch == 1
+    engine.close()
+    assert live() == NOTHING
+
+
+@pytest.mark.parametrize('batch', [0, 33])
+def test_batches_out_of_range(batch):
+    with pytest.raises(EngineError, match=f'batch is {batch}; expected 1 to 32'):
+        BuildOptions(batch=batch)
 
 
 def test_timing_cache_is_kept_and_used(install, model, world, cache_folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.rtx import RTX_VERSION
 
+from panoptic_ros.engines.batching import with_batch
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model, list_models
 
@@ -61,6 +62,17 @@ def test_it_parses_and_builds_in_float16(rtx, model):
         if dtype == 'FLOAT' and 4 * volume(shape) > LARGEST_FLOAT32_BYTES
     }
     assert {name for name in wide if name not in ALLOWED_FLOAT32} == set()
+    assert result['plan_bytes'] > 1000, result['build_errors']
+
+
+@pytest.mark.slow
+def test_it_builds_for_several_images(rtx, model, tmp_path):
+    pytest.importorskip('onnx')
+    path = tmp_path / 'batch.onnx'
+    path.write_bytes(with_batch(model.onnx_path('float16'), 3))
+    result = rtx(path)
+    assert result['errors'] == []
+    assert {shape[0] for _, shape in result['io'].values()} == {3}
     assert result['plan_bytes'] > 1000, result['build_errors']
 
 

@@ -144,6 +144,46 @@ def test_calibration_and_parameters_are_those_of_the_camera(
     assert not peer.set_parameter('/robot/segment/', 'front.roi', '')
 
 
+def test_an_engine_for_several_images_computes_those_of_different_cameras_at_once(
+    peer: Peer, scene: Callable[[str], np.ndarray], tiny_model: Path
+) -> None:
+    node = NodeInThread(tiny_model, '/batch', cameras=', '.join(CAMERAS), engine_batch=3)
+    try:
+        answers = {c: peer.subscribe(Image, semantic(c, 'batch')) for c in CAMERAS}
+        alone = {}
+        for camera in CAMERAS:
+            image = messages.image_message(scene(camera), peer.header())
+            (answer,) = peer.exchange(f'/batch/{camera}/image', image, semantic(camera, 'batch'))
+            alone[camera] = bytes(answer.data)
+        sizes: list[int] = []
+        engine = node.node._session.segmenter.engine
+        assert engine.description.batch == 3
+        infer_batch = engine.infer_batch
+        engine.infer_batch = lambda images: sizes.append(len(images)) or infer_batch(images)
+        node.infer.hold()
+        calls = node.infer.calls
+        sent = {}
+        for camera in ('front', *CAMERAS):  # the first one is in the engine, the others wait
+            index = CAMERAS.index(camera)
+            received = node.counts(index)['received']
+            sent[camera] = messages.image_message(scene(camera), peer.header())
+            peer.publish(f'/batch/{camera}/image', sent[camera])
+            peer.wait_until(
+                lambda r=received, i=index: node.counts(i)['received'] > r, 'the image'
+            )
+            peer.wait_until(lambda: node.infer.calls > calls, 'the engine')
+        node.infer.release()
+        for camera in CAMERAS:
+            found, header = answers[camera], sent[camera].header
+            peer.wait_until(
+                lambda found=found, header=header: found[-1].header == header, 'the answers'
+            )
+            assert bytes(found[-1].data) == alone[camera]
+        assert sizes == [1, 3]
+    finally:
+        node.close()
+
+
 def test_cameras_take_turns_while_the_engine_is_busy(
     peer: Peer, scene: Callable[[str], np.ndarray], tiny_model: Path
 ) -> None:

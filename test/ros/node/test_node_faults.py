@@ -167,7 +167,7 @@ FAILING_LOAD = """
 
 
 IN_EITHER_STAGE = pytest.mark.parametrize(
-    ('stage', 'overlap'), [('infer', 'off'), ('infer', 'on'), ('fuse', 'on')]
+    ('stage', 'overlap'), [('infer_all', 'off'), ('infer_all', 'on'), ('fuse', 'on')]
 )
 
 
@@ -195,7 +195,7 @@ LOST_LOAD = """
     if len(loads) == 1:
         def lost(*arguments):
             raise EngineError('the GPU is gone')
-        segmenter.infer = lost
+        segmenter.infer_all = lost
     return segmenter
 loads = []
 """
