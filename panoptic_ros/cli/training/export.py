@@ -60,9 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--semantic-stride',
         type=int,
-        default=2,
         choices=(1, 2, 3, 4),
-        help='input pixels per cell of the class map (default: %(default)s)',
+        help='input pixels per cell of the class map (default: 2)',
     )
     parser.add_argument(
         '--peaks', type=int, help="most objects per input (default: the configuration's)"
@@ -92,6 +91,11 @@ def run(args: argparse.Namespace) -> int:
         np.savez_compressed(args.weights, class_names=np.array(labels.names), **arrays)
         print(f'{args.weights}  {args.weights.stat().st_size / 1e6:.1f} MB')
         return 0
+    if config.head != 'centres' and (args.peaks or args.semantic_stride):
+        raise PanopticRosError(
+            f'the heads of {args.run} are {config.head}; --peaks and --semantic-stride apply to '
+            'centres only'
+        )
     size_wh = parse_size(args.size)
     fusion = parse_fusion(args.fusion, HEAD_KINDS[config.head].fusion)
     network = config.build_network(len(labels), pretrained=False)
@@ -114,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         label_set=config.label_set or LABELS,
         scale=config.image_scale or None,
         peaks=args.peaks or config.peaks,
-        semantic_stride=args.semantic_stride,
+        semantic_stride=args.semantic_stride or 2,
         fusion=fusion,
         provenance=provenance,
         data=(_training_data(config),),

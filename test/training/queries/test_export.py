@@ -151,6 +151,16 @@ def test_a_run_of_centres_starts_a_run_of_queries(tmp_path: Path) -> None:
     assert torch.equal(second.network.query_head.classes.weight, untrained)
 
 
+def test_options_of_centres_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Trainer(CONFIG, tmp_path / 'run').save()
+    for option in (['--peaks', '5'], ['--semantic-stride', '2']):
+        assert main(['export', str(tmp_path / 'run'), '--out', str(tmp_path / 'm'), *option]) == 2
+        assert 'are queries; --peaks and --semantic-stride apply to' in capsys.readouterr().err
+    assert not (tmp_path / 'm').exists()
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
