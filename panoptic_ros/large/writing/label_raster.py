@@ -94,7 +94,7 @@ def new_raster(
     if georeference.crs_wkt:
         profile['crs'] = rasterio.crs.CRS.from_wkt(georeference.crs_wkt)
         profile['transform'] = Affine(*georeference.transform)
-    options = {'GDAL_CACHEMAX': CACHE_MB, 'COMPRESS_OVERVIEW': 'DEFLATE'}
+    options = {'GDAL_CACHEMAX': CACHE_MB, 'COMPRESS_OVERVIEW': 'DEFLATE', 'ZLEVEL_OVERVIEW': 1}
     with (
         whole_file(path, RasterioError) as temporary,
         rasterio.Env(**options),
