@@ -1,4 +1,4 @@
-"""What differs between the kinds of heads in training, validation and export."""
+"""The kinds of heads: targets, losses, exported graph and fusion of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ Graph = CentreGraph | QueryGraph
 
 @dataclass(frozen=True)
 class HeadKind:
-    """How a kind of heads is trained and deployed.
+    """The parts of training, validation and export that depend on the kind of heads.
 
     Parameters
     ----------
