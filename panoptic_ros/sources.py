@@ -29,7 +29,7 @@ _DEFAULT_RATE_HZ = 25.0  # of videos that state neither stamps nor a rate; ffmpe
 _PROBED_FRAMES = 12
 _RATE_TOLERANCE = 0.05  # the stated rate counts if the measured one differs by less
 _NETWORK_TIMEOUT_MS = 10_000
-_DAMAGED_FRAMES = 250
+_ATTEMPTS = 250
 """Frames in a row that cannot be decoded before a video file counts as ended."""
 _EXPECTED = (
     'a video, an image, a folder of images, a camera (its number or /dev/video0), or a stream '
@@ -177,14 +177,14 @@ def _open_video(name: str, path: Path) -> Pictures:
 
     def read() -> Iterator[Picture]:
         capture = _open_video_file(path, what)
-        return _read_video(capture, path.stem, rate_hz, 1 + _DAMAGED_FRAMES)
+        return _read_video(capture, path.stem, rate_hz, _ATTEMPTS)
 
     return Pictures(name, rate_hz, count, False, True, read)
 
 
 def _open_video_file(path: Path, what: str) -> cv2.VideoCapture:
     with opencv_path(path) as name:
-        return _open_capture(name, what)
+        return _open_capture(name, what, _ATTEMPTS)
 
 
 def _open_stream(address: str) -> Pictures:
@@ -240,10 +240,10 @@ def _open_camera(name: str, number: int) -> Pictures:
     return Pictures(name, _stated_rate_hz(capture), 0, True, True, read)
 
 
-def _open_capture(source: int | str, what: str) -> cv2.VideoCapture:
+def _open_capture(source: int | str, what: str, attempts: int = 1) -> cv2.VideoCapture:
     """Open a source with OpenCV and grab the first image, which proves that there is one."""
     capture = cv2.VideoCapture(source)
-    if not capture.isOpened() or not capture.grab():
+    if not capture.isOpened() or not _grab(capture, attempts):
         capture.release()
         raise SourceError(
             f'{what} cannot be read; expected something OpenCV opens, such as an .mp4 file or a '
@@ -272,6 +272,11 @@ def _measure_rate_hz(capture: cv2.VideoCapture) -> float:
     return stated_hz if agrees else measured_hz
 
 
+def _grab(capture: cv2.VideoCapture, attempts: int) -> bool:
+    """Grab the next image that can be read; returns whether there is one."""
+    return any(capture.grab() for _ in range(attempts))
+
+
 def _read_video(
     capture: cv2.VideoCapture, name: str, rate_hz: float, attempts: int = 1
 ) -> Iterator[Picture]:
@@ -286,7 +291,7 @@ def _read_video(
         ok, image_bgr = capture.retrieve()
         if ok:
             yield Picture(f'{name}_{index:06d}', image_bgr, round((last_ms - start_ms) * 1e6))
-        if not any(capture.grab() for _ in range(attempts)):
+        if not _grab(capture, attempts):
             capture.release()
             return
         # Raw streams have no stamps, and damaged ones go back: one interval later then.

@@ -6,7 +6,7 @@ from pathlib import Path
 from panoptic_ros.benchmark.bags import STORAGES
 from panoptic_ros.benchmark.recording import Options, record
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS
-from panoptic_ros.ros.arguments import positive_number, size_wh
+from panoptic_ros.ros.arguments import field_of_view_deg, positive_number, size_wh
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0, help='seed of the street (%(default)s)')
     parser.add_argument(
         '--fov',
-        type=float,
+        type=field_of_view_deg,
         default=60.0,
         help='horizontal field of view assumed for videos and images, degrees (%(default)s)',
     )

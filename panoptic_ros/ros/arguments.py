@@ -2,6 +2,8 @@
 
 import argparse
 
+MAX_FIELD_OF_VIEW_DEG = 175.0
+
 
 def size_wh(text: str) -> tuple[int, int]:
     """Return width and height of an argument such as ``640x480``."""
@@ -19,4 +21,18 @@ def positive_number(text: str) -> float:
         value = float('nan')
     if not 0 < value <= 1e6:
         raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
+    return value
+
+
+def field_of_view_deg(text: str) -> float:
+    """Return a horizontal field of view in degrees, 0 for a camera without calibration."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float('nan')
+    if not 0 <= value <= MAX_FIELD_OF_VIEW_DEG:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no field of view of a pinhole camera; expected 0 to '
+            f'{MAX_FIELD_OF_VIEW_DEG:g} degrees, 0 for no calibration'
+        )
     return value

@@ -36,6 +36,7 @@ from std_msgs.msg import Header
 
 from panoptic_ros.datasets.street.scene import StreetFrame, SyntheticStreet
 from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.ros.arguments import MAX_FIELD_OF_VIEW_DEG
 from panoptic_ros.ros.messages import image_message
 from panoptic_ros.ros.messages.optional import TFMessage
 from panoptic_ros.ros.parameters import ParameterError, Tuning
@@ -106,7 +107,7 @@ _RANGES = {
     'frames': (0, 2**31),
     'width': (0, 16384),
     'height': (0, 16384),
-    'horizontal_fov_deg': (0.0, 175.0),
+    'horizontal_fov_deg': (0.0, MAX_FIELD_OF_VIEW_DEG),
     'seed': (0, 2**31),
     'camera_height_m': (0.3, 5.0),
     'camera_pitch_rad': (-0.5, 0.5),

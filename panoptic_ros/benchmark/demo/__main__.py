@@ -33,7 +33,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
-from panoptic_ros.ros.arguments import positive_number, size_wh
+from panoptic_ros.ros.arguments import field_of_view_deg, positive_number, size_wh
 
 if TYPE_CHECKING:
     from panoptic_ros.benchmark.client import Client
@@ -181,7 +181,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--fov',
-        type=float,
+        type=field_of_view_deg,
         default=60.0,
         help='degrees, the field of view assumed of videos and pictures (%(default)s)',
     )
