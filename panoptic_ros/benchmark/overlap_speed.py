@@ -39,7 +39,11 @@ from panoptic_ros.ros.publishing import offered
 
 TOPICS: dict[str, dict[str, type]] = {
     **SUBSCRIBED,
-    'every': {o.topic.removeprefix('~/'): o.message_type for o in offered(Structure())},
+    'every': {
+        output.topic.removeprefix('~/'): output.message_type
+        for output in offered(Structure())
+        if output.message_type is not None
+    },
 }
 """Outputs that are subscribed to, by name on the command line."""
 

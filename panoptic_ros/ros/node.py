@@ -296,9 +296,13 @@ class SegmentNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         session = self._session
         structure = self._parameters_of_node.structure
+        cameras: list[tuple[Situation, FrameLog]]
         if session is None:
             cameras = [
-                (self._situation(name, CameraTopics(self, name, structure.image_transport)), None)
+                (
+                    self._situation(name, CameraTopics(self, name, structure.image_transport)),
+                    FrameLog(),
+                )
                 for name in structure.camera_names
             ]
         else:
@@ -314,7 +318,7 @@ class SegmentNode(LifecycleNode):
                 self.get_fully_qualified_name(),
                 self.get_clock().now().to_msg(),
                 monotonic_ns(),
-                [(situation, log or FrameLog()) for situation, log in cameras],
+                cameras,
             )
         )
 
