@@ -89,7 +89,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_ARGS ?=
 gpu:
 	$(GPU_PYTHON) -m panoptic_ros gpu-report --out out/gpu $(GPU_ARGS)
-	$(GPU_PYTHON) -m pytest -q -m gpu -p no:cacheprovider test/engines > out/gpu/tests.txt; status=$$?; \
+	$(GPU_PYTHON) -m pytest -q -m gpu -p no:cacheprovider test/engines/tensorrt/test_gpu.py > out/gpu/tests.txt; status=$$?; \
 		{ echo; echo '## Tests on the GPU'; echo; sed 's/^/    /' out/gpu/tests.txt; } >> out/gpu/report.md; \
 		cat out/gpu/report.md; exit $$status
 
