@@ -69,7 +69,7 @@ def query_losses(
 
 
 def _segments(segment: Tensor, class_id: Tensor) -> Segments:
-    class_id = class_id[class_id != VOID].long()
+    class_id = class_id[class_id != VOID].to(torch.int64)
     segment = segment.flatten()
     numbers = torch.arange(len(class_id), device=segment.device)
     mask = (segment == numbers[:, None]).float()
