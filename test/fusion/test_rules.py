@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from fusion.test_fusion import CAR, LABELS, PERSON, ROAD, SKY, assert_keeps_the_promises
 from fusion.test_ownership import enlarge
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fusion import CAR, LABELS, PERSON, ROAD, SKY, assert_keeps_the_promises
 
 from panoptic_ros.errors import LabelSetError
 from panoptic_ros.fusion import RULES, QueryFusion, QueryHeads
