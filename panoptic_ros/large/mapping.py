@@ -188,10 +188,10 @@ class _Overview:
         shade = np.where(instance > 0, 0.7 + 0.6 * (instance * 0.618034 % 1), 1)[..., None]
         colors = np.clip(self._colors[semantic] * shade, 0, 255)
         drawn = _OPACITY * colors + (1 - _OPACITY) * picture_rgb
+        drawn = np.rint(drawn).astype(np.uint8)
         self._rows.append(np.where(semantic[..., None] >= 255, picture_rgb, drawn))
 
     def write(self, path: Path) -> None:
-        picture = np.rint(np.concatenate(self._rows)).astype(np.uint8)
-        _, data = cv2.imencode('.png', picture[:, :, ::-1])
+        _, data = cv2.imencode('.png', np.concatenate(self._rows)[:, :, ::-1])
         with whole_file(path) as temporary:
             temporary.write_bytes(data)
