@@ -341,6 +341,8 @@ def _splits(root: Path) -> list[str]:
             if path.with_suffix('').is_dir():
                 found.add(_split_of(path))
         found.update(_split_of(path) for path in folder.glob('instances_*.json'))
+        usual = ('train', *_USUAL_SPLITS)
+        found.update(split for split in usual if (folder / f'{split}.json').is_file())
     found.update(path.parent.name for path in root.glob('*/_annotations.coco.json'))
     return sorted(found)
 
