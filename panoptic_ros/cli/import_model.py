@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
+from panoptic_ros.cli.engine.fuse import add_fuse_argument, fuse_or_hint
 from panoptic_ros.errors import ModelError
+from panoptic_ros.importing.detectors.importer import import_onnx
 from panoptic_ros.importing.families.family import INSTANCE, PANOPTIC, SEMANTIC
 from panoptic_ros.importing.importer import import_checkpoint
-from panoptic_ros.importing.onnx_file import import_onnx
 from panoptic_ros.importing.request import Request
 
 
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--licence', default='unknown', help='licence of the weights, for the card (%(default)s)'
     )
+    add_fuse_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if args.names and not is_onnx:
         raise ModelError('--names is for .onnx files; a checkpoint has its names in config.json')
     read = import_onnx if is_onnx else import_checkpoint
-    read(request, lambda text: print(text, flush=True))
+    model = read(request, lambda text: print(text, flush=True))
+    note = fuse_or_hint(model, args.fuse)
+    if note:
+        print(note)
     return 0
 
 

@@ -3,19 +3,49 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from panoptic_ros.engines.golden import compare_golden_queries
 from panoptic_ros.evaluation.quality import PanopticQuality
-from panoptic_ros.fusion import QueryFusion, QueryHeads
-from panoptic_ros.importing.network import OUTPUTS
+from panoptic_ros.fusion import Fusion, heads_of
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 
 MIN_PQ = 90.0
 """PQ between the maps of two precisions below which one of them has collapsed."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What outputs are outputs of: enough to make a map of them.
+
+    Parameters
+    ----------
+    head
+        Head kind, as in the card.
+    fusion
+        Of that head kind.
+    label_set
+        Of the map.
+    size_wh
+        Of the map.
+    """
+
+    head: str
+    fusion: Fusion
+    label_set: LabelSet
+    size_wh: tuple[int, int]
+
+    def fuse(self, outputs: dict[str, np.ndarray]) -> Panoptic:
+        """Return the panoptic map of outputs."""
+        fusion: Any = self.fusion  # the head kind decides its class and that of the heads
+        panoptic: Panoptic = fusion(
+            heads_of(self.head, outputs), self.label_set, self.size_wh
+        ).panoptic
+        return panoptic
 
 
 class OnnxFile:
@@ -25,12 +55,14 @@ class OnnxFile:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
+        self._names = [output.name for output in self._session.get_outputs()]
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the outputs of one picture, float32, without the batch axis."""
-        outputs = self._session.run(list(OUTPUTS), {'image': image[None]})
+        """Return the outputs of one picture without the batch axis, float32 where float16."""
+        outputs = self._session.run(self._names, {'image': image[None]})
         return {
-            name: array[0].astype(np.float32) for name, array in zip(OUTPUTS, outputs, strict=True)
+            name: array[0].astype(np.float32) if array.dtype == np.float16 else array[0]
+            for name, array in zip(self._names, outputs, strict=True)
         }
 
 
@@ -73,35 +105,36 @@ class Agreement:
 def compare(
     found: Sequence[dict[str, np.ndarray]],
     expected: Sequence[dict[str, np.ndarray]],
-    fusion: QueryFusion,
-    label_set: LabelSet,
-    size_wh: tuple[int, int],
+    model: Judged,
 ) -> Agreement:
-    """Compare outputs picture by picture; the maps are made at ``size_wh``."""
-    quality = PanopticQuality(label_set)
+    """Compare outputs picture by picture; the maps are made at the size of the input."""
+    quality = PanopticQuality(model.label_set)
     differences, segments, is_finite = [], 0, True
     for ours, theirs in zip(found, expected, strict=True):
         if not all(np.isfinite(array).all() for array in ours.values()):
             is_finite = False
             continue
-        differences.append(compare_golden_queries(ours, theirs))
-        truth = fuse(theirs, fusion, label_set, size_wh)
+        differences.append(_difference(ours, theirs, model.head))
+        truth = model.fuse(theirs)
         segments += len(truth.segments)
-        quality.update(fuse(ours, fusion, label_set, size_wh), truth)
+        quality.update(model.fuse(ours), truth)
     return Agreement(
-        classes=max((d.classes for d in differences), default=float('nan')),
-        masks=max((d.masks for d in differences), default=float('nan')),
+        classes=max((d[0] for d in differences), default=float('nan')),
+        masks=max((d[1] for d in differences), default=float('nan')),
         is_finite=is_finite,
         pq=quality.result().PQ if differences else float('nan'),
         segments=segments,
     )
 
 
-def fuse(
-    outputs: dict[str, np.ndarray],
-    fusion: QueryFusion,
-    label_set: LabelSet,
-    size_wh: tuple[int, int],
-) -> Panoptic:
-    """Return the panoptic map of outputs."""
-    return fusion(QueryHeads(**outputs), label_set, size_wh).panoptic
+def _difference(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], head: str
+) -> tuple[float, float]:
+    """Return the mean differences of class and mask probabilities."""
+    if head == 'queries':
+        found = compare_golden_queries(ours, theirs)
+        return found.classes, found.masks
+    # Masks are binary here, and the order of detections with close scores may differ.
+    scores = np.abs(np.sort(ours['score']) - np.sort(theirs['score']))
+    masks = (ours['mask'].any(0) != theirs['mask'].any(0)).mean()
+    return float(scores.mean()), float(masks)

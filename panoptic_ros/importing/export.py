@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def export_onnx(
     size_wh: tuple[int, int],
     path: Path,
     environment: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = OUTPUTS,
 ) -> None:
     """Write a network as self-contained ONNX whose nodes name the modules they come from.
 
@@ -69,7 +70,7 @@ def export_onnx(
     image = torch.zeros(1, size_wh[1], size_wh[0], 3, dtype=torch.uint8)
     try:
         with _environment(environment or {}), torch.inference_mode():
-            write_onnx(network, image, path, OUTPUTS)
+            write_onnx(network, image, path, outputs)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         cause = ' '.join(str(error.__cause__ or error).split())[:300]
         raise ModelError(

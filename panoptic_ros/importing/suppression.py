@@ -17,7 +17,8 @@ def keep_best(box_xyxy: Tensor, group: Tensor, max_iou: float) -> Tensor:
     Parameters
     ----------
     box_xyxy
-        float [N, 4], best first. In fractions of the image: areas in pixels overflow float16.
+        float [N, 4], best first; fractions of the image if float16, where areas in pixels
+        overflow.
     group
         Integers [N], for example classes; boxes of different groups do not compete.
     max_iou

@@ -39,14 +39,14 @@ def scenery(size_wh: tuple[int, int], seed: int = 0) -> np.ndarray:
     return picture
 
 
-def import_small(model_type: str, folder: Path) -> Imported:
-    """Make a checkpoint of a family's small configuration and import it."""
+def import_small(model_type: str, folder: Path, published: bool = False) -> Imported:
+    """Make a checkpoint of a family's small, or published, configuration and import it."""
     family = family_of(model_type)
     checkpoint, picture = folder / 'checkpoint', folder / 'picture.png'
     cv2.imwrite(str(picture), scenery((160, 120)))
-    size_wh = RECIPES[model_type].size_wh[0]
+    size_wh = RECIPES[model_type].size_wh[published]
     fitted_to = cv2.resize(scenery((160, 120))[..., ::-1], size_wh)
-    network = write_checkpoint(model_type, checkpoint, fitted_to)
+    network = write_checkpoint(model_type, checkpoint, fitted_to, published)
     log: list[str] = []
     request = Request(str(checkpoint), folder / 'model', pictures=(picture,), licence='made here')
     model = import_checkpoint(request, log.append)

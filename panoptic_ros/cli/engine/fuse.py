@@ -17,30 +17,58 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fuse_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--fuse`` to a command that writes a model."""
+    parser.add_argument(
+        '--fuse',
+        action='store_true',
+        help='append the fusion to the float16 file, as panoptic fuse does: a GPU returns one map '
+        'instead of a mask for each object, and thresholds are fixed',
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Replace the file; raises ModelError if it cannot be fused or is fused already."""
+    print(fuse(Model.load(args.model), args.precision))
+    return 0
+
+
+def fuse(model: Model, precision: str = 'float16') -> str:
+    """Replace a file of a model by one that ends in the fusion; return a line about it.
+
+    Raises ModelError if it cannot be fused or is fused already.
+    """
     try:
         from panoptic_ros.fusion.graph import fuse_onnx
     except ModuleNotFoundError as error:
         raise ModelError(f"{error}; install it with pip install 'panoptic_ros[import]'") from error
-    model = Model.load(args.model)
     card = model.card
-    if args.precision in card.fused or card.head not in ('centres', 'queries'):
+    if precision in card.fused or card.head not in ('centres', 'queries'):
         raise ModelError(
-            f'the {args.precision} file of model {card.name!r} has head kind {card.head}'
-            f'{" and is fused already" if args.precision in card.fused else ""}; expected head '
+            f'the {precision} file of model {card.name!r} has head kind {card.head}'
+            f'{" and is fused already" if precision in card.fused else ""}; expected head '
             'kind centres or queries without the fusion'
         )
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / 'fused.onnx'
-        fuse_onnx(model.onnx_path(args.precision), target, card_fusion(model), model.label_set)
-        fused = add_onnx(model, args.precision, target, is_fused=True)
-    entry = fused.card.files[args.precision]
-    outputs = ', '.join(f'{name} {spec}' for name, spec in card_outputs(fused, args.precision))
-    print(f'{fused.folder / entry.path}: {entry.bytes / 1e6:.1f} MB, outputs {outputs}')
-    return 0
+        fuse_onnx(model.onnx_path(precision), target, card_fusion(model), model.label_set)
+        fused = add_onnx(model, precision, target, is_fused=True)
+    entry = fused.card.files[precision]
+    outputs = ', '.join(f'{name} {spec}' for name, spec in fused.card.outputs(precision).items())
+    return f'{fused.folder / entry.path}: {entry.bytes / 1e6:.1f} MB, outputs {outputs}'
 
 
-def card_outputs(model: Model, precision: str) -> list[tuple[str, str]]:
-    """Return name, type and shape of each output of a file."""
-    return [(name, str(spec)) for name, spec in model.card.outputs(precision).items()]
+def fuse_or_hint(model: Model, is_wanted: bool) -> str:
+    """Fuse a model that was just written, or say how to; empty if there is nothing to fuse."""
+    return fuse(model) if is_wanted else hint(model)
+
+
+def hint(model: Model) -> str:
+    """Return how to put the fusion on the GPU; empty if it is there or cannot be."""
+    card = model.card
+    is_possible = card.head in ('centres', 'queries') and card.scale is None
+    if not is_possible or 'float16' not in card.files or 'float16' in card.fused:
+        return ''
+    return (
+        f'the CPU makes the map of each frame; "panoptic fuse {model.folder}" moves it to the GPU'
+    )

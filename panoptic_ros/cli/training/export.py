@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from panoptic_ros.cli.engine.fuse import add_fuse_argument, fuse_or_hint
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import Fusion
 from panoptic_ros.model import Model
@@ -78,6 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar='SHARE',
         help='share of the mixed-in weights, 0..1 (default: %(default)s)',
     )
+    add_fuse_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,6 +127,9 @@ def run(args: argparse.Namespace) -> int:
     )
     for precision, entry in model.card.files.items():
         print(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')
+    note = fuse_or_hint(model, args.fuse)
+    if note:
+        print(note)
     return 0
 
 

@@ -8,7 +8,7 @@ torch = pytest.importorskip('torch', reason='extra import')
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from panoptic_ros.importing.detectors import (  # noqa: E402
+from panoptic_ros.importing.detectors.layouts import (  # noqa: E402
     YoloCandidates,
     YoloDetections,
     cropped_masks,

@@ -16,8 +16,8 @@ from panoptic_ros.engines import open_engine  # noqa: E402
 from panoptic_ros.errors import PanopticRosError  # noqa: E402
 from panoptic_ros.fusion import QueryHeads  # noqa: E402
 from panoptic_ros.importing.agreement import OnnxFile  # noqa: E402
-from panoptic_ros.importing.halving import halved  # noqa: E402
-from panoptic_ros.importing.onnx_file import import_onnx, open_detector, read_names  # noqa: E402
+from panoptic_ros.importing.detectors.halving import halved  # noqa: E402
+from panoptic_ros.importing.detectors.importer import import_onnx, open_detector, read_names  # noqa: E402
 from panoptic_ros.importing.request import Request  # noqa: E402
 from panoptic_ros.labels import VOID  # noqa: E402
 from panoptic_ros.segmenter import Segmenter, card_fusion  # noqa: E402

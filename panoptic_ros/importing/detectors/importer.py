@@ -18,11 +18,11 @@ from torch import nn
 from panoptic_ros import __version__
 from panoptic_ros.errors import ModelError
 from panoptic_ros.fusion import QueryFusion
-from panoptic_ros.importing.agreement import OnnxFile, compare
-from panoptic_ros.importing.detectors import Detector, find_detector
+from panoptic_ros.importing.agreement import Judged, OnnxFile, compare
+from panoptic_ros.importing.detectors.halving import halved
+from panoptic_ros.importing.detectors.layouts import Detector, find_detector
 from panoptic_ros.importing.export import publish_onnx
 from panoptic_ros.importing.golden import golden_queries
-from panoptic_ros.importing.halving import halved
 from panoptic_ros.importing.labels import ClassMap, match_labels
 from panoptic_ros.importing.network import OUTPUTS, Normalised, QueryRows
 from panoptic_ros.importing.request import Request, label_set_name, read_images
@@ -202,8 +202,8 @@ def _write(
     files = {'float32': folder / 'float32.onnx'}
     publish_onnx(whole, files['float32'])
     found = [OnnxFile(files['float32']).infer(image) for image in images]
-    args = (QueryFusion(**fusion), class_map.label_set, opened.size_wh)
-    exact = compare(found, expected, *args)
+    judged = Judged('queries', QueryFusion(**fusion), class_map.label_set, opened.size_wh)
+    exact = compare(found, expected, judged)
     say(f'float32 file against the original: {exact}')
     if not max(exact.classes, exact.masks) <= LARGEST_DIFFERENCE:
         raise ModelError(
@@ -215,7 +215,7 @@ def _write(
     onnx.save(halved(onnx.load(files['float32'])), half)
     files['float16'] = folder / 'float16.onnx'
     publish_onnx(half, files['float16'])
-    agreement = compare([OnnxFile(half).infer(i) for i in images], found, *args)
+    agreement = compare([OnnxFile(half).infer(i) for i in images], found, judged)
     say(f'float16 file against float32: {agreement}')
     notes['float16'] = f'against float32: {agreement}'
     if agreement.has_collapsed:

@@ -1,0 +1,1 @@
+"""Instance segmentation networks as ONNX files that their own packages exported."""
