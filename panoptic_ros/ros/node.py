@@ -65,7 +65,7 @@ def load_segmenter(structure: Structure) -> Segmenter:
         structure.engine_cache,
         structure.engine_batch,
     )
-    return Segmenter(model, engine, fusion)
+    return Segmenter(model, engine, fusion, structure.fast_resize)
 
 
 def _logged(transition: _Transition) -> _Transition:

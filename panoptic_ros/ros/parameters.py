@@ -150,6 +150,11 @@ class Structure:
         low=1,
         high=MAX_BATCH,
     )
+    fast_resize: bool = _parameter(
+        False,
+        'Sample where the card of the model says to filter when an image is reduced: faster, but '
+        'the network sees aliases of fine detail that it was not trained with',
+    )
     overlap: str = _parameter(
         'auto',
         'Publish an image while the engine computes the next one: a higher rate. auto is on for '

@@ -7,6 +7,7 @@ import pytest
 
 from panoptic_ros import cli
 from panoptic_ros.cli.engine import gpu_report
+from panoptic_ros.cli.engine.fuse import fuse_or_hint
 from panoptic_ros.engines import open_engine
 from panoptic_ros.image_files import write_image
 from panoptic_ros.model import Model
@@ -24,6 +25,16 @@ def test_fuse_replaces_the_file_once(own_tiny_model, capsys):
     assert 'owner uint8' in capsys.readouterr().out
     assert cli.main(['fuse', str(own_tiny_model)]) == 2
     assert 'is fused already' in capsys.readouterr().err
+
+
+def test_a_model_that_was_just_written_is_fused_on_request(own_tiny_model):
+    model = Model.load(own_tiny_model)
+    assert f'"panoptic fuse {own_tiny_model}"' in fuse_or_hint(model, is_wanted=False)
+    assert Model.load(own_tiny_model).card.fused == ()
+    assert 'owner uint8' in fuse_or_hint(model, is_wanted=True)
+    fused = Model.load(own_tiny_model)
+    assert fused.card.fused == ('float16',)
+    assert fuse_or_hint(fused, is_wanted=False) == ''
 
 
 def test_without_a_gpu_one_sentence_names_what_is_missing(capsys, tmp_path):

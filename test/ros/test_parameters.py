@@ -6,12 +6,14 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 import rclpy
+import yaml
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from panoptic_ros.fusion import CentreFusion, QueryFusion
 from panoptic_ros.labels import LabelSet
+from panoptic_ros.ros.node import load_segmenter
 from panoptic_ros.ros.node_parameters import NodeParameters
 from panoptic_ros.ros.parameters import ParameterError, Structure, Tuning
 
@@ -324,3 +326,15 @@ def test_classes_are_those_of_the_model(make_node: callable) -> None:
     assert result.reason.startswith("parameter classes has 'dog'; expected names of the label set")
     assert set_one(node, 'classes', 'car, traffic light').successful
     assert settings.tuning.classes == 'car, traffic light'
+
+
+@pytest.mark.parametrize('is_fast', [False, True])
+def test_fast_resize_replaces_the_filter_of_the_card(own_tiny_model, is_fast):
+    card = own_tiny_model / 'card.yaml'
+    fields_of_card = yaml.safe_load(card.read_text())
+    fields_of_card['resize'] = {'mode': 'stretch', 'antialias': True, 'pad_value': 0}
+    card.write_text(yaml.safe_dump(fields_of_card))
+    structure = Structure(model=str(own_tiny_model), engine='onnxruntime', fast_resize=is_fast)
+    segmenter = load_segmenter(structure)
+    segmenter.engine.close()
+    assert segmenter.resize.antialias is not is_fast

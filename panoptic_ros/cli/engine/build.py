@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from panoptic_ros.cli.engine.fuse import hint
 from panoptic_ros.engines import tensorrt
 from panoptic_ros.errors import EngineError
 from panoptic_ros.model import Model
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 model, options, library, cache_folder=args.cache, on_progress=bars.show
             )
         print(_built(entry, args))
+        _print_hint(model)
         print('no GPU here: the engine is verified when a GPU first opens it')
         return 0
     with _Bars() as bars:
@@ -74,7 +76,14 @@ def run(args: argparse.Namespace) -> int:
             on_progress=bars.show,
             library=library,
         )
+    _print_hint(model)
     return report(opened, args)
+
+
+def _print_hint(model: Model) -> None:
+    text = hint(model)
+    if text:
+        print(text)
 
 
 def report(opened: tensorrt.Opened, args: argparse.Namespace) -> int:
