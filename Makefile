@@ -83,6 +83,7 @@ bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
 	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --json out/bench/scoring.json
 	$(PEERS_BIN)/python test/peers/scoring.py $(SCORING) --scale 3 --images 20 --json out/bench/scoring_large.json
 	$(PEERS_BIN)/python test/peers/networks.py --json out/bench/peers.json
+	$(if $(filter no,$(PEERS)),,PYTHONPATH=.:test $(PEERS_BIN)/python test/importing/speed.py --json out/bench/families.json)
 
 # Without ROS, and without an installation: GPU_PYTHON is any Python with the runtime's packages.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

@@ -27,10 +27,10 @@ def keep_best(box_xyxy: Tensor, group: Tensor, max_iou: float) -> Tensor:
     better = torch.ones(len(box_xyxy), len(box_xyxy), dtype=torch.bool).triu(1)
     rival = better & (iou(box_xyxy) > max_iou) & (group[:, None] == group[None, :])
     beats = rival.to(box_xyxy.dtype)
-    kept = torch.ones_like(box_xyxy[:, 0])
+    kept = torch.ones_like(box_xyxy[:1, :1]).expand(1, len(box_xyxy))
     for _ in range(ROUNDS):
-        kept = ((kept[None] @ beats)[0] == 0).to(box_xyxy.dtype)
-    return kept
+        kept = (kept @ beats == 0).to(box_xyxy.dtype)
+    return kept[0]
 
 
 def iou(box_xyxy: Tensor) -> Tensor:

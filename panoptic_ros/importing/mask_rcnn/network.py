@@ -108,6 +108,12 @@ class PanopticFpn(nn.Module):
         things = torch.tensor(thing_ids)
         self.register_buffer('thing_ids', things.clamp(min=0).to(torch.int32), persistent=False)
         self.register_buffer('is_thing', things >= 0, persistent=False)
+        for level, side in enumerate(ANCHOR_SIDES):
+            # P6 is every other cell of P5.
+            grid_hw = tuple(-(-length // 2 ** (level + 2)) for length in size_wh[::-1])
+            anchors = anchors_of((grid_hw[0], grid_hw[1]), size_wh[::-1], side, RATIOS)
+            # Corners are whole pixels, which float16 holds up to 2048.
+            self.register_buffer(f'anchors{level}', anchors, persistent=False)
         stuff = torch.tensor(stuff_ids, dtype=torch.int32)
         self.register_buffer('stuff_ids', stuff, persistent=False)
 
@@ -137,24 +143,26 @@ class PanopticFpn(nn.Module):
     def _proposals(self, pyramid: list[Tensor]) -> Tensor:
         """Return boxes that may hold an object, [proposals, 4], pixels."""
         head = self.rpn['head']
-        image_hw = self.size_wh[::-1]
-        boxes, scores = [], []
-        for features, side in zip(pyramid, ANCHOR_SIDES, strict=True):
+        scores, deltas, anchors, levels = [], [], [], []
+        for level, features in enumerate(pyramid):
             hidden = head['conv'](features)
             # [1, A, h, w] and [1, A * 4, h, w], to rows in the order of the anchors.
             logits = head['cls_logits'](hidden)[0].permute(1, 2, 0).flatten()
-            deltas = head['bbox_pred'](hidden)[0].permute(1, 2, 0).reshape(-1, 4)
-            grid_hw = (features.shape[2], features.shape[3])
-            anchors = anchors_of(grid_hw, image_hw, side, RATIOS)
-            count = min(self.counts.proposals, len(anchors))
-            best, index = logits.topk(count)
-            box = decode(deltas[index], anchors[index], (1.0,) * 4, self.size_wh)
-            kept = keep_best(box, torch.zeros_like(index), 0.7)
-            is_large = ((box[:, 2] - box[:, 0]) >= 1e-3) & ((box[:, 3] - box[:, 1]) >= 1e-3)
-            boxes.append(box)
-            scores.append(best.float().sigmoid() * kept * is_large)
-        score = torch.cat(scores)
-        return torch.cat(boxes)[score.topk(min(self.counts.proposals, len(score))).indices]
+            rows = head['bbox_pred'](hidden)[0].permute(1, 2, 0).reshape(-1, 4)
+            best, index = logits.topk(min(self.counts.proposals, len(logits)))
+            scores.append(best)
+            deltas.append(rows[index])
+            anchors.append(self.get_buffer(f'anchors{level}')[index])
+            levels.append(torch.full_like(index, level))
+        # Sorted by score as a whole, as suppression wants it.
+        score, order = torch.cat(scores).float().sort(descending=True)
+        box = decode(
+            torch.cat(deltas)[order], torch.cat(anchors)[order].float(), (1.0,) * 4, self.size_wh
+        )
+        kept = keep_best(box, torch.cat(levels)[order], 0.7)
+        is_large = (box[:, 2:] - box[:, :2]).amin(-1) >= 1e-3
+        score = score.sigmoid() * kept * is_large
+        return box[score.topk(min(self.counts.proposals, len(score))).indices]
 
     def _detections(self, pyramid: list[Tensor], box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes, class indices and scores of the detections, the best first."""
