@@ -17,8 +17,7 @@ def keep_best(box_xyxy: Tensor, group: Tensor, max_iou: float) -> Tensor:
     Parameters
     ----------
     box_xyxy
-        float [N, 4], best first; fractions of the image if float16, where areas in pixels
-        overflow.
+        float [N, 4], best first; in units in which float16 holds the areas.
     group
         Integers [N], for example classes; boxes of different groups do not compete.
     max_iou

@@ -21,6 +21,10 @@ from panoptic_ros.importing.suppression import keep_best
 OUTPUTS = ('semantic', 'confidence', 'mask', 'class_id', 'score')
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
+SCALE = 16
+"""By which boxes are divided before their areas are compared: a float16 file holds only values
+below 65504 outside of modules that stay in float32."""
+
 CANDIDATES = 512
 """Pairs of box and class with the best scores that enter the last suppression."""
 
@@ -159,7 +163,7 @@ class PanopticFpn(nn.Module):
         box = decode(
             torch.cat(deltas)[order], torch.cat(anchors)[order].float(), (1.0,) * 4, self.size_wh
         )
-        kept = keep_best(box, torch.cat(levels)[order], 0.7)
+        kept = keep_best(box / SCALE, torch.cat(levels)[order], 0.7)
         is_large = (box[:, 2:] - box[:, :2]).amin(-1) >= 1e-3
         score = score.sigmoid() * kept * is_large
         return box[score.topk(min(self.counts.proposals, len(score))).indices]
@@ -177,7 +181,7 @@ class PanopticFpn(nn.Module):
         row, class_index = index // classes, index % classes
         delta = deltas.reshape(-1, 4)[index]
         box = decode(delta, box[row], (10.0, 10.0, 5.0, 5.0), self.size_wh)
-        kept = keep_best(box, class_index, 0.5)
+        kept = keep_best(box / SCALE, class_index, 0.5)
         score, chosen = (best * kept).topk(min(self.counts.detections, len(best)))
         return box[chosen], class_index[chosen], score
 

@@ -75,8 +75,9 @@ def pool(pyramid: list[Tensor], box_xyxy: Tensor, size_wh: tuple[int, int], cell
         Side of the result.
     """
     x1, y1, x2, y2 = box_xyxy.unbind(-1)
-    side = ((x2 - x1) * (y2 - y1)).clamp(min=1e-4).sqrt()
-    level = (4 + (side / 224).log2() + 1e-6).floor().clamp(2, 5)
+    # In units of 32 pixels: areas in pixels are beyond float16.
+    side = (((x2 - x1) / 32) * ((y2 - y1) / 32)).clamp(min=1e-6).sqrt()
+    level = (4 + (side / 7).log2() + 1e-6).floor().clamp(2, 5)
     count = len(box_xyxy)
     place = (torch.arange(2 * cells) + 0.5) / (2 * cells)
     result = None
