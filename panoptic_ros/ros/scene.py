@@ -36,6 +36,9 @@ DEPTH_NOISE = 0.02
 LOWER_EDGE_NOISE_PX = 2.0
 """Standard deviation of the lower edge of a mask, which places an object on the ground."""
 
+MAX_OFF_PLANE = 0.5
+"""Share of the ground with another depth than the plane above which the pose is taken as wrong."""
+
 COLLISION_HORIZON_S = 30.0
 """Collisions farther in the future are not reported."""
 
@@ -171,6 +174,12 @@ class SceneEstimator:
             obstacle_height_m=tuning.obstacle_height_m,
             depth_m=depth_m,
         )
+        if found.off_plane > MAX_OFF_PLANE:
+            self._warn(
+                f'the depth of {found.off_plane:.0%} of the ground does not lie on the ground '
+                'plane, so ~/free_space is unknown there; set camera_height_m and '
+                'camera_pitch_rad, or publish the pose of the camera on /tf_static'
+            )
         return GroundGrid(header, grid, origin_xyz_m, orientation_xyzw, found)
 
 

@@ -102,11 +102,14 @@ class FreeSpace:
         grid, without margins and for the assumed pose; infinite if there is none.
     agents
         The moving objects, on the grid or beyond it.
+    off_plane
+        Share of the ground cells with a depth where it does not agree with the plane, 0 to 1.
     """
 
     occupancy: np.ndarray
     closest_obstacle_m: float
     agents: Agents
+    off_plane: float = 0.0
 
 
 def free_space(
@@ -150,13 +153,17 @@ def free_space(
         raise ValueError(f'depth_m is {depth_m.shape}; expected {panoptic.semantic.shape}')
     cell, pixel = view.seen
     cost = traversability.cost.take(panoptic.semantic.ravel().take(pixel))
-    is_assumed = cost != UNKNOWN
+    is_assumed = is_ground = cost != UNKNOWN
+    off_plane = 0.0
     if depth_m is not None:
         off_m = depth_m.ravel().take(pixel)
         off_m -= view.plane_depth_m
-        is_assumed &= np.isnan(off_m)
+        is_assumed = is_ground & np.isnan(off_m)
         # A comparison with NaN is False.
-        cost[np.abs(off_m, out=off_m) > view.tolerance_m] = UNKNOWN
+        is_off = is_ground & (np.abs(off_m, out=off_m) > view.tolerance_m)
+        cost[is_off] = UNKNOWN
+        measured = np.count_nonzero(is_ground) - np.count_nonzero(is_assumed)
+        off_plane = np.count_nonzero(is_off) / max(measured, 1)
     occupancy = np.full(view.grid.shape, UNKNOWN, np.int8)
     occupancy.ravel()[cell] = cost
 
@@ -175,7 +182,7 @@ def free_space(
         moving = cv2.dilate(moving, disc)
     occupancy[cv2.bitwise_or(still, moving).view(bool)] = OCCUPIED
     ranges_m = view.range_m[obstacle.ravel().view(bool)]
-    return FreeSpace(occupancy, float(ranges_m.min(initial=np.inf)), agents)
+    return FreeSpace(occupancy, float(ranges_m.min(initial=np.inf)), agents, off_plane)
 
 
 def _agents_and_feet(semantic: np.ndarray, traversability: Traversability) -> np.ndarray:

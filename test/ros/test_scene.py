@@ -96,6 +96,21 @@ def test_velocities_are_known_if_every_other_image_has_depth() -> None:
     assert seconds == pytest.approx((15.2 - 1.5) / 5.0, abs=0.5)
 
 
+def test_depth_that_contradicts_the_pose_of_the_camera_is_reported() -> None:
+    pytest.importorskip('nav_msgs.msg')
+    warnings: list[str] = []
+    bench = Bench(
+        ['free_space'],
+        find_depth=lambda frame: np.full(frame.panoptic.semantic.shape, 40.0, np.float32),
+        warn=warnings.append,
+    )
+    bench.pipeline.take_camera_info('/camera_info', calibration(SIZE_WH, 250.0))
+    bench.process(street([(120, 80, 200, 160)], SIZE_WH), 5 * MS)
+    (text,) = warnings
+    assert 'does not lie on the ground plane' in text
+    assert 'camera_height_m and camera_pitch_rad' in text
+
+
 def test_a_jump_in_depth_shows_no_velocity() -> None:
     """At 3 Hz a mask that slips to the background looks like 36 m/s."""
     bench = with_depth([12.0, 12.0, 12.0, 24.0, 24.0])

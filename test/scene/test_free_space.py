@@ -402,6 +402,19 @@ def test_with_depth_ground_counts_where_it_is_on_the_plane_or_depth_is_unknown()
     assert at(found, 4.25, -0.7) == UNKNOWN
 
 
+def test_with_depth_a_wrong_pose_leaves_the_ground_off_the_plane() -> None:
+    depth_m = plane_depth()
+    assert free_space(scene(), VIEW, RULES, depth_m=depth_m).off_plane == 0.0
+    pitched = CameraPose.over(GroundPlane(1.0, pitch_rad=0.1))
+    wrong = GroundView(CAMERA, pitched, GRID, 30.0, EXACT)
+    found = free_space(scene(), wrong, RULES, depth_m=depth_m)
+    assert found.off_plane > 0.8
+    assert not (found.occupancy == FREE).mean() > 0.1
+    depth_m[:] = np.nan
+    assert free_space(scene(), wrong, RULES, depth_m=depth_m).off_plane == 0.0
+    assert free_space(scene(), wrong, RULES).off_plane == 0.0
+
+
 def test_with_depth_single_pixels_are_no_obstacle_and_agents_have_places_and_margins() -> None:
     depth_m = plane_depth()
     depth_m[20:45, 40:60] = 4.2
