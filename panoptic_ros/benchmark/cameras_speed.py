@@ -37,6 +37,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.ros.arguments import size_wh
 from panoptic_ros.ros.camera import street_frame
+from panoptic_ros.ros.parameters import OVERLAP
 
 START_TIMEOUT_S = 120.0
 REPEAT_S = 2.0
@@ -161,7 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar='MS',
         help='time of the engine for an image, or real for the engine of this machine (8 real)',
     )
-    parser.add_argument('--overlap', nargs='+', choices=('on', 'off'), default=['off', 'on'])
+    parser.add_argument('--overlap', nargs='+', choices=OVERLAP, default=['never', 'always'])
     parser.add_argument('--size', type=size_wh, default=(640, 480), metavar='WxH')
     parser.add_argument('--rounds', type=int, default=50, help='for each case (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures there')

@@ -2,7 +2,8 @@
 
 The node runs as a child process, with the engine of this machine or with one that waits a fixed
 time for each image, as for a GPU, and returns recorded outputs (:mod:`.recorded_node`). A camera
-publishes slowly, then more images than the node can process, with ``overlap`` off and on in turn.
+publishes slowly, then more images than the node can process, with ``overlap`` never and always in
+turn.
 """
 
 import argparse
@@ -131,7 +132,7 @@ class Camera:
 
 
 def measure(case: Case, overlap: str, without: Figures | None = None) -> Figures:
-    """Run the node once, with ``overlap`` on or off.
+    """Run the node once; ``overlap`` is the parameter of that name.
 
     ``without`` decides the rate of the camera; None for the figures of this run. Raises
     NodeLostError if the node does not start, answer or end.
@@ -245,7 +246,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog='python -m panoptic_ros.benchmark.overlap_speed',
-        description='Measure rate and latency of the node with the parameter overlap off and on.',
+        description='Measure rate and latency of the node without and with overlap.',
     )
     parser.add_argument(
         '--engine-ms',
@@ -261,7 +262,7 @@ def make_parser() -> argparse.ArgumentParser:
         '--seconds', type=positive_number, default=3.0, help='for each rate of the camera'
     )
     parser.add_argument(
-        '--runs', type=int, default=2, help='with overlap off and on, in turn (%(default)s)'
+        '--runs', type=int, default=2, help='without and with overlap, in turn (%(default)s)'
     )
     parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures there')
     return parser
@@ -280,8 +281,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 off: list[Figures] = []
                 on: list[Figures] = []
                 for _ in range(args.runs):
-                    off.append(measure(case, 'off'))
-                    on.append(measure(case, 'on', off[-1]))
+                    off.append(measure(case, 'never'))
+                    on.append(measure(case, 'always', off[-1]))
                 figures = summary(off, on)
                 if not rows:
                     print('topics' + ''.join(f'{name:>16}' for name in figures))

@@ -1,9 +1,9 @@
 """``ros2 run panoptic_ros segment``: panoptic segmentation of camera images, a lifecycle node.
 
 The executor's thread receives messages, service calls and parameters. The inference thread opens
-the engine and runs it; the publishing thread fuses and publishes (the inference thread does so
-too where the parameter ``overlap`` is off). In front of the inference thread is one slot for each
-camera: the newest image wins, and the image it replaces is counted as dropped.
+the engine and runs it; the publishing thread fuses and publishes (without overlap, see the
+parameter of that name, the inference thread does so too). In front of the inference thread is one
+slot for each camera: the newest image wins, and the image it replaces is counted as dropped.
 """
 
 import os

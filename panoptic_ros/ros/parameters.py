@@ -27,6 +27,9 @@ FROM_CARD = -1.0
 
 _NAME = re.compile('[A-Za-z][A-Za-z0-9_]*')
 
+OVERLAP = ('auto', 'always', 'never')
+"""Values of ``overlap``. (YAML reads on and off as true and false.)"""
+
 OF_CAMERA = ('roi', 'camera_matrix', 'camera_height_m', 'camera_pitch_rad')
 """Parameters that each camera has too, as ``<camera>.<name>``, if there are several."""
 
@@ -157,9 +160,10 @@ class Structure:
     )
     overlap: str = _parameter(
         'auto',
-        'Publish an image while the engine computes the next one: a higher rate. auto is on for '
-        'engines on a GPU and off for those on a CPU, which share its cores with the publishing',
-        choices=('auto', 'on', 'off'),
+        'Publish an image while the engine computes the next one: a higher rate. auto does so '
+        'with engines on a GPU, and not with those on a CPU, which share its cores with the '
+        'publishing',
+        choices=OVERLAP,
     )
     image_transport: str = _parameter(
         'raw',

@@ -52,7 +52,7 @@ def overlaps(choice: str, engine: EngineDescription) -> bool:
 
     ``choice`` is the parameter ``overlap``.
     """
-    return engine.is_gpu if choice == 'auto' else choice == 'on'
+    return engine.is_gpu if choice == 'auto' else choice == 'always'
 
 
 class CameraSession:

@@ -13,7 +13,7 @@ def test_two_cameras_take_longer_than_one(tmp_path: Path) -> None:
     path = tmp_path / 'cameras.json'
     command = [
         *(sys.executable, '-m', 'panoptic_ros.benchmark.cameras_speed', '--engine-ms', '50'),
-        *('--cameras', '1', '2', '--overlap', 'off', '--size', '64x48', '--rounds', '3'),
+        *('--cameras', '1', '2', '--overlap', 'never', '--size', '64x48', '--rounds', '3'),
         *('--json', str(path)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

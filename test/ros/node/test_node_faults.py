@@ -167,7 +167,7 @@ FAILING_LOAD = """
 
 
 IN_EITHER_STAGE = pytest.mark.parametrize(
-    ('stage', 'overlap'), [('infer_all', 'off'), ('infer_all', 'on'), ('fuse', 'on')]
+    ('stage', 'overlap'), [('infer_all', 'never'), ('infer_all', 'always'), ('fuse', 'always')]
 )
 
 
@@ -178,7 +178,7 @@ def test_engine_that_fails_once_does_not_end_the_node(
     load = FAILING_LOAD.format(stage=stage, failures=1, error='EngineError')
     node = start_node(
         *('-r', '__ns:=/own', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
-        *('-p', f"overlap:='{overlap}'"),
+        *('-p', f'overlap:={overlap}'),
         program=program(load),
     )
     peer.subscribe(Image, OUT + 'semantic')
@@ -228,7 +228,7 @@ def test_programming_error_ends_the_process_with_a_traceback(
     load = FAILING_LOAD.format(stage=stage, failures=1, error='ZeroDivisionError')
     node = start_node(
         *('-r', '__ns:=/own', '-p', f'model:={tiny_model}', '-p', 'engine:=onnxruntime'),
-        *('-p', f"overlap:='{overlap}'"),
+        *('-p', f'overlap:={overlap}'),
         program=program(load),
     )
     peer.subscribe(Image, OUT + 'semantic')

@@ -22,7 +22,7 @@ IMAGE, SEMANTIC = '/overlap/image', '/overlap/segment/semantic'
 
 @pytest.fixture
 def node(tiny_model: Path) -> Iterator[NodeInThread]:
-    node = NodeInThread(tiny_model, '/overlap', overlap='on')
+    node = NodeInThread(tiny_model, '/overlap', overlap='always')
     yield node
     node.close()
 
@@ -90,8 +90,8 @@ def test_deactivate_finishes_both_images_and_the_node_can_load_another_engine(
     [
         ('auto', True, True),
         ('auto', False, False),
-        ('on', False, True),
-        ('off', True, False),
+        ('always', False, True),
+        ('never', True, False),
     ],
 )
 def test_auto_overlaps_on_gpus_only(choice: str, is_gpu: bool, expected: bool) -> None:
