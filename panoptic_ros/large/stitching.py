@@ -310,16 +310,17 @@ def _measure(
     """Measure the pieces in the core of a window, and count its other pixels by class."""
     runs, class_id, ids = window_map.cropped_runs(window.core_slices)
     key = ids.astype(np.intp)
-    is_stuff = key == 0
-    stuff_area_px = np.bincount(class_id[is_stuff], runs.length[is_stuff], CLASSES)
+    length = runs.length
+    stuff_area_px = np.bincount(class_id, np.where(key, 0, length), CLASSES)
     count = len(window_map.score)
     area_px, box_xyxy = (column[:count] for column in runs.measure(key, max(count, 1)))
     area_px[:1] = 0  # Id 0 is stuff.
     corner_xy = np.array([window.x.core_start, window.y.core_start], np.int32)
     box_xyxy += np.tile(corner_xy, 2)
-    key, length = key[~is_stuff], runs.length[~is_stuff]
-    start, stop = (x[~is_stuff] + corner_xy[0] for x in (runs.start, runs.stop))
-    row = runs.row[~is_stuff] + corner_xy[1]
+    thing = np.flatnonzero(key)
+    key, length = key[thing], length[thing]
+    start, stop = (x[thing] + corner_xy[0] for x in (runs.start, runs.stop))
+    row = runs.row[thing] + corner_xy[1]
     sums = [np.bincount(key, length * middle, count) for middle in ((start + stop) / 2, row + 0.5)]
     first_pixel = np.full(count, _NO_PIXEL)
     # Runs come in reading order, and of several values for one index numpy keeps the last.
