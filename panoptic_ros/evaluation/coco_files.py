@@ -243,8 +243,9 @@ def _bounded(number: Any) -> int:
 def _stated_area(info: _Json) -> int:
     """Return the area that a JSON states, -1 if it is missing or no number of pixels."""
     area = info.get('area')
-    is_number = isinstance(area, (int, float)) and 0 <= area <= _LARGEST_NUMBER
-    return int(area) if is_number else -1
+    if isinstance(area, (int, float)) and 0 <= area <= _LARGEST_NUMBER:
+        return int(area)
+    return -1
 
 
 def _read_ids(image: _Image) -> np.ndarray:
