@@ -15,16 +15,12 @@ from panoptic_ros.importing.mask_rcnn.backbone import (
     conv_of,
     linear_of,
 )
-from panoptic_ros.importing.mask_rcnn.regions import anchors_of, decode, paste, pool
+from panoptic_ros.importing.mask_rcnn.regions import SCALE, anchors_of, decode, paste, pool
 from panoptic_ros.importing.suppression import keep_best
 
 OUTPUTS = ('semantic', 'confidence', 'mask', 'class_id', 'score')
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
-SCALE = 16
-"""By which boxes are divided before their areas are compared: a float16 file holds only values
-below 65504 outside of modules that stay in float32."""
-
 CANDIDATES = 512
 """Pairs of box and class with the best scores that enter the last suppression."""
 

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+SCALE = 16
+"""Boxes are divided by this before products are made of them. The import keeps modules in float32
+as a whole where a value is beyond float16, and pixels squared are."""
+
 LARGEST_LOG_SCALE = math.log(1000 / 16)
 """A box grows at most by this, as torchvision clips it."""
 
@@ -47,14 +51,14 @@ def decode(
         Of the image.
     """
     dx, dy, dw, dh = (deltas.float() / torch.tensor(weights)).unbind(-1)
-    x1, y1, x2, y2 = box_xyxy.unbind(-1)
+    x1, y1, x2, y2 = (box_xyxy / SCALE).unbind(-1)
     width, height = x2 - x1, y2 - y1
     x, y = x1 + width / 2 + dx * width, y1 + height / 2 + dy * height
     half_width = width * dw.clamp(max=LARGEST_LOG_SCALE).exp() / 2
     half_height = height * dh.clamp(max=LARGEST_LOG_SCALE).exp() / 2
-    xs = torch.stack([x - half_width, x + half_width], -1).clamp(0, size_wh[0])
-    ys = torch.stack([y - half_height, y + half_height], -1).clamp(0, size_wh[1])
-    return torch.stack([xs[:, 0], ys[:, 0], xs[:, 1], ys[:, 1]], -1)
+    xs = torch.stack([x - half_width, x + half_width], -1).clamp(0, size_wh[0] / SCALE)
+    ys = torch.stack([y - half_height, y + half_height], -1).clamp(0, size_wh[1] / SCALE)
+    return torch.stack([xs[:, 0], ys[:, 0], xs[:, 1], ys[:, 1]], -1) * SCALE
 
 
 def pool(pyramid: list[Tensor], box_xyxy: Tensor, size_wh: tuple[int, int], cells: int) -> Tensor:

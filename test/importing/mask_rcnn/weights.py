@@ -48,7 +48,7 @@ def small_weights(seed: int = 0) -> dict[str, Tensor]:
     conv('rpn.head.conv.0.0', CHANNELS, CHANNELS, 3)
     conv('rpn.head.cls_logits', 3, CHANNELS, 1)
     conv('rpn.head.bbox_pred', 12, CHANNELS, 1)
-    weights['rpn.head.bbox_pred.weight'] *= 0.1
+    weights['rpn.head.bbox_pred.weight'] *= 0.01
     heads = 'roi_heads'
     conv(f'{heads}.box_head.fc6', HIDDEN, CHANNELS * 49, 0)
     weights[f'{heads}.box_head.fc6.weight'] *= (CHANNELS * 49) ** -0.5
