@@ -56,8 +56,8 @@ def decode(
     x, y = x1 + width / 2 + dx * width, y1 + height / 2 + dy * height
     half_width = width * dw.clamp(max=LARGEST_LOG_SCALE).exp() / 2
     half_height = height * dh.clamp(max=LARGEST_LOG_SCALE).exp() / 2
-    xs = torch.stack([x - half_width, x + half_width], -1).clamp(0, size_wh[0] / SCALE)
-    ys = torch.stack([y - half_height, y + half_height], -1).clamp(0, size_wh[1] / SCALE)
+    xs = torch.stack([x - half_width, x + half_width], -1).clamp(0.0, size_wh[0] / SCALE)
+    ys = torch.stack([y - half_height, y + half_height], -1).clamp(0.0, size_wh[1] / SCALE)
     return torch.stack([xs[:, 0], ys[:, 0], xs[:, 1], ys[:, 1]], -1) * SCALE
 
 
