@@ -126,18 +126,19 @@ class PanopticFpn(nn.Module):
         mask = self._masks(pyramid[:LEVELS], box, class_index)
         mask = paste(mask, box, self.size_wh, grid_hw) >= 0.5
         class_id = self.thing_ids[class_index]
-        outputs = semantic, confidence, mask.to(torch.uint8), class_id, score.to(pixels.dtype)
-        return tuple(each[None] for each in outputs)
+        # TensorRT has uint8 at its ends only, so that is the last step.
+        bytes_ = (each[None].to(torch.uint8) for each in (semantic, confidence, mask))
+        return *bytes_, class_id[None], score.to(pixels.dtype)[None]
 
     def _semantic(self, pyramid: list[Tensor]) -> tuple[Tensor, Tensor, tuple[int, int]]:
         logits = self.sem_seg_head(pyramid)
         probability = logits.softmax(1)
-        confidence = (probability.amax(1)[0] * 255).round().to(torch.uint8)
+        confidence = (probability.amax(1)[0] * 255).round()
         # Soft scores are enlarged before the argmax.
         logits = functional.interpolate(
             logits, scale_factor=2, mode='bilinear', align_corners=False
         )
-        semantic = self.stuff_ids[logits.argmax(1)[0]].to(torch.uint8)
+        semantic = self.stuff_ids[logits.argmax(1)[0]]
         return semantic, confidence, (semantic.shape[0], semantic.shape[1])
 
     def _proposals(self, pyramid: list[Tensor]) -> Tensor:
