@@ -17,6 +17,10 @@ from panoptic_ros.panoptic import Panoptic
 MIN_PQ = 90.0
 """PQ between the maps of two precisions below which one of them has collapsed."""
 
+MIN_AREA_FRACTION = 1e-3
+"""Smaller segments, as a fraction of the picture, do not count: PQ weighs a segment of one pixel
+like any other, and the last bit of a mask decides whether it exists."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -40,12 +44,14 @@ class Judged:
     size_wh: tuple[int, int]
 
     def fuse(self, outputs: dict[str, np.ndarray]) -> Panoptic:
-        """Return the panoptic map of outputs."""
+        """Return the panoptic map of outputs, without segments of a few pixels."""
         fusion: Any = self.fusion  # the head kind decides its class and that of the heads
         panoptic: Panoptic = fusion(
             heads_of(self.head, outputs), self.label_set, self.size_wh
         ).panoptic
-        return panoptic
+        width, height = self.size_wh
+        rows = np.flatnonzero(panoptic.segments.area >= MIN_AREA_FRACTION * width * height)
+        return panoptic.with_segments(panoptic.segments.where(rows), rows)
 
 
 class OnnxFile:

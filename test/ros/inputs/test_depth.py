@@ -364,6 +364,11 @@ def test_compressed_depth_by_the_end_of_its_topic(
     )
     node.wait_for_log('waiting for images')
     peer.subscribe(MarkerArray, '/packed/segment/markers')
+    peer.subscribe(CameraInfo, '/packed/segment/camera_info')
+    # Best effort may lose the calibration, without which there are no markers: repeat it.
+    calibration = ('/packed/camera_info', camera_info())
+    image = messages.image_message(scene_bgr, peer.header())
+    peer.exchange('/packed/image', image, '/packed/segment/camera_info', before=calibration)
     png = cv2.imencode('.png', (depth_m * 1000).astype(np.uint16))[1].tobytes()
     found = []
 
@@ -371,7 +376,6 @@ def test_compressed_depth_by_the_end_of_its_topic(
         image = messages.image_message(scene_bgr, peer.header())
         depth = CompressedImage(header=image.header, format='16UC1; compressedDepth png')
         depth.data.frombytes(bytes(12) + png)
-        peer.publish('/packed/camera_info', camera_info())
         before = ('/packed/cam/depth/compressedDepth', depth)
         found[:] = peer.exchange('/packed/image', image, '/packed/segment/markers', before=before)
         return texts(found[0]) == ARE_MEASURED
