@@ -72,6 +72,12 @@ class OnnxFile:
         }
 
 
+def infer_all(path: Path, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Return the outputs of an ONNX file for each picture; see :class:`OnnxFile`."""
+    file = OnnxFile(path)
+    return [file.infer(image) for image in images]
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far outputs are from the ones they should be.

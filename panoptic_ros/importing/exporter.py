@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from panoptic_ros.errors import ModelError
-from panoptic_ros.importing.agreement import Judged, OnnxFile, compare
+from panoptic_ros.importing.agreement import Judged, compare, infer_all
 from panoptic_ros.importing.export import export_onnx, large_float32, publish_onnx, to_float16
 from panoptic_ros.importing.half import find_overflows, is_kept, modules_to_keep, narrow_sums
 from panoptic_ros.importing.network import OUTPUTS, Deployed
@@ -64,7 +64,7 @@ class Exporter:
         self._say('exporting float32 ...')
         self._export(self._network, traced)
         expected = [self.outputs(image) for image in self._images]
-        found = [OnnxFile(traced).infer(image) for image in self._images]
+        found = infer_all(traced, self._images)
         exported = compare(found, expected, self._judged)
         self._say(f'float32 file against torch: {exported}')
         # Not "> limit": NaN is a difference too.
@@ -99,7 +99,7 @@ class Exporter:
         path = folder / 'traced.float16.onnx'
         self._export(to_float16(self._network, kept), path)
         narrow_sums(path, kept)
-        found = [OnnxFile(path).infer(image) for image in self._images]
+        found = infer_all(path, self._images)
         agreement = compare(found, expected, self._judged)
         self._say(f'float16 file against float32: {agreement}')
         if agreement.has_collapsed:

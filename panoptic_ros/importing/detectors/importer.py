@@ -18,7 +18,7 @@ from torch import nn
 from panoptic_ros import __version__
 from panoptic_ros.errors import ModelError
 from panoptic_ros.fusion import QueryFusion
-from panoptic_ros.importing.agreement import Judged, OnnxFile, compare
+from panoptic_ros.importing.agreement import Judged, compare, infer_all
 from panoptic_ros.importing.detectors.halving import halved
 from panoptic_ros.importing.detectors.layouts import Detector, find_detector
 from panoptic_ros.importing.export import publish_onnx
@@ -196,12 +196,12 @@ def _write(
     say: Callable[[str], None],
 ) -> tuple[dict[str, Path], dict[str, str], dict[str, np.ndarray]]:
     """Write the files; return them, notes for the card, and the outputs of the first image."""
-    expected = [_expected(opened, rows, image) for image in images]
+    expected = _expected(opened, rows, images)
     whole = folder / 'whole.onnx'
     onnx.save(_enclosed(opened, rows, folder), whole)
     files = {'float32': folder / 'float32.onnx'}
     publish_onnx(whole, files['float32'])
-    found = [OnnxFile(files['float32']).infer(image) for image in images]
+    found = infer_all(files['float32'], images)
     judged = Judged('queries', QueryFusion(**fusion), class_map.label_set, opened.size_wh)
     exact = compare(found, expected, judged)
     say(f'float32 file against the original: {exact}')
@@ -215,7 +215,7 @@ def _write(
     onnx.save(halved(onnx.load(files['float32'])), half)
     files['float16'] = folder / 'float16.onnx'
     publish_onnx(half, files['float16'])
-    agreement = compare([OnnxFile(half).infer(i) for i in images], found, judged)
+    agreement = compare(infer_all(half, images), found, judged)
     say(f'float16 file against float32: {agreement}')
     notes['float16'] = f'against float32: {agreement}'
     if agreement.has_collapsed:
@@ -225,18 +225,26 @@ def _write(
     return files, notes, found[0]
 
 
-def _expected(opened: OnnxDetector, rows: nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the original file and torch give for an image."""
+def _expected(
+    opened: OnnxDetector, rows: nn.Module, images: Sequence[np.ndarray]
+) -> list[dict[str, np.ndarray]]:
+    """Return what the original file and torch give for each image."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(opened.path, options, ['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
     norm = opened.detector.normalisation
-    pixels = (image * norm.scale - np.array(norm.mean)) / np.array(norm.std)
-    pixels = pixels.transpose(2, 0, 1)[None].astype(np.float32)
-    outputs = session.run(list(opened.detector.outputs), {session.get_inputs()[0].name: pixels})
-    with torch.inference_mode():
-        ours = rows(*map(torch.from_numpy, outputs))
-    return {name: tensor[0].numpy() for name, tensor in zip(OUTPUTS, ours, strict=True)}
+    expected = []
+    for image in images:
+        pixels = (image * norm.scale - np.array(norm.mean)) / np.array(norm.std)
+        pixels = pixels.transpose(2, 0, 1)[None].astype(np.float32)
+        outputs = session.run(list(opened.detector.outputs), {name: pixels})
+        with torch.inference_mode():
+            ours = rows(*map(torch.from_numpy, outputs))
+        expected.append(
+            {key: tensor[0].numpy() for key, tensor in zip(OUTPUTS, ours, strict=True)}
+        )
+    return expected
 
 
 def _enclosed(opened: OnnxDetector, rows: nn.Module, folder: Path) -> onnx.ModelProto:
