@@ -16,7 +16,6 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -29,9 +28,9 @@ from panoptic_ros.benchmark.cdr import FrameKey, frame_key
 from panoptic_ros.benchmark.client import OUTPUT_QOS, Client
 from panoptic_ros.benchmark.figures import machine
 from panoptic_ros.benchmark.frames import Frames
-from panoptic_ros.benchmark.node_speed import FAILED, NETWORKS, OK, SUBSCRIBED
+from panoptic_ros.benchmark.node_speed import FAILED, OK, SUBSCRIBED, running_node
 from panoptic_ros.benchmark.overlap_speed import engine_time
-from panoptic_ros.benchmark.processes import NodeLostError, Processes, process_environment
+from panoptic_ros.benchmark.processes import NodeLostError, process_environment
 from panoptic_ros.benchmark.recorded_node import street_frames
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import write_json
@@ -113,37 +112,22 @@ def measure(case: Case) -> float:
 
     Raises NodeLostError if the node does not start, answer or end.
     """
-    width, height = case.size_wh
-    with (
-        TemporaryDirectory() as folder,
-        Processes(Path(folder)) as processes,
-        Client(Frames((), keep=())) as client,
-    ):
+    parameters = {
+        'cameras': ','.join(f'camera{number}' for number in range(case.cameras)),
+        'overlap': case.overlap,
+    }
+    with Client(Frames((), keep=())) as client:
         rig = Rig(client, case)
-        node = processes.start(
-            NETWORKS['real' if case.engine_ms is None else 'recorded'],
-            {
-                'cameras': ','.join(f'camera{number}' for number in range(case.cameras)),
-                'overlap': case.overlap,
-            },
-            arguments=()
-            if case.engine_ms is None
-            else ('--size', f'{width}x{height}', '--engine-ms', str(case.engine_ms)),
-            log='node',
-        )
-        client.processes = [node]
-        end_s = time.monotonic() + START_TIMEOUT_S
-        rounds: list[float] = []
-        while len(rounds) < SETTLING_ROUNDS + case.rounds:
-            took_ms = rig.round_ms(REPEAT_S)
-            if took_ms is not None:
-                rounds.append(took_ms)
-            elif not rounds and time.monotonic() > end_s:
-                raise NodeLostError(f'the node did not answer for {START_TIMEOUT_S:.0f} s')
-            time.sleep(PAUSE_S)
-        client.processes = []
-        if code := node.interrupt():
-            raise NodeLostError(f'the node ended with exit code {code}:\n{node.tail()}')
+        with running_node(client, case.size_wh, parameters, case.engine_ms):
+            end_s = time.monotonic() + START_TIMEOUT_S
+            rounds: list[float] = []
+            while len(rounds) < SETTLING_ROUNDS + case.rounds:
+                took_ms = rig.round_ms(REPEAT_S)
+                if took_ms is not None:
+                    rounds.append(took_ms)
+                elif not rounds and time.monotonic() > end_s:
+                    raise NodeLostError(f'the node did not answer for {START_TIMEOUT_S:.0f} s')
+                time.sleep(PAUSE_S)
     return median(rounds[SETTLING_ROUNDS:])
 
 

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
@@ -29,12 +30,7 @@ from panoptic_ros.benchmark.cdr import frame_key
 from panoptic_ros.benchmark.client import Client
 from panoptic_ros.benchmark.figures import P_COLUMNS, distribution, machine, percentile_table
 from panoptic_ros.benchmark.frames import FrameRecord, Frames
-from panoptic_ros.benchmark.processes import (
-    NodeLostError,
-    Process,
-    Processes,
-    process_environment,
-)
+from panoptic_ros.benchmark.processes import NodeLostError, Processes, process_environment
 from panoptic_ros.benchmark.recorded_node import street_frames
 from panoptic_ros.engines import ENGINES
 from panoptic_ros.errors import PanopticRosError
@@ -150,41 +146,60 @@ def measure(case: Case) -> dict[str, Any]:
     """
     topics = tuple(SUBSCRIBED[case.subscribed])
     frames = Frames(topics, keep=[topic for topic in topics if topic != 'markers'])
-    with (
-        TemporaryDirectory() as folder,
-        Processes(Path(folder)) as processes,
-        Client(frames) as client,
-    ):
+    parameters = {'model': case.model, 'engine': case.engine}
+    engine_ms = 0.0 if case.network == 'recorded' else None
+    with Client(frames) as client:
         exchange = Exchange(client, case)
-        node = _start(case, processes)
-        client.processes = [node]
-        rows = []
-        for number in tqdm(range(SETTLING_FRAMES + case.frames), unit='frame', disable=None):
-            row = exchange.run()
-            if number >= SETTLING_FRAMES:
-                rows.append(row)
-            time.sleep(PAUSE_S)
-        client.processes = []
-        code = node.interrupt()
-        if code != OK:
-            raise NodeLostError(f'the node ended with exit code {code}:\n{node.tail()}')
+        with running_node(client, case.size_wh, parameters, engine_ms):
+            rows = []
+            for number in tqdm(range(SETTLING_FRAMES + case.frames), unit='frame', disable=None):
+                row = exchange.run()
+                if number >= SETTLING_FRAMES:
+                    rows.append(row)
+                time.sleep(PAUSE_S)
     return {**asdict(case), 'milliseconds': percentiles(rows)}
 
 
-def _start(case: Case, processes: Processes) -> Process:
-    mounting = street_frames(case.size_wh)[0]
-    width, height = case.size_wh
-    return processes.start(
-        NETWORKS[case.network],
-        {
-            'model': case.model,
-            'engine': case.engine,
-            'camera_height_m': mounting.camera_height_m,
-            'camera_pitch_rad': mounting.camera_pitch_rad,
-        },
-        arguments=('--size', f'{width}x{height}') if case.network == 'recorded' else (),
-        log='node',
-    )
+@contextmanager
+def running_node(
+    client: Client,
+    size_wh: tuple[int, int],
+    parameters: Mapping[str, Any],
+    engine_ms: float | None,
+) -> Iterator[None]:
+    """Run the node for the images of the street as a child process until the end of the block.
+
+    Parameters
+    ----------
+    client
+        Fails if the node ends before the block does.
+    size_wh
+        Size of the images.
+    parameters
+        Of the node; the pose of the camera is added.
+    engine_ms
+        Wait for each image instead of the network; None for the real network.
+
+    Raises NodeLostError if the exit code is not 0.
+    """
+    mounting, (width, height) = street_frames(size_wh)[0], size_wh
+    arguments: tuple[str, ...] = ()
+    if engine_ms is not None:
+        arguments = ('--size', f'{width}x{height}')
+    if engine_ms:
+        arguments += ('--engine-ms', str(engine_ms))
+    pose = {
+        'camera_height_m': mounting.camera_height_m,
+        'camera_pitch_rad': mounting.camera_pitch_rad,
+    }
+    with TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
+        module = NETWORKS['real' if engine_ms is None else 'recorded']
+        node = processes.start(module, {**parameters, **pose}, arguments, log='node')
+        client.processes = [node]
+        yield
+        client.processes = []
+        if code := node.interrupt():
+            raise NodeLostError(f'the node ended with exit code {code}:\n{node.tail()}')
 
 
 def percentiles(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:

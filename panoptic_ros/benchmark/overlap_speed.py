@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -28,8 +27,8 @@ from panoptic_ros.benchmark.cdr import frame_key
 from panoptic_ros.benchmark.client import OUTPUT_QOS, Client
 from panoptic_ros.benchmark.figures import distribution, machine
 from panoptic_ros.benchmark.frames import Frames
-from panoptic_ros.benchmark.node_speed import FAILED, NETWORKS, OK, SUBSCRIBED
-from panoptic_ros.benchmark.processes import NodeLostError, Processes, process_environment
+from panoptic_ros.benchmark.node_speed import FAILED, OK, SUBSCRIBED, running_node
+from panoptic_ros.benchmark.processes import NodeLostError, process_environment
 from panoptic_ros.benchmark.recorded_node import street_frames
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.evaluation.report import write_json
@@ -137,32 +136,16 @@ def measure(case: Case, overlap: str, without: Figures | None = None) -> Figures
     ``without`` decides the rate of the camera; None for the figures of this run. Raises
     NodeLostError if the node does not start, answer or end.
     """
-    mounting = street_frames(case.size_wh)[0]
-    width, height = case.size_wh
-    with (
-        TemporaryDirectory() as folder,
-        Processes(Path(folder)) as processes,
-        Client(Frames((), keep=())) as client,
-    ):
+    with Client(Frames((), keep=())) as client:
         for topic, message_class in TOPICS[case.subscribed].items():
             client.node.create_subscription(
                 message_class, f'{client.target}/{topic}', lambda _: None, OUTPUT_QOS, raw=True
             )
         client.receive_timing()
-        node = processes.start(
-            NETWORKS['real' if case.engine_ms is None else 'recorded'],
-            {
-                'overlap': overlap,
-                'camera_height_m': mounting.camera_height_m,
-                'camera_pitch_rad': mounting.camera_pitch_rad,
-            },
-            arguments=()
-            if case.engine_ms is None
-            else ('--size', f'{width}x{height}', '--engine-ms', str(case.engine_ms)),
-            log='node',
-        )
-        client.processes = [node]
-        with Camera(client, case.size_wh) as camera:
+        with (
+            running_node(client, case.size_wh, {'overlap': overlap}, case.engine_ms),
+            Camera(client, case.size_wh) as camera,
+        ):
             if not client.wait_until(lambda: _rows(client), START_TIMEOUT_S):
                 raise NodeLostError(f'the node did not answer for {START_TIMEOUT_S:.0f} s')
             calm, _ = _collect(client, case.seconds)
@@ -171,9 +154,6 @@ def measure(case: Case, overlap: str, without: Figures | None = None) -> Figures
             slower_ms = max(without.engine_ms, without.rest_ms) if without else engine_ms
             camera.rate_hz = OVERLOAD * 1e3 / max(slower_ms, rest_ms)
             full, rate_hz = _collect(client, case.seconds)
-        client.processes = []
-        if code := node.interrupt():
-            raise NodeLostError(f'the node ended with exit code {code}:\n{node.tail()}')
     calm_ms = distribution([row['total'] for row in calm])
     full_ms = distribution([row['total'] for row in full])
     return Figures(
