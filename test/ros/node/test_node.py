@@ -3,7 +3,6 @@
 import array
 import math
 import time
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,12 +13,11 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.qos import DurabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
+from support.node_calls import diagnostics
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros import packing, visualize
@@ -50,11 +48,6 @@ def segmenter(tiny_model: Path) -> Segmenter:
 
 
 @pytest.fixture
-def scene_bgr(tiny_scene: Callable[..., np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(tiny_scene(SIZE_WH)[..., ::-1])
-
-
-@pytest.fixture
 def subscribed(peer):
     peer.subscribe(Image, OUT + 'semantic')
     return peer
@@ -79,28 +72,6 @@ def pixels(message: Image) -> np.ndarray:
     shape = (message.height, message.width) + ((3,) if message.encoding == 'bgr8' else ())
     assert message.step == message.width * np.dtype(dtype).itemsize * (3 if len(shape) == 3 else 1)
     return np.frombuffer(message.data, dtype).reshape(shape)
-
-
-def diagnostics(peer) -> dict[str, str]:
-    """Return the newest values that are published from now on."""
-    received = peer.received['/diagnostics'] or peer.subscribe(DiagnosticArray, '/diagnostics')
-    seen = len(received)
-    peer.wait_until(lambda: len(received) > seen, 'diagnostics')
-    (status,) = received[-1].status
-    return {entry.key: entry.value for entry in status.values} | {
-        'name': status.name,
-        'message': status.message,
-        'level': status.level,
-    }
-
-
-def change_state(peer, transition: int) -> bool:
-    request = ChangeState.Request(transition=Transition(id=transition))
-    return peer.call(ChangeState, OUT + 'change_state', request).success
-
-
-def state(peer) -> str:
-    return peer.ask(GetState, OUT + 'get_state', GetState.Request()).current_state.label
 
 
 def test_every_topic_of_one_frame(module_node, peer, segmenter, scene_bgr) -> None:

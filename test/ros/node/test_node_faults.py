@@ -1,66 +1,20 @@
 """Engines and code that fail or hang; each test has a node as a process of its own."""
 
 import signal
-from collections.abc import Callable
 
-import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
-from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import Image
+from support.node_calls import change_state, diagnostics, program
 
 from panoptic_ros.ros import messages
 
 IMAGE, OUT = '/own/image', '/own/segment/'
 SIZE_WH = (128, 64)
-
-
-@pytest.fixture
-def scene_bgr(tiny_scene: Callable[..., np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(tiny_scene(SIZE_WH)[..., ::-1])
-
-
-def diagnostics(peer) -> dict[str, str]:
-    """Return the newest values that are published from now on."""
-    received = peer.received['/diagnostics'] or peer.subscribe(DiagnosticArray, '/diagnostics')
-    seen = len(received)
-    peer.wait_until(lambda: len(received) > seen, 'diagnostics')
-    (status,) = received[-1].status
-    return {entry.key: entry.value for entry in status.values} | {
-        'name': status.name,
-        'message': status.message,
-        'level': status.level,
-    }
-
-
-def change_state(peer, transition: int) -> bool:
-    request = ChangeState.Request(transition=Transition(id=transition))
-    return peer.call(ChangeState, OUT + 'change_state', request).success
-
-
-PROGRAM = """
-import sys, time
-from panoptic_ros.errors import EngineError
-from panoptic_ros.ros import node
-
-def load(structure):
-{load}
-
-class Node(node.SegmentNode):
-    def __init__(self):
-        super().__init__(load=load)
-
-node.SegmentNode = Node
-sys.exit(node.main())
-"""
-
-
-def program(load: str) -> tuple[str, str]:
-    return '-c', PROGRAM.format(load=load)
 
 
 HANGING_LOAD = """
@@ -140,13 +94,13 @@ loads = []
         *('-r', '__ns:=/own', '-p', 'autostart:=false', '-p', f'model:={tiny_model}'),
         program=program(load),
     )
-    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE, OUT)
     node.wait_for_log('ZeroDivisionError: on purpose')
     peer.wait_until(
         lambda: peer.node.count_publishers(OUT + 'semantic') == 0, 'the publisher to go'
     )
-    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
-    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE, OUT)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE, OUT)
     peer.subscribe(Image, OUT + 'semantic')
     peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
     assert peer.node.count_publishers(OUT + 'semantic') == 1
@@ -216,7 +170,7 @@ def test_engine_that_is_lost_is_an_error_until_configured_again(
 
     peer.wait_until(is_reported, 'the error in the diagnostics')
     for transition in ('DEACTIVATE', 'CLEANUP', 'CONFIGURE', 'ACTIVATE'):
-        assert change_state(peer, getattr(Transition, f'TRANSITION_{transition}')), transition
+        assert change_state(peer, getattr(Transition, f'TRANSITION_{transition}'), OUT), transition
     peer.exchange(IMAGE, messages.image_message(scene_bgr, peer.header()), OUT + 'semantic')
     assert diagnostics(peer)['message'] != 'the GPU is gone'
 

@@ -4,7 +4,6 @@ import array
 import os
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,12 +12,12 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
-from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
+from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from support.node_calls import change_state, diagnostics, program, state
 from visualization_msgs.msg import Marker, MarkerArray
 
 from panoptic_ros.benchmark.processes import own_domain
@@ -39,11 +38,6 @@ def segmenter(tiny_model: Path) -> Segmenter:
 
 
 @pytest.fixture
-def scene_bgr(tiny_scene: Callable[..., np.ndarray]) -> np.ndarray:
-    return np.ascontiguousarray(tiny_scene(SIZE_WH)[..., ::-1])
-
-
-@pytest.fixture
 def subscribed(peer):
     peer.subscribe(Image, OUT + 'semantic')
     return peer
@@ -52,28 +46,6 @@ def subscribed(peer):
 def pixels(message: Image) -> np.ndarray:
     assert message.encoding == 'mono8'
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
-
-
-def diagnostics(peer) -> dict[str, str]:
-    """Return the newest values that are published from now on."""
-    received = peer.received['/diagnostics'] or peer.subscribe(DiagnosticArray, '/diagnostics')
-    seen = len(received)
-    peer.wait_until(lambda: len(received) > seen, 'diagnostics')
-    (status,) = received[-1].status
-    return {entry.key: entry.value for entry in status.values} | {
-        'name': status.name,
-        'message': status.message,
-        'level': status.level,
-    }
-
-
-def change_state(peer, transition: int) -> bool:
-    request = ChangeState.Request(transition=Transition(id=transition))
-    return peer.call(ChangeState, OUT + 'change_state', request).success
-
-
-def state(peer) -> str:
-    return peer.ask(GetState, OUT + 'get_state', GetState.Request()).current_state.label
 
 
 def test_lifecycle(start_node, tiny_model, subscribed, scene_bgr) -> None:
@@ -90,37 +62,37 @@ def test_lifecycle(start_node, tiny_model, subscribed, scene_bgr) -> None:
         return peer.node.count_subscribers(IMAGE) + peer.node.count_subscribers(CAMERA_INFO)
 
     serves()
-    assert state(peer) == 'active'
-    assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
-    assert state(peer) == 'inactive'
+    assert state(peer, OUT) == 'active'
+    assert change_state(peer, Transition.TRANSITION_DEACTIVATE, OUT)
+    assert state(peer, OUT) == 'inactive'
     peer.wait_until(lambda: camera_subscribers() == 0, 'the node to unsubscribe')
     assert diagnostics(peer)['message'] == 'the node is inactive'
     assert peer.set_parameter(OUT, 'engine_threads', 1).startswith(
         'parameter engine_threads is fixed'
     )
-    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE, OUT)
     serves()
-    assert change_state(peer, Transition.TRANSITION_DEACTIVATE)
-    assert change_state(peer, Transition.TRANSITION_CLEANUP)
-    assert state(peer) == 'unconfigured'
+    assert change_state(peer, Transition.TRANSITION_DEACTIVATE, OUT)
+    assert change_state(peer, Transition.TRANSITION_CLEANUP, OUT)
+    assert state(peer, OUT) == 'unconfigured'
     peer.wait_until(
         lambda: peer.node.count_publishers(OUT + 'semantic') == 0, 'the publisher to go'
     )
 
     assert peer.set_parameter(OUT, 'model', 'no-such-model') == ''
-    assert not change_state(peer, Transition.TRANSITION_CONFIGURE)
-    assert state(peer) == 'unconfigured'
+    assert not change_state(peer, Transition.TRANSITION_CONFIGURE, OUT)
+    assert state(peer, OUT) == 'unconfigured'
     found = diagnostics(peer)
     assert found['level'] == b'\x02'
     assert "configure failed: no model is called 'no-such-model'" in found['message']
 
     assert peer.set_parameter(OUT, 'model', str(tiny_model)) == ''
-    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
-    assert change_state(peer, Transition.TRANSITION_ACTIVATE)
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE, OUT)
+    assert change_state(peer, Transition.TRANSITION_ACTIVATE, OUT)
     image = messages.image_message(scene_bgr, peer.header())
     peer.exchange(IMAGE, image, OUT + 'semantic')
-    assert change_state(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN)
-    assert state(peer) == 'finalized'
+    assert change_state(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN, OUT)
+    assert state(peer, OUT) == 'finalized'
     assert node.interrupt() == 0
     assert 'Traceback' not in node.log
 
@@ -136,27 +108,6 @@ def test_signals_end_the_node_cleanly(start_node, tiny_model, signals: tuple[int
     assert node.interrupt(*signals) == 0
     assert 'Traceback' not in node.log
     assert 'rror' not in node.log
-
-
-PROGRAM = """
-import sys, time
-from panoptic_ros.errors import EngineError
-from panoptic_ros.ros import node
-
-def load(structure):
-{load}
-
-class Node(node.SegmentNode):
-    def __init__(self):
-        super().__init__(load=load)
-
-node.SegmentNode = Node
-sys.exit(node.main())
-"""
-
-
-def program(load: str) -> tuple[str, str]:
-    return '-c', PROGRAM.format(load=load)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -270,18 +221,18 @@ def test_without_autostart_it_waits_to_be_configured(start_node, peer, tiny_mode
     node = start_node(
         *('-r', '__ns:=/own', '-p', 'autostart:=false', '-p', f'model:={tiny_model}')
     )
-    assert state(peer) == 'unconfigured'
+    assert state(peer, OUT) == 'unconfigured'
     assert diagnostics(peer)['message'] == 'the node is unconfigured'
-    assert change_state(peer, Transition.TRANSITION_CONFIGURE)
+    assert change_state(peer, Transition.TRANSITION_CONFIGURE, OUT)
     # Not possible now; up to Jazzy rclpy then sends no answer.
     impossible = Transition(id=Transition.TRANSITION_DEACTIVATE)
     client = peer.node.create_client(ChangeState, OUT + 'change_state')
     peer.wait_until(client.service_is_ready, 'the service')
     client.call_async(ChangeState.Request(transition=impossible))
-    assert state(peer) == 'inactive'
+    assert state(peer, OUT) == 'inactive'
     node.wait_for_log('ransition')
-    assert change_state(peer, Transition.TRANSITION_INACTIVE_SHUTDOWN)
-    assert state(peer) == 'finalized'
+    assert change_state(peer, Transition.TRANSITION_INACTIVE_SHUTDOWN, OUT)
+    assert state(peer, OUT) == 'finalized'
     assert node.interrupt() == 0
 
 
