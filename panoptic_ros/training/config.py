@@ -88,6 +88,8 @@ class TrainingConfig:
         exported.
     bfloat16
         Compute in bfloat16 where that is safe; weights stay float32.
+    compile
+        Compile the network on a GPU, which takes minutes at the start. CPUs never compile it.
     made_share, made_images
         Share 0..1 of synthetic streets mixed in, and how many different ones are rendered.
     repeat_rare, repeat_crowded, paste_share
@@ -137,6 +139,7 @@ class TrainingConfig:
     warmup_images: int = 1600
     ema_decay: float = 0.998
     bfloat16: bool = True
+    compile: bool = False
     made_share: float = 0.0
     made_images: int = 0
     repeat_rare: float = 0.0

@@ -1,4 +1,4 @@
-"""Training examples: labelled images, augmented, with their targets."""
+"""Training examples: labelled images, augmented."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,9 @@ from panoptic_ros.datasets import Sample
 from panoptic_ros.labels import VOID, LabelSet
 from panoptic_ros.panoptic import measure_segments
 from panoptic_ros.training.augmentation import Augmentation
-from panoptic_ros.training.head_kinds import HEAD_KINDS
-from panoptic_ros.training.loss_weights import LossWeights
 
-_Maps = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Image uint8 [H, W, 3], semantic uint8 and instance uint16 [H, W], is_crowd bool [ids]."""
+_Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Image uint8 [H, W, 3], semantic uint8 and instance int16 [H, W], -1 for crowds."""
 
 _Cutout = tuple[int, int, tuple[int, int, int, int]]
 """An object to paste: number of the image, instance id, box_xyxy."""
@@ -24,13 +22,16 @@ _Cutout = tuple[int, int, tuple[int, int, int, int]]
 class TrainingExamples(Dataset):
     """An endless, repeatable stream: example ``i`` depends only on the seed and on ``i``.
 
+    An example is image uint8 [H, W, 3] RGB, semantic uint8 [H, W] and instance int16 [H, W], -1
+    for crowds.
+
     Parameters
     ----------
     real
-        Labelled images. They are read each time they are shown, so that memory does not grow with
-        the data set; reading one takes a few percent of its training step.
-    head
-        Kind of the targets, a key of :data:`~panoptic_ros.training.head_kinds.HEAD_KINDS`.
+        Labelled images.
+    in_memory
+        Read the images once and hold them, 7 bytes a pixel. Otherwise they are read each time
+        they are shown, which takes a few percent of a training step on a CPU.
     made
         Synthetic images, rendered once and held in memory; one is shown with probability
         ``made_share``.
@@ -53,9 +54,8 @@ class TrainingExamples(Dataset):
         real: Sequence[Sample],
         label_set: LabelSet,
         augmentation: Augmentation,
-        losses: LossWeights,
         *,
-        head: str = 'centres',
+        in_memory: bool = False,
         made: Sequence[Sample] = (),
         made_share: float = 0.0,
         repeat_rare: float = 0.0,
@@ -65,11 +65,14 @@ class TrainingExamples(Dataset):
     ) -> None:
         self.label_set = label_set
         self.augmentation = augmentation
-        self.losses = losses
-        self.head = head
         self.made_share = made_share if len(made) else 0.0
         self.seed = seed
         self._real = real
+        self._held = (
+            [_maps(s) for s in tqdm(real, desc='Reading images', unit='image')]
+            if in_memory
+            else None
+        )
         self._made = [
             _maps(s)
             for s in tqdm(made, desc='Rendering images', unit='image', disable=not len(made))
@@ -89,12 +92,12 @@ class TrainingExamples(Dataset):
         shows = np.zeros((len(self._real), 256), bool)
         objects = np.zeros(len(self._real))
         by_class: dict[int, list[_Cutout]] = {}
-        for number, sample in enumerate(tqdm(self._real, desc='Reading images', unit='image')):
-            _, semantic, instance, is_crowd = _maps(sample)
+        for number in tqdm(range(len(self._real)), desc='Finding objects', unit='image'):
+            _, semantic, instance = self._maps_of(number)
             shows[number, np.unique(semantic)] = True
-            objects[number] = len(is_crowd) - 1  # ids run from 1
+            objects[number] = instance.max()
             if self.paste_share:
-                for class_id, instance_id, box in self._find_objects(semantic, instance, is_crowd):
+                for class_id, instance_id, box in self._find_objects(semantic, instance):
                     by_class.setdefault(class_id, []).append((number, instance_id, box))
         self._repeats = repeat_factors(shows, repeat_rare)
         if repeat_crowded:
@@ -103,12 +106,12 @@ class TrainingExamples(Dataset):
         self._cutouts = [by_class[class_id] for class_id in sorted(by_class)]
 
     def _find_objects(
-        self, semantic: np.ndarray, instance: np.ndarray, is_crowd: np.ndarray
+        self, semantic: np.ndarray, instance: np.ndarray
     ) -> list[tuple[int, int, tuple[int, int, int, int]]]:
         """Return (class id, instance id, box_xyxy) of each object that can be pasted."""
-        things = measure_segments(semantic, instance).things
+        things = measure_segments(semantic, instance.clip(0).astype(np.uint16)).things
         usable = (things.area >= self._PASTE_MIN_AREA) & (things.area <= semantic.size // 4)
-        usable &= ~is_crowd[things.id] & self.label_set.is_thing[things.class_id]
+        usable &= self.label_set.is_thing[things.class_id]
         things = things.where(usable)
         boxes = map(tuple, things.box_xyxy.tolist())
         return list(zip(things.class_id.tolist(), things.id.tolist(), boxes, strict=True))
@@ -121,16 +124,14 @@ class TrainingExamples(Dataset):
         if rng.uniform() < self.made_share:
             maps = self._made[rng.integers(len(self._made))]
         else:
-            maps = _maps(self._real[self._pick(index)])
+            maps = self._maps_of(self._pick(index))
             if self._cutouts and rng.uniform() < self.paste_share:
                 maps = self._paste(maps, rng)
-        image_rgb, semantic, instance, is_crowd = maps
-        image_rgb, semantic, instance = self.augmentation.apply(image_rgb, semantic, instance, rng)
-        targets = HEAD_KINDS[self.head].targets(semantic, instance, is_crowd, self.losses)
-        return (
-            torch.from_numpy(np.ascontiguousarray(image_rgb.transpose(2, 0, 1))),
-            *map(torch.from_numpy, targets),
-        )
+        image_rgb, semantic, instance = self.augmentation.apply(*maps, rng)
+        return tuple(map(torch.from_numpy, (image_rgb, semantic, instance)))
+
+    def _maps_of(self, number: int) -> _Maps:
+        return self._held[number] if self._held is not None else _maps(self._real[number])
 
     def _pick(self, index: int) -> int:
         """Return which real image is example ``index``: shuffled anew every epoch."""
@@ -144,12 +145,13 @@ class TrainingExamples(Dataset):
         return int(order[position])
 
     def _paste(self, maps: _Maps, rng: np.random.Generator) -> _Maps:
-        image_rgb, semantic, instance, is_crowd = (array.copy() for array in maps)
+        image_rgb, semantic, instance = (array.copy() for array in maps)
+        next_id = int(instance.max()) + 1
         width = semantic.shape[1]
         for _ in range(rng.integers(1, self._PASTE_MOST + 1)):
             cutouts = self._cutouts[rng.choice(len(self._cutouts), p=self._cutout_share)]
             number, instance_id, (x0, y0, x1, y1) = cutouts[rng.integers(len(cutouts))]
-            source_rgb, source_semantic, source_instance, _ = _maps(self._real[number])
+            source_rgb, source_semantic, source_instance = self._maps_of(number)
             if source_semantic.shape != semantic.shape:
                 continue
             window = np.s_[y0:y1, x0:x1]
@@ -162,9 +164,9 @@ class TrainingExamples(Dataset):
             target = np.s_[y0:y1, left : left + x1 - x0]
             image_rgb[target][mask] = picture[mask]
             semantic[target][mask] = class_id
-            instance[target][mask] = len(is_crowd)
-            is_crowd = np.append(is_crowd, False)
-        return image_rgb, semantic, instance, is_crowd
+            instance[target][mask] = next_id
+            next_id += 1
+        return image_rgb, semantic, instance
 
 
 def repeat_factors(shows: np.ndarray, repeat_rare: float) -> np.ndarray:
@@ -180,7 +182,10 @@ def repeat_factors(shows: np.ndarray, repeat_rare: float) -> np.ndarray:
 
 
 def _maps(sample: Sample) -> _Maps:
+    """Return the arrays of a sample; its objects are numbered from 1 without gaps."""
     truth = sample.truth
-    is_crowd = np.zeros(int(truth.instance.max(initial=0)) + 1, bool)
-    is_crowd[sample.crowd_ids] = True
-    return sample.image_rgb, truth.semantic, truth.instance, is_crowd
+    is_object = np.bincount(truth.instance.ravel()) > 0
+    is_object[0] = is_object[sample.crowd_ids] = False
+    new_id = np.where(is_object, np.cumsum(is_object), -1).astype(np.int16)
+    new_id[0] = 0
+    return sample.image_rgb, truth.semantic, new_id[truth.instance]

@@ -7,23 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from panoptic_ros.fusion import CentreFusion, Fusion, Heads, QueryFusion, heads_of
 from panoptic_ros.training.centres.inference_graph import CentreGraph
-from panoptic_ros.training.centres.losses import (
-    CentreBatch,
-    CentreLosses,
-    centre_losses,
-)
-from panoptic_ros.training.centres.targets import make_targets
+from panoptic_ros.training.centres.losses import CentreLosses, centre_losses
+from panoptic_ros.training.centres.targets import CentreTargets, make_targets
 from panoptic_ros.training.loss_weights import LossWeights
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.queries.inference_graph import QueryGraph
-from panoptic_ros.training.queries.losses import QueryBatch, QueryLosses, query_losses
-from panoptic_ros.training.queries.targets import make_segments
+from panoptic_ros.training.queries.losses import QueryLosses, query_losses
+from panoptic_ros.training.queries.targets import SegmentTargets, make_segments
 
-Batch = CentreBatch | QueryBatch
+Targets = CentreTargets | SegmentTargets
 Losses = CentreLosses | QueryLosses
 Graph = CentreGraph | QueryGraph
 
@@ -35,53 +31,32 @@ class HeadKind:
     Parameters
     ----------
     targets
-        Takes semantic uint8 [H, W], instance uint16 [H, W], is_crowd bool [ids] and the weights;
-        returns the arrays of the fields of ``batch`` after the image.
-    batch
-        Class of a batch of images and targets.
+        Takes semantic uint8 [N, H, W], instance int16 [N, H, W] (-1 for crowds) and the weights;
+        returns the targets, on the same device.
     losses
-        Takes what the network returns, a batch and the weights; returns the losses.
+        Takes what the network returns, the targets and the weights; returns the losses.
     graph
         Takes a network, ``half`` and, for centres, options; returns what is exported.
     fusion
         Fuses the outputs in validation, and in the exported model unless another is given.
     """
 
-    targets: Callable[[np.ndarray, np.ndarray, np.ndarray, LossWeights], tuple[np.ndarray, ...]]
-    batch: type[Batch]
+    targets: Callable[[Tensor, Tensor, LossWeights], Targets]
     losses: Callable[[Any, Any, LossWeights], Losses]
     graph: Callable[..., Graph]
     fusion: Fusion
 
 
-def _centre_targets(
-    semantic: np.ndarray, instance: np.ndarray, is_crowd: np.ndarray, weights: LossWeights
-) -> tuple[np.ndarray, ...]:
-    targets = make_targets(
-        semantic,
-        instance,
-        is_crowd,
-        small_area=weights.small_area,
-        small_weight=weights.small_weight,
-        by_segment=weights.by_segment,
-    )
-    return tuple(getattr(targets, name) for name in CentreBatch._fields[1:])
-
-
-def _query_targets(
-    semantic: np.ndarray, instance: np.ndarray, is_crowd: np.ndarray, weights: LossWeights
-) -> tuple[np.ndarray, ...]:
-    targets = make_segments(semantic, instance, is_crowd)
-    return targets.segment, targets.class_id
+def _query_targets(semantic: Tensor, instance: Tensor, weights: LossWeights) -> SegmentTargets:
+    del weights  # only centres weight their targets
+    return make_segments(semantic, instance)
 
 
 HEAD_KINDS = MappingProxyType(
     {
-        'centres': HeadKind(
-            _centre_targets, CentreBatch, centre_losses, CentreGraph, CentreFusion()
-        ),
+        'centres': HeadKind(make_targets, centre_losses, CentreGraph, CentreFusion()),
         'queries': HeadKind(
-            _query_targets, QueryBatch, query_losses, QueryGraph, QueryFusion(rule='mask2former')
+            _query_targets, query_losses, QueryGraph, QueryFusion(rule='mask2former')
         ),
     }
 )

@@ -20,7 +20,7 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.training.config import TrainingConfig
 from panoptic_ros.training.examples import TrainingExamples
-from panoptic_ros.training.head_kinds import HEAD_KINDS, Batch, Losses
+from panoptic_ros.training.head_kinds import HEAD_KINDS, Losses
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.run_folder import (
     CHECKPOINT,
@@ -53,11 +53,14 @@ class MovingAverage:
     def update(self, network: nn.Module, step: int) -> None:
         """Move towards the present weights."""
         keep = min(self.decay, (1 + step) / (10 + step))
+        averages, values = [], []
         for name, value in network.state_dict().items():
             if value.dtype.is_floating_point:
-                self.state[name].lerp_(value.detach(), 1 - keep)
+                averages.append(self.state[name])
+                values.append(value)
             else:
                 self.state[name].copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - keep)  # one kernel, not one a tensor
 
 
 def progress(images_seen: int, seconds: float, config: TrainingConfig) -> float:
@@ -108,6 +111,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         network = config.build_network(len(self.label_set))
         self.network = network.to(self.device, memory_format=torch.channels_last)
+        self._forward = (
+            torch.compile(self.network) if config.compile and device == 'cuda' else self.network
+        )
         backbone, rest = [], []
         for name, parameter in self.network.named_parameters():
             if parameter.requires_grad:
@@ -164,11 +170,10 @@ class Trainer:
         )
         last_save = started = time.monotonic()
         mean = _RunningMean()
-        for tensors in loader:
-            batch = self.kind.batch(*(t.to(self.device, non_blocking=True) for t in tensors))
-            mean.add(self._step(batch))
-            self.images_seen += len(batch.image)
-            bar.update(len(batch.image))
+        for image, semantic, instance in loader:
+            mean.add(self._step(image, semantic, instance))
+            self.images_seen += len(image)
+            bar.update(len(image))
             now = time.monotonic()
             self.seconds += now - started
             started = now
@@ -206,8 +211,7 @@ class Trainer:
             real,
             self.label_set,
             config.augmentation,
-            config.losses,
-            head=config.head,
+            in_memory=self.device.type == 'cuda',  # reading would take most of a step
             made=made,
             made_share=config.made_share,
             repeat_rare=config.repeat_rare,
@@ -275,8 +279,8 @@ class Trainer:
         restore_normalisation(
             self.network,
             (
-                torch.stack([examples[step * count + i][0] for i in range(count)]).to(
-                    self.device, torch.float32, memory_format=torch.channels_last
+                self._network_input(
+                    torch.stack([examples[step * count + i][0] for i in range(count)])
                 )
                 for step in range(batches)
             ),
@@ -327,16 +331,24 @@ class Trainer:
         self.best_PQ = state.get('best_PQ', -math.inf)
         self._without_gain = state.get('without_gain', 0)
 
-    def _step(self, batch: Batch) -> Losses:
+    def _network_input(self, image: Tensor) -> Tensor:
+        """Return uint8 [N, H, W, 3] as float [N, 3, H, W], channels last, on the device."""
+        return image.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+
+    def _step(self, image: Tensor, semantic: Tensor, instance: Tensor) -> Losses:
         config = self.config
         torch.manual_seed(config.seed + self.images_seen)  # a resumed run draws the same
         factor = learning_rate_factor(self.images_seen, self.seconds, config)
         for group in self.optimizer.param_groups:
             group['lr'] = group['peak'] * factor
-        image = batch.image.to(torch.float32, memory_format=torch.channels_last)
+        targets = self.kind.targets(
+            semantic.to(self.device, non_blocking=True),
+            instance.to(self.device, non_blocking=True),
+            config.losses,
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
-            heads = self.network(image)
-        losses = self.kind.losses(heads, batch, config.losses)
+            heads = self._forward(self._network_input(image))
+        losses = self.kind.losses(heads, targets, config.losses)
         total = losses.total(config.losses)
         if not math.isfinite(total.item()):
             raise FloatingPointError(

@@ -151,7 +151,7 @@ def restore_normalisation(
         for name, _, norm in _convolutions(network)
         if norm is not None and norm.weight.requires_grad
     }
-    moments = {norm: torch.zeros(2, norm.num_features) for norm in norms}
+    moments = {norm: torch.zeros_like(norm.weight).repeat(2, 1) for norm in norms}
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].float()

@@ -9,9 +9,7 @@ from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.training.augmentation import Augmentation
-from panoptic_ros.training.centres.losses import CentreBatch
 from panoptic_ros.training.examples import TrainingExamples, _maps, repeat_factors
-from panoptic_ros.training.loss_weights import LossWeights
 
 STILL = Augmentation(
     crop_wh=(64, 32),
@@ -111,7 +109,6 @@ def test_crowded_images_are_shown_more_often() -> None:
         [sample(1), sample(4), sample(64)],
         LabelSet.load('nuclei'),
         Augmentation(**{**vars(STILL), 'crop_wh': (64, 64)}),
-        LossWeights(),
         repeat_crowded=True,
     )
     shown = [int(examples[i][0].max()) for i in range(60)]
@@ -124,10 +121,10 @@ def test_examples_depend_only_on_seed_and_index() -> None:
     real = list(synthetic_samples(1, 2))
 
     def examples(seed: int) -> TrainingExamples:
-        return TrainingExamples(real, label_set, Augmentation(), LossWeights(), seed=seed)
+        return TrainingExamples(real, label_set, Augmentation(), seed=seed)
 
     first, again = examples(1)[5], examples(1)[5]
-    assert len(first) == len(CentreBatch._fields)
+    assert [a.dtype for a in first] == [torch.uint8, torch.uint8, torch.int16]
     for a, b in zip(first, again, strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(first[0], examples(1)[6][0])
@@ -136,7 +133,7 @@ def test_examples_depend_only_on_seed_and_index() -> None:
 
 def test_every_image_comes_once_an_epoch() -> None:
     real = list(synthetic_samples(1, 4, (64, 32)))
-    plain = TrainingExamples(real, LabelSet.load('cityscapes'), STILL, LossWeights())
+    plain = TrainingExamples(real, LabelSet.load('cityscapes'), STILL)
     seen = sorted(int(plain[i][0].sum()) for i in range(4))
     assert seen == sorted(int(s.image_rgb.sum()) for s in real)
 
@@ -164,12 +161,38 @@ def test_real_images_are_read_when_they_are_shown_and_not_held() -> None:
             return scene(50 + index, (8, 4, 28, 20))
 
     folder, label_set = Folder(), LabelSet.load('cityscapes')
-    plain = TrainingExamples(folder, label_set, STILL, LossWeights())
+    plain = TrainingExamples(folder, label_set, STILL)
     assert folder.reads == 0
     assert sorted(int(plain[i][0].min()) for i in range(3)) == [50, 51, 52]
     assert folder.reads == 3
-    TrainingExamples(folder, label_set, STILL, LossWeights(), repeat_rare=0.5)
+    TrainingExamples(folder, label_set, STILL, repeat_rare=0.5)
     assert folder.reads == 6  # one survey
+
+
+def test_images_can_be_held_in_memory() -> None:
+    scenes = [scene(50, None), scene(100, (8, 4, 28, 20))]
+    label_set = LabelSet.load('cityscapes')
+    read, held = (
+        TrainingExamples(scenes, label_set, STILL, paste_share=0.5, in_memory=in_memory)
+        for in_memory in (False, True)
+    )
+    scenes.clear()  # no sample is read from now on
+    with pytest.raises(IndexError):
+        read[0]
+    assert {int(held[i][0].min()) for i in range(8)} == {50, 100}
+
+
+def test_objects_are_numbered_without_gaps_and_crowds_are_minus_one() -> None:
+    semantic = np.full((32, 64), 13, np.uint8)
+    instance = np.zeros((32, 64), np.uint16)
+    instance[:, 8:16], instance[:, 16:24], instance[:, 24:32] = 7, 40000, 90
+    semantic[instance == 0] = 0
+    truth = Panoptic.from_maps(semantic, instance, LabelSet.load('cityscapes'))
+    sample = Sample('', np.zeros((32, 64, 3), np.uint8), truth, np.array([90]))
+    examples = TrainingExamples([sample], LabelSet.load('cityscapes'), STILL)
+    row = examples[0][2][0]
+    assert row.dtype == torch.int16
+    assert row[4::8].tolist() == [0, 1, 2, -1, 0, 0, 0, 0]
 
 
 def scene(colour: int, box: tuple[int, int, int, int] | None) -> Sample:
@@ -187,16 +210,12 @@ def scene(colour: int, box: tuple[int, int, int, int] | None) -> Sample:
 
 def test_a_pasted_object_brings_its_pixels_class_and_an_id_of_its_own() -> None:
     scenes = [scene(50, None), scene(100, (8, 4, 28, 20))]
-    examples = TrainingExamples(
-        scenes, LabelSet.load('cityscapes'), STILL, LossWeights(), paste_share=1.0
-    )
+    examples = TrainingExamples(scenes, LabelSet.load('cityscapes'), STILL, paste_share=1.0)
     rng = np.random.default_rng(3)
     before = _maps(scenes[0])
-    image_rgb, semantic, instance, is_crowd = examples._paste(before, rng)
+    image_rgb, semantic, instance = examples._paste(before, rng)
     ids = np.unique(instance[instance > 0])
     assert 1 <= len(ids) <= 3
-    assert len(is_crowd) > ids.max()
-    assert not is_crowd.any()
     np.testing.assert_array_equal(semantic == 13, instance > 0)
     np.testing.assert_array_equal(image_rgb[..., 0] == 200, instance > 0)
     # It stays at its height in the picture; the picture it was taken for is left as it was.
@@ -209,10 +228,8 @@ def test_small_objects_and_crowds_are_not_pasted() -> None:
     large = scene(60, (8, 4, 28, 20))
     crowd = Sample('crowd', large.image_rgb, large.truth, np.array([1]))
     for real in ([small], [crowd]):
-        examples = TrainingExamples(
-            real, LabelSet.load('cityscapes'), STILL, LossWeights(), paste_share=1.0
-        )
-        np.testing.assert_array_equal(examples[0][0].numpy(), real[0].image_rgb.transpose(2, 0, 1))
+        examples = TrainingExamples(real, LabelSet.load('cityscapes'), STILL, paste_share=1.0)
+        np.testing.assert_array_equal(examples[0][0].numpy(), real[0].image_rgb)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.resources import resource
 from panoptic_ros.training.config import TrainingConfig
-from panoptic_ros.training.head_kinds import Batch, Losses
+from panoptic_ros.training.head_kinds import Losses
 from panoptic_ros.training.network.panoptic_network import PanopticNetwork
 from panoptic_ros.training.run_folder import final_weights, open_run, run_labels
 from panoptic_ros.training.trainer import MovingAverage, Trainer, learning_rate_factor
@@ -127,10 +127,10 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> No
     assert whole.images_seen == 8
 
     class Interrupted(Trainer):
-        def _step(self, batch: Batch) -> Losses:
+        def _step(self, *maps: torch.Tensor) -> Losses:
             if self.images_seen == 4:
                 raise KeyboardInterrupt
-            return super()._step(batch)
+            return super()._step(*maps)
 
     stopped = Interrupted(config, tmp_path / 'parts')
     with pytest.raises(KeyboardInterrupt):

@@ -7,21 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from panoptic_ros.labels import VOID
+from panoptic_ros.training.centres.targets import CentreTargets
 from panoptic_ros.training.loss_weights import LossWeights
 from panoptic_ros.training.network.centre_network import Heads
-
-
-class CentreBatch(NamedTuple):
-    """Images and targets as tensors; see :class:`~.centres.targets.Targets`."""
-
-    image: Tensor
-    """uint8 [N, 3, H, W]."""
-    semantic: Tensor
-    pixel_weight: Tensor
-    centre: Tensor
-    centre_weight: Tensor
-    offset_xy: Tensor
-    offset_weight: Tensor
 
 
 class CentreLosses(NamedTuple):
@@ -40,7 +28,7 @@ class CentreLosses(NamedTuple):
         )
 
 
-def centre_losses(heads: Heads, batch: CentreBatch, weights: LossWeights) -> CentreLosses:
+def centre_losses(heads: Heads, targets: CentreTargets, weights: LossWeights) -> CentreLosses:
     """Compare a batch's heads with its targets; everything in float32.
 
     The classes are compared at stride 2, where the deployed network takes its argmax: at full
@@ -49,14 +37,14 @@ def centre_losses(heads: Heads, batch: CentreBatch, weights: LossWeights) -> Cen
     """
     logits = heads.semantic.float()
     top, left = torch.randint(2, (2,)).tolist()
-    target = batch.semantic[:, top::2, left::2]
-    pixel_weight = batch.pixel_weight[:, top::2, left::2]
-    centre_error = (heads.centre[:, 0].float() - batch.centre).square()
-    offset_error = (heads.offset_xy.float() - batch.offset_xy).abs().sum(1)
+    target = targets.semantic[:, top::2, left::2]
+    pixel_weight = targets.pixel_weight[:, top::2, left::2]
+    centre_error = (heads.centre[:, 0].float() - targets.centre).square()
+    offset_error = (heads.offset_xy.float() - targets.offset_xy).abs().sum(1)
     return CentreLosses(
         semantic=hard_pixel_cross_entropy(logits, target, pixel_weight, weights.hard_fraction),
-        centre=_weighted_mean(centre_error, batch.centre_weight),
-        offset=_weighted_mean(offset_error, batch.offset_weight),
+        centre=_weighted_mean(centre_error, targets.centre_weight),
+        offset=_weighted_mean(offset_error, targets.offset_weight),
     )
 
 

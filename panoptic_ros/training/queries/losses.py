@@ -15,18 +15,7 @@ from torch.nn import functional as F
 from panoptic_ros.labels import VOID
 from panoptic_ros.training.loss_weights import LossWeights
 from panoptic_ros.training.network.query_network import Queries
-from panoptic_ros.training.queries.targets import UNKNOWN
-
-
-class QueryBatch(NamedTuple):
-    """Images and targets as tensors; see :class:`~.queries.targets.SegmentTargets`."""
-
-    image: Tensor
-    """uint8 [N, 3, H, W]."""
-    segment: Tensor
-    """uint8 [N, h, w]."""
-    class_id: Tensor
-    """uint8 [N, 255]."""
+from panoptic_ros.training.queries.targets import UNKNOWN, SegmentTargets
 
 
 class QueryLosses(NamedTuple):
@@ -57,13 +46,13 @@ class Segments(NamedTuple):
 
 
 def query_losses(
-    predictions: Sequence[Queries], batch: QueryBatch, weights: LossWeights
+    predictions: Sequence[Queries], targets: SegmentTargets, weights: LossWeights
 ) -> QueryLosses:
     """Return the losses of a batch, in float32, as means over the predictions.
 
     Each prediction (one for each decoder layer) is matched on its own.
     """
-    truths = [_segments(segment, ids) for segment, ids in zip(*batch[1:], strict=True)]
+    truths = [_segments(segment, ids) for segment, ids in zip(*targets, strict=True)]
     parts = [_losses_of(prediction, truths, weights) for prediction in predictions]
     return QueryLosses(*(torch.stack(values).mean() for values in zip(*parts, strict=True)))
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from panoptic_ros.training.centres.losses import (
-    CentreBatch,
     CentreLosses,
     centre_losses,
     hard_pixel_cross_entropy,
 )
+from panoptic_ros.training.centres.targets import CentreTargets
 from panoptic_ros.training.loss_weights import LossWeights
 from panoptic_ros.training.network.centre_network import Heads
 
@@ -42,9 +42,8 @@ def test_nothing_known_is_no_loss_and_no_nan() -> None:
     assert logits.grad.abs().max() == 0.0
 
 
-def batch() -> CentreBatch:
-    return CentreBatch(
-        image=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+def batch() -> CentreTargets:
+    return CentreTargets(
         semantic=torch.zeros(1, 8, 8, dtype=torch.uint8),
         pixel_weight=torch.ones(1, 8, 8),
         centre=torch.tensor([[[1.0, 0.0], [0.0, 0.0]]]),

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.training.centres.losses import CentreBatch, centre_losses
+from panoptic_ros.training.centres.losses import centre_losses
+from panoptic_ros.training.centres.targets import CentreTargets
 from panoptic_ros.training.config import TrainingConfig
 from panoptic_ros.training.export import export_model
 from panoptic_ros.training.golden_image import golden_image
@@ -81,11 +82,10 @@ def config(name: str, **changes: object) -> TrainingConfig:
     )
 
 
-def batch(size_wh: tuple[int, int]) -> CentreBatch:
+def random_targets(size_wh: tuple[int, int]) -> CentreTargets:
     width, height = size_wh
     cells = (1, height // 4, width // 4)
-    return CentreBatch(
-        image=torch.randint(256, (1, 3, height, width)).float(),
+    return CentreTargets(
         semantic=torch.randint(3, (1, height, width), dtype=torch.uint8),
         pixel_weight=torch.ones(1, height, width),
         centre=torch.rand(cells),
@@ -103,8 +103,9 @@ def test_a_backbone_learns_and_is_exported(name: str, tmp_path: Path, rtx) -> No
     network = config(name).build_network(3).train()
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     before = {key: value.clone() for key, value in network.backbone.named_parameters()}
-    example = batch(SIZE_WH)
-    losses = centre_losses(network(example.image), example, LossWeights())
+    width, height = SIZE_WH
+    image = torch.randint(256, (1, 3, height, width)).float()
+    losses = centre_losses(network(image), random_targets(SIZE_WH), LossWeights())
     (losses.semantic + losses.centre + losses.offset).backward()
     optimizer.step()
     assert all(value.grad is not None for value in network.backbone.parameters())

@@ -6,7 +6,6 @@ import torch
 from panoptic_ros.training.loss_weights import LossWeights
 from panoptic_ros.training.network.query_network import Queries
 from panoptic_ros.training.queries.losses import (
-    QueryBatch,
     QueryLosses,
     Segments,
     dice,
@@ -14,6 +13,7 @@ from panoptic_ros.training.queries.losses import (
     match_segments,
     query_losses,
 )
+from panoptic_ros.training.queries.targets import SegmentTargets
 
 BIG = 30.0  # a logit of probability 1
 
@@ -70,11 +70,11 @@ def test_mask_losses_ignore_unknown_cells() -> None:
     assert losses.tolist() == pytest.approx([1 - 3 / 4.5, 1 - 2 / 3.5])
 
 
-def batch() -> QueryBatch:
+def batch() -> SegmentTargets:
     class_id = torch.full((1, 255), 255, dtype=torch.uint8)
     class_id[0, :2] = torch.tensor([0, 1])
     segment = torch.tensor([[[0, 0], [1, 255]]], dtype=torch.uint8)
-    return QueryBatch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), segment, class_id)
+    return SegmentTargets(segment, class_id)
 
 
 def test_perfect_queries_have_no_loss() -> None:
