@@ -88,9 +88,13 @@ bench: $(VENV)/.with-bench $(if $(filter no,$(PEERS)),,$(VENV)/.with-peers)
 # Without ROS, and without an installation: GPU_PYTHON is any Python with the runtime's packages.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_ARGS ?=
+GPU_TESTS := test/engines/tensorrt/test_gpu.py test/engines/test_onnxruntime_gpu.py
+# CUDA and the engines often lie in folders that only these variables name.
+gpu: export PYTHONPATH := $(PYTHONPATH)
+gpu: export LD_LIBRARY_PATH := $(LD_LIBRARY_PATH)
 gpu:
 	$(GPU_PYTHON) -m panoptic_ros gpu-report --out out/gpu $(GPU_ARGS)
-	$(GPU_PYTHON) -m pytest -q -m gpu -p no:cacheprovider test/engines/tensorrt/test_gpu.py > out/gpu/tests.txt; status=$$?; \
+	$(GPU_PYTHON) -m pytest -q -m gpu -p no:cacheprovider $(GPU_TESTS) > out/gpu/tests.txt; status=$$?; \
 		{ echo; echo '## Tests on the GPU'; echo; sed 's/^/    /' out/gpu/tests.txt; } >> out/gpu/report.md; \
 		cat out/gpu/report.md; exit $$status
 

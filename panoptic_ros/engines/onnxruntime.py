@@ -1,7 +1,11 @@
 """ONNX Runtime: on a GPU where onnxruntime-gpu finds CUDA, else on the CPU."""
 
+import io
+import logging
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,8 @@ _DTYPES = {
     'tensor(float16)': 'float16',
 }
 
+_log = logging.getLogger(__name__)
+
 
 def unavailable() -> str:
     """Say why ONNX Runtime cannot run here, or nothing."""
@@ -38,6 +44,22 @@ def has_cuda() -> bool:
     import onnxruntime
 
     return CUDA in onnxruntime.get_available_providers()
+
+
+def load_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from NVIDIA's wheels, in which the CUDA provider does not search.
+
+    Does nothing where there are no such wheels, or where ONNX Runtime is older than 1.21.
+    """
+    import onnxruntime
+
+    messages = io.StringIO()
+    preload = getattr(onnxruntime, 'preload_dlls', None)
+    if preload is not None:
+        with redirect_stdout(messages):
+            preload()
+    for message in messages.getvalue().splitlines():
+        _log.debug('%s', message)
 
 
 def open(  # noqa: A001
@@ -59,13 +81,15 @@ def open(  # noqa: A001
             'or take the engine openvino'
         )
     if has_cuda() and precision != 'int8':
+        load_cuda_libraries()
         on_gpu = 'float16' if precision == 'auto' and 'float16' in model.card.files else 'float32'
         engine = OnnxRuntimeEngine(model, threads, on_gpu, reason, use_cuda=True, batch=batch)
         if engine.is_on_gpu:
             require_golden(engine, model)
             return engine
         engine.close()
-        reason = f'{reason}; the CUDA provider does not load, see the log of ONNX Runtime'
+        why_cpu = 'the CUDA provider does not load, see the log of ONNX Runtime'
+        reason = f'{reason}; {why_cpu}' if reason else why_cpu
     engine = OnnxRuntimeEngine(
         model, threads, 'int8' if precision == 'int8' else 'float32', reason, batch=batch
     )
@@ -74,7 +98,19 @@ def open(  # noqa: A001
 
 
 class OnnxRuntimeEngine:
-    """See :class:`panoptic_ros.engines.Engine`."""
+    """See :class:`panoptic_ros.engines.Engine`.
+
+    Parameters
+    ----------
+    model, threads, precision, reason, batch
+        See :func:`open`; ``precision`` names a file of the model.
+    use_cuda
+        Run on the GPU if the CUDA provider loads.
+    use_graph
+        Capture a CUDA graph if the CUDA provider can run all nodes.
+
+    Raises ModelError if ONNX Runtime cannot load the file.
+    """
 
     def __init__(
         self,
@@ -84,31 +120,28 @@ class OnnxRuntimeEngine:
         reason: str = '',
         *,
         use_cuda: bool = False,
+        use_graph: bool = True,
         batch: int = 1,
     ) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Worker threads may spin within a frame, not between frames: at 10 Hz that is half the
-        # processor time for the same latency (measured: 42 instead of 82 ms a frame; no spinning
-        # at all costs a tenth of the latency).
-        options.add_session_config_entry('session.force_spinning_stop', '1')
-        providers = [CUDA, CPU] if use_cuda else [CPU]
-        path = model.onnx_path(precision)
         self._errors = _runtime_errors()
+        path = model.onnx_path(precision)
+        network = path if batch == 1 else with_batch(path, batch)
         try:
-            network = path if batch == 1 else with_batch(path, batch)
-            session = onnxruntime.InferenceSession(network, options, providers)
+            session, how = _create_session(network, threads, use_cuda, use_graph, self._errors)
         except self._errors as error:
             raise ModelError(
                 f'ONNX Runtime cannot load {path}: {" ".join(str(error).split())}'
             ) from error
         inputs, outputs = _specs(session.get_inputs()), _specs(session.get_outputs())
         model.check_io(precision, inputs, outputs, batch)
-        self._session: onnxruntime.InferenceSession | None = session
-        self._outputs = [output.name for output in session.get_outputs()]
         self.is_on_gpu = session.get_providers()[0] == CUDA
+        self._session: onnxruntime.InferenceSession | None = session
+        self._outputs = list(outputs)
+        self._run = _runner(session, inputs, outputs, self.is_on_gpu)
+        if self.is_on_gpu:
+            reason = f'{reason}; {how}' if reason else how
         self._size_wh = model.card.size_wh
         self.description = EngineDescription(
             name='onnxruntime',
@@ -133,10 +166,7 @@ class OnnxRuntimeEngine:
         missing = self.description.batch - len(images)
         batch = np.stack([*images, *[images[-1]] * missing])
         try:
-            if self.is_on_gpu:
-                outputs = run_bound(self._session, self._outputs, batch)
-            else:
-                outputs = self._session.run(self._outputs, {'image': batch})
+            outputs = self._run(batch)
         except self._errors as error:
             raise EngineError(f'ONNX Runtime failed: {" ".join(str(error).split())}') from error
         return [
@@ -147,9 +177,56 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         """Free the network; a second call does nothing."""
         self._session = None
+        self._run = _closed
 
 
-def run_bound(session: Any, names: list[str], image: np.ndarray) -> list[np.ndarray]:
+class FixedBuffers:
+    """Run a session with its input and outputs at fixed addresses, as a CUDA graph needs them.
+
+    Parameters
+    ----------
+    session
+        The loaded network.
+    inputs, outputs
+        Their specifications by name; one input, and no free sizes.
+    device
+        Where the buffers are: ``cuda`` or ``cpu``.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        device: str,
+    ) -> None:
+        from onnxruntime import OrtValue
+
+        def allocate(spec: TensorSpec) -> Any:
+            return OrtValue.ortvalue_from_shape_and_type(
+                spec.sizes, np.dtype(spec.dtype), device, 0
+            )
+
+        self._session = session
+        self._binding = session.io_binding()
+        ((name, spec),) = inputs.items()
+        self._input = allocate(spec)
+        self._binding.bind_ortvalue_input(name, self._input)
+        self._outputs = [allocate(spec) for spec in outputs.values()]
+        for name, value in zip(outputs, self._outputs, strict=True):
+            self._binding.bind_ortvalue_output(name, value)
+
+    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        """Return the outputs for an image with the batch axis.
+
+        On a GPU they are copies, on a CPU they are overwritten by the next call.
+        """
+        self._input.update_inplace(image)
+        self._session.run_with_iobinding(self._binding)
+        return [value.numpy() for value in self._outputs]
+
+
+def run_bound(session: Any, names: Sequence[str], image: np.ndarray) -> list[np.ndarray]:
     """Run with bound inputs and outputs: one copy to the device, one back for each output."""
     binding = session.io_binding()
     binding.bind_cpu_input('image', image)
@@ -157,6 +234,63 @@ def run_bound(session: Any, names: list[str], image: np.ndarray) -> list[np.ndar
         binding.bind_output(name)
     session.run_with_iobinding(binding)
     return binding.copy_outputs_to_cpu()
+
+
+def _create_session(
+    network: Path | bytes,
+    threads: int,
+    use_cuda: bool,
+    use_graph: bool,
+    errors: tuple[type[Exception], ...],
+) -> tuple[Any, str]:
+    """Return a session and how it runs on the GPU: with a CUDA graph, or why without."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Worker threads may spin within a frame, not between frames: at 10 Hz that is half the
+    # processor time for the same latency (measured: 42 instead of 82 ms a frame; no spinning
+    # at all costs a tenth of the latency).
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    if not use_cuda:
+        return onnxruntime.InferenceSession(network, options, [CPU]), ''
+    why_not = 'not asked for'
+    if use_graph:
+        with_graph = [(CUDA, {'enable_cuda_graph': '1'}), CPU]
+        try:
+            session = onnxruntime.InferenceSession(network, options, with_graph)
+        except errors as error:
+            # Nodes that the CUDA provider cannot run make a graph impossible.
+            why_not = ' '.join(str(error).split())
+        else:
+            if _has_fixed_sizes(_specs(session.get_outputs())):
+                return session, 'CUDA graph'
+            why_not = 'the sizes of its outputs change'
+    session = onnxruntime.InferenceSession(network, options, [CUDA, CPU])
+    return session, f'no CUDA graph: {why_not}'
+
+
+def _runner(
+    session: Any,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    is_on_gpu: bool,
+) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Return the function from an image with the batch axis to the outputs."""
+    names = list(outputs)
+    if not is_on_gpu:
+        return lambda image: session.run(names, {'image': image})
+    if _has_fixed_sizes(outputs):
+        return FixedBuffers(session, inputs, outputs, 'cuda')
+    return lambda image: run_bound(session, names, image)
+
+
+def _has_fixed_sizes(outputs: Mapping[str, TensorSpec]) -> bool:
+    return all(isinstance(size, int) for spec in outputs.values() for size in spec.shape)
+
+
+def _closed(image: np.ndarray) -> list[np.ndarray]:
+    raise EngineError('the onnxruntime engine is closed; open another one')
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

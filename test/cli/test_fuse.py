@@ -1,6 +1,7 @@
 """The commands fuse and gpu-report."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,19 @@ def test_without_a_gpu_one_sentence_names_what_is_missing(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def engines_claim_a_gpu(monkeypatch):
+    """Let the report take engines on the CPU for engines on a GPU."""
+
+    def open_claiming(model, name):
+        engine = open_engine(model, name)
+        engine.description = replace(engine.description, is_gpu=True)
+        return engine
+
+    monkeypatch.setattr(gpu_report, 'open_engine', open_claiming)
+
+
+@pytest.mark.usefixtures('engines_claim_a_gpu')
 def test_the_report_has_a_row_for_each_engine(tiny_model, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(
         gpu_report, 'unavailable_gpu_engines', lambda: {'tensorrt': 'no', 'onnxruntime': ''}
@@ -67,6 +81,15 @@ def test_the_report_has_a_row_for_each_engine(tiny_model, capsys, tmp_path, monk
     assert row['PQ_images'] == 2
 
 
+def test_an_engine_that_runs_on_the_cpu_is_not_measured(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_report, 'unavailable_gpu_engines', lambda: {'onnxruntime': ''})
+    arguments = ['gpu-report', str(tiny_model), '--runs', '1', '--out', str(tmp_path)]
+    assert cli.main(arguments) == 2
+    assert 'onnxruntime failed: it runs on ' in (tmp_path / 'report.md').read_text()
+    assert json.loads((tmp_path / 'report.json').read_text())['engines'] == []
+
+
+@pytest.mark.usefixtures('engines_claim_a_gpu')
 def test_an_engine_that_fails_is_named_and_the_others_are_measured(
     tiny_model, tmp_path, monkeypatch
 ):

@@ -15,7 +15,7 @@ def test_bf16_is_refused(tiny_model):
 
 def test_a_failing_run_is_an_engine_error(tiny_model, tiny_scene):
     engine = engine_module.open(Model.load(tiny_model))
-    engine._outputs = ['no_such_output']
+    engine._run = lambda image: engine._session.run(['no_such_output'], {'image': image})
     with pytest.raises(EngineError, match='ONNX Runtime failed') as caught:
         engine.infer(tiny_scene())
     assert '\n' not in str(caught.value)
@@ -29,6 +29,19 @@ def test_bound_outputs_are_those_of_a_plain_run(tiny_model, tiny_scene):
     bound = engine_module.run_bound(session, names, image)
     for array, expected in zip(bound, session.run(names, {'image': image}), strict=True):
         np.testing.assert_array_equal(array, expected)
+
+
+def test_fixed_buffers_give_the_outputs_of_plain_runs(tiny_model, tiny_scene):
+    engine = engine_module.OnnxRuntimeEngine(Model.load(tiny_model))
+    session = engine._session
+    inputs, outputs = (
+        engine_module._specs(nodes) for nodes in (session.get_inputs(), session.get_outputs())
+    )
+    run = engine_module.FixedBuffers(session, inputs, outputs, 'cpu')
+    for image in (tiny_scene()[None], np.zeros_like(tiny_scene())[None], tiny_scene()[None]):
+        expected = session.run(list(outputs), {'image': image})
+        for array, plain in zip(run(image), expected, strict=True):
+            np.testing.assert_array_equal(array, plain)
 
 
 def test_cuda_that_does_not_load_leaves_the_cpu(tiny_model, monkeypatch):

@@ -243,7 +243,7 @@ def run_network(network: nn.Module, model_type: str, pixels: Tensor) -> dict:
             return network(pixel_values_videos=pixels[:, None])
         if model_type == 'oneformer':
             length = network.config.task_seq_len
-            tokens = torch.tensor([[0, 2, 3, 4, 5, 1] + [0] * (length - 6)])
+            tokens = torch.tensor([[0, 2, 3, 4, 5, 1] + [0] * (length - 6)], device=pixels.device)
             return network(pixel_values=pixels, task_inputs=tokens)
         return network(pixel_values=pixels)
 

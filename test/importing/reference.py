@@ -86,7 +86,7 @@ def reference_maps(
     target = {'target_sizes': [size_wh[::-1]]}
     if model_type == 'segformer':
         classes = processor.post_process_semantic_segmentation(outputs, **target)[0]
-        return classes.numpy().astype(np.uint8), np.zeros(size_wh[::-1], int)
+        return classes.cpu().numpy().astype(np.uint8), np.zeros(size_wh[::-1], int)
     if model_type == 'rf_detr':
         result = processor.post_process_instance_segmentation(
             # All pairs of query and class: by default as many as there are queries, and random
@@ -98,7 +98,7 @@ def reference_maps(
         )[0]
     else:
         result = processor.post_process_panoptic_segmentation(outputs, **target, **thresholds)[0]
-    ids = result['segmentation'].numpy().astype(int)
+    ids = result['segmentation'].cpu().numpy().astype(int)
     classes = np.full(ids.shape, VOID, np.uint8)
     for segment in result['segments_info']:
         classes[ids == segment['id']] = segment['label_id']

@@ -39,7 +39,10 @@ def run(args: argparse.Namespace) -> int:
     for name in usable:
         try:
             with closing(open_engine(model, name)) as engine:
-                results.append(measure_engine(model, engine, args))
+                if engine.description.is_gpu:
+                    results.append(measure_engine(model, engine, args))
+                else:
+                    failed[name] = f'it runs on {engine.description}'
         except EngineError as error:
             failed[name] = str(error)
     here = machine()

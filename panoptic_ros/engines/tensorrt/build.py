@@ -38,7 +38,9 @@ class BuildOptions:
     ----------
     builder_options
         Names and values of attributes of ``IBuilderConfig``, as text: whole numbers, ``true``,
-        ``false`` or names of members of an enumeration. The name ``flag`` sets a ``BuilderFlag``.
+        ``false`` or names of members of an enumeration. The name ``flag`` sets a ``BuilderFlag``,
+        ``compute_capability`` the GPUs of a portable plan: names joined by ``+``, for example
+        ``SM86+SM89`` or ``CURRENT``; by default all that the library knows.
     batch
         Number of images the plan computes at once.
 
@@ -110,8 +112,9 @@ def build_plan(
     _parser = _parse(trt, network, onnx, model, options.batch)
     config = builder.create_builder_config()
     _configure(trt, config, options)
-    if library.is_portable:
-        _target_all_gpus(trt, config)
+    if library.is_portable and 'compute_capability' not in dict(options.builder_options):
+        members = trt.ComputeCapability.__members__
+        _target_gpus(trt, config, [name for name in members if name.startswith('SM')])
     if library.has_timing_cache:
         known = config.create_timing_cache(timing_cache)
         if not config.set_timing_cache(known, False):
@@ -196,6 +199,9 @@ def _set_option(trt: ModuleType, config: Any, name: str, text: str) -> None:
         if name == 'flag':
             config.set_flag(getattr(trt.BuilderFlag, text))
             return
+        if name == 'compute_capability':
+            _target_gpus(trt, config, text.split('+'))
+            return
         current = getattr(config, name)
         value: Any
         if isinstance(current, bool):
@@ -212,13 +218,11 @@ def _set_option(trt: ModuleType, config: Any, name: str, text: str) -> None:
         ) from error
 
 
-def _target_all_gpus(trt: ModuleType, config: Any) -> None:
-    """Build for every compute capability that the library knows, present here or not."""
-    members = trt.ComputeCapability.__members__
-    known = [value for name, value in members.items() if name.startswith('SM')]
-    config.num_compute_capabilities = len(known)
-    for index, capability in enumerate(known):
-        config.set_compute_capability(capability, index)
+def _target_gpus(trt: ModuleType, config: Any, names: list[str]) -> None:
+    """Build for GPUs of some compute capabilities, present here or not."""
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
 
 
 def _specs(trt: ModuleType, tensors: list[Any]) -> dict[str, TensorSpec]:

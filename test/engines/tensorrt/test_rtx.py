@@ -107,6 +107,7 @@ def test_the_engine_is_built_without_a_gpu(wheel_folder, rtx, tiny_model, tmp_pa
     command += ['--engine', 'tensorrt_rtx', '--cache', str(tmp_path / 'cache')]
     command += ['--builder-option', 'hardware_compatibility_level=NONE']
     command += ['--builder-option', 'max_aux_streams=0']
+    command += ['--builder-option', 'compute_capability=SM86+SM89']
     paths = [str(tmp_path / 'site'), str(bindings), *sys.path]
     done = subprocess.run(
         command,
