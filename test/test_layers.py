@@ -4,6 +4,7 @@ A new module needs no change here. A new top-level part needs a place in ``LAYER
 """
 
 import ast
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,12 +90,19 @@ def imports_of(name: str, source: str) -> Iterator[Import]:
                 yield Import(name, module if known else str(node.module), node.lineno)
 
 
-IMPORTS = [i for name, path in MODULES.items() for i in imports_of(name, path.read_text())]
-INTERNAL = [
-    i._replace(imported=i.imported.partition('.')[2])
-    for i in IMPORTS
-    if i.imported.partition('.')[0] == NAME
-]
+@functools.cache
+def all_imports() -> list[Import]:
+    return [i for name, path in MODULES.items() for i in imports_of(name, path.read_text())]
+
+
+@functools.cache
+def internal_imports() -> list[Import]:
+    """Return the imports of the package's modules, without ``panoptic_ros.``."""
+    return [
+        i._replace(imported=i.imported.partition('.')[2])
+        for i in all_imports()
+        if i.imported.partition('.')[0] == NAME
+    ]
 
 
 def part(module: str) -> str:
@@ -103,7 +111,7 @@ def part(module: str) -> str:
 
 def external(packages: set[str]) -> Iterator[Import]:
     """Yield the imports of some packages and, for ROS, of every message package."""
-    for i in IMPORTS:
+    for i in all_imports():
         package = part(i.imported)
         if package in packages or ('rclpy' in packages and package.endswith('_msgs')):
             yield i
@@ -114,7 +122,7 @@ def reachable(start: set[str]) -> set[str]:
     found, new = set(), set(start)
     while new:
         found |= new
-        new = {i.imported for i in INTERNAL if i.importer in new} - found
+        new = {i.imported for i in internal_imports() if i.importer in new} - found
     return found
 
 
@@ -125,7 +133,7 @@ def test_every_part_has_a_layer():
 def test_imports_point_to_lower_layers():
     upward = {
         (i.importer, i.imported): str(i)
-        for i in INTERNAL
+        for i in internal_imports()
         if i.imported  # the package itself holds only its version
         and part(i.imported) != part(i.importer)
         and LEVELS[part(i.imported)] >= LEVELS[part(i.importer)]
@@ -135,7 +143,7 @@ def test_imports_point_to_lower_layers():
 
 
 def test_no_circular_imports():
-    pairs = {(i.importer, i.imported) for i in INTERNAL if i.imported}
+    pairs = {(i.importer, i.imported) for i in internal_imports() if i.imported}
     pairs = {pair for pair in pairs if pair[0] != pair[1]}
     graph: dict[str, set[str]] = {module: set() for module in MODULES}
     for importer, imported in pairs - CIRCLES:
@@ -158,7 +166,7 @@ def test_ros_is_imported_only_by_the_node_the_benchmarks_and_their_commands():
 def test_tensorrt_is_imported_only_by_its_engine():
     bindings = {i.importer for i in external({'tensorrt', 'nvidia', 'cuda', 'pycuda'})}
     assert {m for m in bindings if not m.startswith('engines.tensorrt')} == set()
-    users = {i.importer for i in INTERNAL if i.imported.startswith('engines.tensorrt')}
+    users = {i.importer for i in internal_imports() if i.imported.startswith('engines.tensorrt')}
     assert {m for m in users if not m.startswith(('engines.tensorrt', 'cli.'))} == set()
 
 

@@ -37,7 +37,7 @@ def test_depth_has_the_errors_of_its_kind() -> None:
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['--streets', '2', '--frames', '8']) == 0
+    assert main(['--streets', '2', '--frames', '4']) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line for line in lines if line.startswith('|')]
     assert {row.count('|') for row in rows} == {10}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from panoptic_ros.benchmark.pose_errors import main, measure, true_cells
+from panoptic_ros.benchmark.pose_errors import TrueCells, main, measure, true_cells
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.scene.free_space import Traversability
@@ -10,8 +10,12 @@ from panoptic_ros.scene.ground_view import DEFAULT_TOLERANCE, PoseTolerance
 
 RULES = Traversability.of(LabelSet.load('cityscapes'), walkable_cost=50)
 # As the camera of `ros2 run panoptic_ros camera`; the node assumes 1.5 m and 0 rad by default.
-CELLS = [true_cells(SyntheticStreet(seed).frame(200), RULES) for seed in (2, 3, 4, 5)]
 DEFAULT_HEIGHT, DEFAULT_PITCH_RAD = 1.5 / 1.3 - 1, -0.035
+
+
+@pytest.fixture(scope='module')
+def cells() -> list[TrueCells]:
+    return [true_cells(SyntheticStreet(seed).frame(200), RULES) for seed in (2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(
@@ -25,24 +29,24 @@ DEFAULT_HEIGHT, DEFAULT_PITCH_RAD = 1.5 / 1.3 - 1, -0.035
     ],
 )
 def test_agents_are_not_free_if_the_pose_is_within_the_default_tolerance(
-    height_error: float, pitch_error_rad: float
+    cells: list[TrueCells], height_error: float, pitch_error_rad: float
 ) -> None:
-    shares = measure(CELLS, RULES, DEFAULT_TOLERANCE, height_error, pitch_error_rad)
+    shares = measure(cells, RULES, DEFAULT_TOLERANCE, height_error, pitch_error_rad)
     assert shares.agents > 500
     assert shares.free_agents < 0.005
 
 
-def test_without_a_tolerance_agents_are_free_with_a_wrong_pose() -> None:
+def test_without_a_tolerance_agents_are_free_with_a_wrong_pose(cells: list[TrueCells]) -> None:
     none = PoseTolerance(0.0, 0.0)
-    right = measure(CELLS, RULES, none, 0.0, 0.0)
-    wrong = measure(CELLS, RULES, none, DEFAULT_HEIGHT, DEFAULT_PITCH_RAD)
+    right = measure(cells, RULES, none, 0.0, 0.0)
+    wrong = measure(cells, RULES, none, DEFAULT_HEIGHT, DEFAULT_PITCH_RAD)
     assert right.free_agents < 0.005
     assert wrong.free_agents > 0.5
 
 
-def test_the_tolerance_leaves_free_road() -> None:
-    none = measure(CELLS, RULES, PoseTolerance(0.0, 0.0), 0.0, 0.0)
-    default = measure(CELLS, RULES, DEFAULT_TOLERANCE, 0.0, 0.0)
+def test_the_tolerance_leaves_free_road(cells: list[TrueCells]) -> None:
+    none = measure(cells, RULES, PoseTolerance(0.0, 0.0), 0.0, 0.0)
+    default = measure(cells, RULES, DEFAULT_TOLERANCE, 0.0, 0.0)
     assert none.free_road > 0.75
     assert 0.4 < default.free_road < none.free_road
 

@@ -49,10 +49,13 @@ def test_with_a_model(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert 'tiny   tracked' in capsys.readouterr().out
 
 
-def test_made_scenes_and_their_times(capsys: pytest.CaptureFixture[str]) -> None:
+def test_made_scenes_and_their_times(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     frames = bench_tracking.drifting_ellipses(7, (64, 48), frames=2)
     assert [frame.size_wh for frame in frames] == [(64, 48)] * 2
     assert all(0 < len(frame.segments.things) <= 7 for frame in frames)
+    monkeypatch.setattr(bench_tracking, 'SPEED_FRAMES', 2)
     assert bench_tracking.main(['--speed']) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[2:]] == [

@@ -45,6 +45,9 @@ from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.segmenter import Segmenter
 
 _MEMORY_S = TrackerSettings.max_gap_s
+SPEED_FRAMES = 40
+"""Number of different frames of a scene whose time is measured."""
+
 _NEW_IDS = 1 << 20  # beyond those of any peer
 
 TrackBoxes = Callable[[Segments, float], np.ndarray]
@@ -121,7 +124,7 @@ def speed_table() -> str:
     lines = [f'{"things":>8}{"size":>11}{"p50 ms":>9}{"p95 ms":>9}', '-' * 37]
     for size_wh in ((640, 480), (1280, 720)):
         for things in (10, 50, 200):
-            frames = drifting_ellipses(things, size_wh, frames=40)
+            frames = drifting_ellipses(things, size_wh, SPEED_FRAMES)
             tracker = Tracker()
             times_ns = []
             for index, frame in enumerate(frames * 5):

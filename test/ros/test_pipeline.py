@@ -20,7 +20,7 @@ from panoptic_ros.ros.outputs import OUTPUTS
 from panoptic_ros.ros.parameters import Tuning
 from panoptic_ros.ros.pipeline import Arrival, infer, publish
 
-SIZE_WH, FOCAL_PX, HEIGHT_M = (640, 480), 500.0, 1.5
+SIZE_WH, FOCAL_PX, HEIGHT_M = (320, 240), 250.0, 1.5
 MS = 1_000_000
 FRAME_NS = 150 * MS
 SPEED_M_S = 5.0
@@ -31,11 +31,11 @@ HALF_HEIGHT = SIZE_WH[1] // 2
 def car_box(distance_m: float) -> tuple[int, int, int, int]:
     """Return the box of a car, 1.6 m wide and high, straight ahead on flat ground."""
     per_m = FOCAL_PX / distance_m
-    foot = round(239.5 + HEIGHT_M * per_m) + 1
+    foot = round(119.5 + HEIGHT_M * per_m) + 1
     return (
-        round(319.5 - 0.8 * per_m),
+        round(159.5 - 0.8 * per_m),
         round(foot - 1.6 * per_m),
-        round(320.5 + 0.8 * per_m),
+        round(160.5 + 0.8 * per_m),
         foot,
     )
 
@@ -210,7 +210,7 @@ def test_a_bad_image_does_not_hold_up_those_of_other_cameras() -> None:
     segmenter = cameras[0].segmenter
     for camera in cameras:
         camera.segmenter.panoptic = street([], SIZE_WH)
-    good = image_message(np.zeros((480, 640, 3), np.uint8), header(0))
+    good = image_message(np.zeros((240, 320, 3), np.uint8), header(0))
     bad = Image(encoding='bgr9', width=1, height=1)
     arrivals = [
         Arrival(camera.pipeline, '/image', message, 0)
@@ -259,7 +259,7 @@ def test_an_unusable_calibration_counts_as_none() -> None:
     bench = Bench(['camera_info'])
     bench.pipeline.take_camera_info('/camera_info', calibration(SIZE_WH, FOCAL_PX))
     assert len(bench.process(street([], SIZE_WH), 0)) == 1
-    bench.pipeline.take_camera_info('/camera_info', CameraInfo(width=640, height=480))
+    bench.pipeline.take_camera_info('/camera_info', CameraInfo(width=320, height=240))
     assert bench.process(street([], SIZE_WH), FRAME_NS) == []
     (warning,) = bench.node.logged
     assert warning[1].startswith('/camera_info: camera_info.')
@@ -328,10 +328,10 @@ def test_a_region_is_segmented_and_the_outputs_keep_the_size_of_the_image() -> N
 
 
 def test_a_region_outside_the_image_is_refused() -> None:
-    bench = Bench(['semantic'], tuning=Tuning(roi='640, 0, 4, 3'))
+    bench = Bench(['semantic'], tuning=Tuning(roi='320, 0, 4, 3'))
     assert bench.process(street([], SIZE_WH), 0) == []
     ((_, text),) = bench.node.logged
-    assert "parameter roi is '640, 0, 4, 3'; expected a region of the image" in text
+    assert "parameter roi is '320, 0, 4, 3'; expected a region of the image" in text
 
 
 def test_a_disabled_node_segments_once_on_request() -> None:

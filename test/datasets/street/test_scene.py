@@ -98,7 +98,7 @@ def test_shapes_types_and_truth_hold_at_every_size(size_wh):
 
 def test_truth_holds_and_all_classes_occur():
     seen = np.zeros(256, bool)
-    for sample in synthetic_samples(0, 60, SMALL):
+    for sample in synthetic_samples(0, 24, SMALL):
         truth = sample.truth
         check_maps(truth.semantic, truth.instance, LABELS)
         things = truth.segments.things
