@@ -108,6 +108,9 @@ class Trainer:
         self.label_set = run_labels(self.folder, config)
         self.kind = HEAD_KINDS[config.head]
         self.device = torch.device(device)
+        if self.device.type == 'cuda':
+            torch.backends.cudnn.benchmark = True  # all batches have the same shape
+            torch.set_float32_matmul_precision('high')
         torch.manual_seed(config.seed)
         network = config.build_network(len(self.label_set))
         self.network = network.to(self.device, memory_format=torch.channels_last)
