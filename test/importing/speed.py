@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers as hf
 from importing.checkpoints import run_network
 from importing.conftest import Imported, import_small, scenery
 from importing.reference import PROCESSORS, processor_of, reference_maps
@@ -46,6 +47,12 @@ def main() -> None:
     )
     parser.add_argument('--engine', default='auto', choices=('auto', *ENGINES), help='of our path')
     parser.add_argument('--fuse', action='store_true', help='fuse in the graph of float16 files')
+    parser.add_argument(
+        '--keep',
+        type=Path,
+        metavar='FOLDER',
+        help='keep imported models here',
+    )
     parser.add_argument('--json', type=Path, help='write the figures to this file')
     args = parser.parse_args()
     unknown = set(args.families) - set(PROCESSORS)
@@ -75,9 +82,10 @@ def measure(model_type: str, args: argparse.Namespace) -> Iterator[dict[str, Any
     """Yield medians in milliseconds for each device; ours and theirs run in turn."""
     picture = scenery(PICTURE_WH)
     with tempfile.TemporaryDirectory() as folder:
-        imported = import_small(model_type, Path(folder), args.published)
+        kept = args.keep / model_type if args.keep else Path(folder)
+        imported = imported_in(kept, model_type, args.published)
         model = imported.model
-        if args.fuse:
+        if args.fuse and not model.card.fused:
             fuse(model)
             model = Model.load(model.folder)
         for device in args.devices:
@@ -96,6 +104,17 @@ def measure(model_type: str, args: argparse.Namespace) -> Iterator[dict[str, Any
                     'fused': model.card.fused,
                     'median_ms': medians_ms(calls, args.runs),
                 }
+
+
+def imported_in(folder: Path, model_type: str, published: bool) -> Imported:
+    """Import a family into a folder, or take what an earlier run left there."""
+    if not (folder / 'model' / 'card.yaml').is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        return import_small(model_type, folder, published)
+    checkpoint = folder / 'checkpoint'
+    config = json.loads((checkpoint / 'config.json').read_text())
+    network = getattr(hf, config['architectures'][0]).from_pretrained(checkpoint).eval()
+    return Imported(model_type, checkpoint, network, Model.load(folder / 'model'), [])
 
 
 def medians_ms(calls: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:

@@ -258,6 +258,7 @@ def _build(
         model,
         identity.options,
         library=here.library,
+        compute_capability=here.device.compute_capability,
         timing_cache=cache.timing_cache(identity),
         on_progress=on_progress,
         cancel=cancel,

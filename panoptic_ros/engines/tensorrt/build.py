@@ -40,7 +40,7 @@ class BuildOptions:
         Names and values of attributes of ``IBuilderConfig``, as text: whole numbers, ``true``,
         ``false`` or names of members of an enumeration. The name ``flag`` sets a ``BuilderFlag``,
         ``compute_capability`` the GPUs of a portable plan: names joined by ``+``, for example
-        ``SM86+SM89`` or ``CURRENT``; by default all that the library knows.
+        ``SM86+SM89`` or ``CURRENT``; by default all from Ampere on that the library knows.
     batch
         Number of images the plan computes at once.
 
@@ -76,6 +76,7 @@ def build_plan(
     options: BuildOptions,
     *,
     library: Library = TENSORRT,
+    compute_capability: str = '',
     timing_cache: bytes = b'',
     on_progress: Progress | None = None,
     cancel: threading.Event | None = None,
@@ -92,6 +93,8 @@ def build_plan(
         Changes to the builder's defaults.
     library
         Describes ``trt``.
+    compute_capability
+        Of the GPU of this machine, for example ``8.9``; empty without one.
     timing_cache
         Kernel timings of an earlier build on this GPU; empty for none.
     on_progress
@@ -113,8 +116,7 @@ def build_plan(
     config = builder.create_builder_config()
     _configure(trt, config, options)
     if library.is_portable and 'compute_capability' not in dict(options.builder_options):
-        members = trt.ComputeCapability.__members__
-        _target_gpus(trt, config, [name for name in members if name.startswith('SM')])
+        _target_gpus(trt, config, _portable_gpus(trt, compute_capability))
     if library.has_timing_cache:
         known = config.create_timing_cache(timing_cache)
         if not config.set_timing_cache(known, False):
@@ -216,6 +218,15 @@ def _set_option(trt: ModuleType, config: Any, name: str, text: str) -> None:
             f'TensorRT {trt.__version__} has no builder option {name}={text} '
             f'({" ".join(str(error).split())}); see IBuilderConfig in its documentation'
         ) from error
+
+
+def _portable_gpus(trt: ModuleType, compute_capability: str) -> list[str]:
+    """Name the GPUs of a portable plan: all from Ampere on, or the one here if it is no such."""
+    names = [name for name in trt.ComputeCapability.__members__ if name.startswith('SM')]
+    # Turing makes the plan of street-lite 220 MB instead of 6 MB.
+    names.remove('SM75')
+    here = f'SM{compute_capability.replace(".", "")}'
+    return names if here in ('SM', *names) else ['CURRENT']
 
 
 def _target_gpus(trt: ModuleType, config: Any, names: list[str]) -> None:

@@ -5,6 +5,7 @@ import resource
 import signal
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from panoptic_ros.engines import infer_images, open_engine, tensorrt
 from panoptic_ros.engines.tensorrt import BuildOptions, EngineCache, build_engine, open_cached
+from panoptic_ros.engines.tensorrt.build import _portable_gpus
 from panoptic_ros.errors import EngineError, FrameError, ModelError
 from panoptic_ros.model import Model, write_model
 from panoptic_ros.segmenter import Segmenter
@@ -279,6 +281,21 @@ def test_unknown_builder_options_are_refused(install, model, option):
     install()
     with pytest.raises(EngineError, match=f'no builder option {option[0]}={option[1]}'):
         build_engine(model, BuildOptions(builder_options=(option,)))
+
+
+@pytest.mark.parametrize(
+    ('compute_capability', 'expected'),
+    [
+        ('', ['SM80', 'SM89']),
+        ('8.9', ['SM80', 'SM89']),
+        ('7.5', ['CURRENT']),
+        ('9.0', ['CURRENT']),
+    ],
+)
+def test_a_portable_plan_is_for_known_gpus_or_the_one_here(compute_capability, expected):
+    members = dict.fromkeys(('NONE', 'CURRENT', 'SM75', 'SM80', 'SM89'))
+    trt = SimpleNamespace(ComputeCapability=SimpleNamespace(__members__=members))
+    assert _portable_gpus(trt, compute_capability) == expected
 
 
 def test_what_was_built_last_is_what_runs(install, model, world):
