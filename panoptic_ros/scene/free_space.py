@@ -3,7 +3,8 @@
 A cell is free only if its own pixel shows ground; what an obstacle hides is unknown. Obstacles
 stand where their lower edge meets the ground plane or, with depth, where depth places them. The
 pose of the camera may be wrong, so ground that is assumed, not measured, is also occupied wherever
-an agent may stand within the tolerance of the pose.
+an agent may stand within the tolerance of the pose. The margin around agents belongs to the
+assumed pose only: added to the tolerance it would cost a quarter of the road that is left.
 
 Positions are in the ground frame of :mod:`.ground_view`; metres and seconds.
 """
@@ -26,6 +27,9 @@ MIN_HITS = 3
 REACH = 2.0
 """Largest extent of a thing without depth away from the camera, in its own heights. A lower edge
 that appears farther away is well above the ground (arms, mirrors)."""
+
+OVERHANG_M = 0.1
+"""Margin around ground that an agent may stand on: bodies reach beyond their lower edge."""
 
 _FIXED = 4  # fractional bits of the coordinates that OpenCV draws at
 
@@ -127,7 +131,8 @@ def free_space(
     depth, an obstacle is where its pixels are, unless they are above ``obstacle_height_m``, and
     ground counts where its depth is unknown or agrees with the plane.
 
-    Ground without depth on which an agent may stand, within ``view.tolerance``, is occupied.
+    Ground without depth on which an agent may stand, within ``view.tolerance``, is occupied, with
+    a margin of at most :data:`OVERHANG_M`.
 
     Parameters
     ----------
@@ -138,7 +143,7 @@ def free_space(
     traversability
         The meaning of its classes.
     agent_margin_m
-        Radius around agents that is occupied as well.
+        Radius around agents, where the assumed pose places them, that is occupied as well.
     obstacle_height_m
         Height above which nothing is an obstacle; used only with depth.
     depth_m
@@ -174,15 +179,28 @@ def free_space(
             panoptic, view, traversability, obstacle_height_m, depth_m
         )
     obstacle = cv2.bitwise_or(still, moving)
-    agent_mask = _agents_and_feet(view.sampled(panoptic.semantic), traversability)
-    moving.ravel()[cell[is_assumed & view.may_carry(agent_mask)]] = 1
-    radius = int(agent_margin_m / view.grid.resolution_m + 0.5)
-    if radius and moving.any():
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-        moving = cv2.dilate(moving, disc)
-    occupancy[cv2.bitwise_or(still, moving).view(bool)] = OCCUPIED
+
+    def radius(margin_m: float) -> int:
+        return int(margin_m / view.grid.resolution_m + 0.5)
+
+    occupied = still | _widened(moving, radius(agent_margin_m))
+    if is_assumed.any():
+        agent_mask = _agents_and_feet(view.sampled(panoptic.semantic), traversability)
+        _fill_below_bodies(agent_mask, panoptic, view, traversability)
+        may_stand = np.zeros_like(moving)
+        may_stand.ravel()[cell[is_assumed & view.may_carry(agent_mask)]] = 1
+        occupied |= _widened(may_stand, radius(min(agent_margin_m, OVERHANG_M)))
+    occupancy[occupied.view(bool)] = OCCUPIED
     ranges_m = view.range_m[obstacle.ravel().view(bool)]
     return FreeSpace(occupancy, float(ranges_m.min(initial=np.inf)), agents, off_plane)
+
+
+def _widened(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return a grid, uint8 0 or 1, with a margin of ``radius`` cells."""
+    if not (radius and mask.any()):
+        return mask
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return cv2.dilate(mask, disc)
 
 
 def _agents_and_feet(semantic: np.ndarray, traversability: Traversability) -> np.ndarray:
@@ -206,6 +224,33 @@ def _agents_and_feet(semantic: np.ndarray, traversability: Traversability) -> np
     found_row = feet[np.searchsorted(feet, column * height + row)] % height
     agent[found_row, column] = 1
     return agent
+
+
+def _fill_below_bodies(
+    mask: np.ndarray, panoptic: Panoptic, view: GroundView, traversability: Traversability
+) -> None:
+    """Add the image between the wheels and the legs of each agent to a mask, uint8 [H, W].
+
+    A body between two wheels is too high above the ground for a clearance that fits all agents.
+    A straight line in the image is a straight line on the ground, so the ground below a body lies
+    within the convex hull of its lower edge. The mask is one of :meth:`GroundView.sampled`.
+    """
+    instance, step = view.sampled(panoptic.instance), view.sample_step
+    is_foot = mask.copy()
+    np.logical_and(mask[:-1], instance[1:] != instance[:-1], out=is_foot[:-1].view(bool))
+    pixel = np.flatnonzero(is_foot.view(bool))
+    pixel = pixel[instance.ravel()[pixel] != NO_INSTANCE]
+    row, column = np.divmod(pixel, mask.shape[1])
+    point = view.ground_xy_m(column * step, (row + 0.5) * step)
+    on_ground = ~np.isnan(point[:, 0])
+    row, column, range_m = row[on_ground], column[on_ground], _ranges_m(point[on_ground], view)
+    ids, bounds, order = _sorted_by_thing(instance.ravel()[pixel[on_ground]], range_m)
+    rows = panoptic.segments.row_of_id[ids]
+    touches = _touches_ground(range_m[order], bounds, panoptic.segments.box_xyxy[rows], view)
+    edge = np.stack([column, row], -1)[order].astype(np.int32)
+    for k in np.flatnonzero(traversability.is_agent[panoptic.segments.class_id[rows]]):
+        own = slice(bounds[k], bounds[k + 1])
+        cv2.fillConvexPoly(mask, cv2.convexHull(edge[own][touches[own]]), 1)
 
 
 _Obstacles = tuple[np.ndarray, np.ndarray, Agents]
@@ -274,16 +319,13 @@ def _draw_things(
     Between wheels and legs the lower edge is above the ground. A straight line in the image is a
     straight line on the ground, so the corners of the hull are at the wheels.
     """
-    offset = point - view.pose.position_m[:2]
-    range_m = np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+    range_m = _ranges_m(point, view)
     ids, bounds, things = _sorted_by_thing(foot_id, range_m)
     rows = segments.row_of_id[ids]
     point, range_m = point[things], range_m[things]
     start, count = bounds[:-1], bounds[1:] - bounds[:-1]
-    tall_px = segments.box_xyxy[rows, 3] - segments.box_xyxy[rows, 1]
     near_m = range_m[start]
-    tall_m = tall_px / view.camera.fy * near_m
-    touches = range_m <= np.repeat(near_m + REACH * tall_m, count)
+    touches = _touches_ground(range_m, bounds, segments.box_xyxy[rows], view)
     below = np.array(view.pose.position_m[:2])
     nearer = 1 - CLEARANCE_M / view.pose.position_m[2]
     nearer = np.maximum(nearer, np.repeat(0.8 * near_m, count) / range_m)
@@ -299,6 +341,24 @@ def _draw_things(
         cv2.fillConvexPoly(moving if moves else still, hull, 1, cv2.LINE_8, _FIXED)
     rows = rows[is_agent]
     return Agents(rows, segments.track_id[rows], point[start[is_agent]])
+
+
+def _ranges_m(point: np.ndarray, view: GroundView) -> np.ndarray:
+    """Return distances of points on the ground, [n, 2], from below the camera, float32 [n]."""
+    offset = point - view.pose.position_m[:2]
+    return np.hypot(offset[:, 0], offset[:, 1]).astype(np.float32)
+
+
+def _touches_ground(
+    range_m: np.ndarray, bounds: np.ndarray, box_xyxy: np.ndarray, view: GroundView
+) -> np.ndarray:
+    """Return which points of lower edges are on the ground, bool [n], not arms or mirrors.
+
+    The points are in the order of :func:`_sorted_by_thing`; ``box_xyxy`` has a row a thing.
+    """
+    near_m = range_m[bounds[:-1]]
+    tall_m = (box_xyxy[:, 3] - box_xyxy[:, 1]) / view.camera.fy * near_m
+    return range_m <= np.repeat(near_m + REACH * tall_m, np.diff(bounds))
 
 
 def _sorted_by_thing(

@@ -309,7 +309,7 @@ class GroundView:
         """
         left, top, right, bottom = self._window_pixels()
         width, height = self.camera.size_wh
-        step = self._window_step
+        step = self.sample_step
         columns, rows = len(range(0, width, step)), len(range(0, height, step))
         # Rounded outwards.
         left, top = left // step, top // step
@@ -320,13 +320,14 @@ class GroundView:
         return first_row, np.stack([top + left, top + right, bottom + left, bottom + right])
 
     @property
-    def _window_step(self) -> int:
+    def sample_step(self) -> int:
+        """Spacing in pixels of the rows and columns of :meth:`sampled`."""
         return max(1, self.camera.size_wh[0] // WINDOW_COLUMNS)
 
-    def sampled(self, semantic: np.ndarray) -> np.ndarray:
-        """Return the samples of a map, uint8 [H, W], that :meth:`may_carry` reads."""
-        step = self._window_step
-        return np.ascontiguousarray(semantic[::step, ::step])
+    def sampled(self, array: np.ndarray) -> np.ndarray:
+        """Return the samples of a map [H, W] that :meth:`may_carry` reads."""
+        step = self.sample_step
+        return np.ascontiguousarray(array[::step, ::step])
 
     def may_carry(self, mask: np.ndarray) -> np.ndarray:
         """Return the cells of :attr:`seen` that things may stand on, within the pose's tolerance.

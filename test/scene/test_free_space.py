@@ -13,6 +13,7 @@ from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.scene.free_space import (
     FREE,
     OCCUPIED,
+    OVERHANG_M,
     UNKNOWN,
     FreeSpace,
     Traversability,
@@ -343,6 +344,43 @@ def test_an_agent_behind_a_hedge_may_stand_as_near_as_the_hedge() -> None:
     assert blocked_m(hedge, EXACT).min() == pytest.approx(4.0, abs=0.3)  # the clearance
     assert blocked_m(hedge, tolerance).min() < 3.3
     assert blocked_m(scene((WALL, slice(22, 41), ALL)), tolerance).min() > 4.8
+
+
+def lorry() -> Panoptic:
+    """Return a lorry 5 m ahead, 1.6 m wide: wheels at its sides, its body 0.4 m up."""
+    return scene(
+        (CAR, slice(5, 33), slice(34, 66), 3),
+        (CAR, slice(33, 41), slice(34, 38), 3),
+        (CAR, slice(33, 41), slice(62, 66), 3),
+    )
+
+
+def test_between_its_wheels_an_agent_may_stand_as_near_as_at_its_wheels() -> None:
+    grid = Grid.ahead(12.0, 8.0, 0.1)
+    tolerance = PoseTolerance(0.15, 0.035)
+    view = GroundView(CAMERA, CameraPose.over(PLANE), grid, 30.0, tolerance)
+    occupancy = free_space(lorry(), view, RULES).occupancy
+    along_x, along_y = grid.axes()
+    nearest_m = [
+        along_x[occupancy[np.argmin(np.abs(along_y - y_m))] == OCCUPIED].min()
+        for y_m in (-0.35, 0.05, 0.35)
+    ]
+    assert nearest_m[0] == nearest_m[1] == nearest_m[2] < 3.3
+
+
+def test_the_margin_is_around_the_assumed_place_and_not_added_to_the_tolerance() -> None:
+    seen, tolerance = person_at(5.0, 1.0, 0.0), PoseTolerance(0.3, 0.0)
+    view = GroundView(CAMERA, CameraPose.over(PLANE), Grid.ahead(12.0, 8.0, 0.1), 30.0, tolerance)
+
+    def occupied(margin_m: float) -> np.ndarray:
+        return free_space(seen, view, RULES, agent_margin_m=margin_m).occupancy == OCCUPIED
+
+    def nearest_m(margin_m: float) -> float:
+        return float(np.flatnonzero(occupied(margin_m).any(0)).min() * 0.1)
+
+    assert nearest_m(0.0) == pytest.approx(nearest_m(1.0) + OVERHANG_M)
+    assert occupied(1.0).sum() > 2 * occupied(0.0).sum()
+    assert np.all(occupied(1.0) | ~occupied(0.0))
 
 
 def test_ground_that_depth_measures_is_not_subject_to_the_tolerance() -> None:
