@@ -1,5 +1,6 @@
 """Tests of ONNX Runtime with CUDA: ``pytest -m gpu``. Skipped where the provider does not load."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import numpy as np
@@ -62,6 +63,15 @@ def test_outputs_are_kept_when_the_next_image_is_computed(engine, images):
     engine.infer(images[1])
     for name, array in first.items():
         np.testing.assert_array_equal(array, copies[name])
+
+
+def test_another_thread_gets_the_same_outputs(engine, images):
+    expected = engine.infer(images[1])
+    with ThreadPoolExecutor(1) as executor:
+        for image in (images[0], images[1]):
+            found = executor.submit(engine.infer, image).result()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 def test_rows_of_a_batch_are_those_of_single_images(engine, model, images):
