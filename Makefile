@@ -94,8 +94,10 @@ GPU_TESTS := test/engines/tensorrt/test_gpu.py test/engines/test_onnxruntime_gpu
 gpu: export PYTHONPATH := $(PYTHONPATH)
 gpu: export LD_LIBRARY_PATH := $(LD_LIBRARY_PATH)
 gpu:
-	$(GPU_PYTHON) -m panoptic_ros gpu-report --out out/gpu $(GPU_ARGS)
-	$(GPU_PYTHON) -m pytest -q -m gpu -p no:cacheprovider $(GPU_TESTS) > out/gpu/tests.txt; status=$$?; \
+	rm -rf out/gpu
+	$(GPU_PYTHON) -m panoptic_ros gpu-report --out out/gpu $(GPU_ARGS); status=$$?; \
+		test -f out/gpu/report.md || exit $$status; \
+		$(GPU_PYTHON) -m pytest -q -m gpu -p no:cacheprovider $(GPU_TESTS) > out/gpu/tests.txt || status=$$?; \
 		{ echo; echo '## Tests on the GPU'; echo; sed 's/^/    /' out/gpu/tests.txt; } >> out/gpu/report.md; \
 		cat out/gpu/report.md; exit $$status
 
