@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from panoptic_ros.benchmark.depth_accuracy import KINDS, degrade, main, measure_errors
+from studies.depth_accuracy import KINDS, degrade, main, measure_errors
 
 
 @pytest.mark.parametrize('kind', KINDS)

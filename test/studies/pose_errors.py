@@ -1,4 +1,4 @@
-"""``python -m panoptic_ros.benchmark.pose_errors``: free space with a wrong pose of the camera.
+"""``python test/studies/pose_errors.py``: free space with a wrong pose of the camera.
 
 The maps are the ground truth of the synthetic street and there is no depth, so that only the pose
 is tested. The cells that people and vehicles are really in come from the true depth.
@@ -115,9 +115,7 @@ def measure(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a table: cells of people and vehicles that are free, and road that is free."""
-    parser = argparse.ArgumentParser(
-        prog='python -m panoptic_ros.benchmark.pose_errors', description=main.__doc__
-    )
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument('--streets', type=int, default=STREETS, help='(%(default)s)')
     args = parser.parse_args(argv)
     if args.streets < 1:

@@ -1,8 +1,8 @@
 """People and vehicles are not free in ~/free_space, also with a wrong pose of the camera."""
 
 import pytest
+from studies.pose_errors import TrueCells, main, measure, true_cells
 
-from panoptic_ros.benchmark.pose_errors import TrueCells, main, measure, true_cells
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.scene.free_space import Traversability

@@ -1,4 +1,4 @@
-"""``python -m panoptic_ros.benchmark.depth_accuracy``: accuracy of objects measured by depth.
+"""``python test/studies/depth_accuracy.py``: accuracy of objects measured by depth.
 
 The masks are the ground truth of the synthetic street, so that only the measurement is tested.
 The depth is exact, or has the errors of depth cameras. Positions, sizes and velocities relative to
@@ -210,9 +210,7 @@ HEAD = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; median / 90th percentile of absolute errors, medians of size ratios."""
-    parser = argparse.ArgumentParser(
-        prog='python -m panoptic_ros.benchmark.depth_accuracy', description=main.__doc__
-    )
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument('--streets', type=int, default=4, help='(%(default)s)')
     parser.add_argument('--frames', type=int, default=60, help='of each, 15 Hz (%(default)s)')
     args = parser.parse_args(argv)
