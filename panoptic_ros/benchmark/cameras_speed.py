@@ -6,19 +6,16 @@ fixed time for each image, as for a GPU (:mod:`.recorded_node`).
 """
 
 import argparse
-import os
-import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
@@ -26,14 +23,11 @@ from std_msgs.msg import Header
 
 from panoptic_ros.benchmark.cdr import FrameKey, frame_key
 from panoptic_ros.benchmark.client import OUTPUT_QOS, Client
-from panoptic_ros.benchmark.figures import machine
 from panoptic_ros.benchmark.frames import Frames
-from panoptic_ros.benchmark.node_speed import FAILED, OK, SUBSCRIBED, running_node
+from panoptic_ros.benchmark.node_speed import SUBSCRIBED, running_node, write_cases
 from panoptic_ros.benchmark.overlap_speed import engine_time
-from panoptic_ros.benchmark.processes import NodeLostError, process_environment
+from panoptic_ros.benchmark.processes import NodeLostError
 from panoptic_ros.benchmark.recorded_node import street_frames
-from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.ros.arguments import size_wh
 from panoptic_ros.ros.camera import street_frame
 from panoptic_ros.ros.parameters import OVERLAP
@@ -153,36 +147,25 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _cases(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    print('engine_ms  overlap  cameras  round_ms  over_one')
+    for engine_ms, overlap in product(args.engine_ms, args.overlap):
+        name = 'real' if engine_ms is None else f'{engine_ms:g}'
+        first_ms = 0.0
+        for cameras in args.cameras:
+            case = Case(cameras, engine_ms, overlap, args.size, args.rounds)
+            round_ms = measure(case)
+            first_ms = first_ms or round_ms
+            over_one = round_ms / first_ms
+            row = f'{name:>9}{overlap:>9}{cameras:>9}{round_ms:>10.1f}{over_one:>10.2f}'
+            print(row, flush=True)
+            yield asdict(case) | {'round_ms': round_ms, 'over_one': over_one}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for; returns the exit code."""
     args = make_parser().parse_args(argv)
-    os.environ.update(process_environment())  # before the first ROS context
-    cv2.setNumThreads(1)
-    rows: list[dict[str, Any]] = []
-    print('engine_ms  overlap  cameras  round_ms  over_one')
-    try:
-        for engine_ms in args.engine_ms:
-            for overlap in args.overlap:
-                first_ms = 0.0
-                for cameras in args.cameras:
-                    case = Case(cameras, engine_ms, overlap, args.size, args.rounds)
-                    round_ms = measure(case)
-                    first_ms = first_ms or round_ms
-                    name = 'real' if engine_ms is None else f'{engine_ms:g}'
-                    over_one = round_ms / first_ms
-                    print(
-                        f'{name:>9}{overlap:>9}{cameras:>9}{round_ms:>10.1f}{over_one:>10.2f}',
-                        flush=True,
-                    )
-                    rows.append(asdict(case) | {'round_ms': round_ms, 'over_one': over_one})
-    except PanopticRosError as error:
-        print(f'cameras_speed: {error}', file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    if args.json:
-        write_json(args.json, machine() | {'cases': rows})
-    return OK
+    return write_cases('cameras_speed', _cases(args), args.json)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -243,31 +243,48 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for; returns the exit code."""
-    args = make_parser().parse_args(argv)
+def write_cases(name: str, cases: Iterator[dict[str, Any]], json: Path | None) -> int:
+    """Measure the cases of a benchmark that starts nodes and write their figures.
+
+    Parameters
+    ----------
+    name
+        Of the benchmark, for messages.
+    cases
+        Measures and prints one case after the other.
+    json
+        File for the figures; None for none.
+
+    Returns
+    -------
+    The exit code.
+    """
     os.environ.update(process_environment())  # before the first ROS context
     cv2.setNumThreads(1)
-    cases = [
-        Case(size, subscribed, network, args.model, args.engine, args.frames)
-        for network in args.network
-        for size in args.sizes
-        for subscribed in args.subscribe
-    ]
-    results = []
     try:
-        for case in cases:
-            results.append(measure(case))
-            print(table(results[-1]), flush=True)
+        figures = list(cases)
     except PanopticRosError as error:
-        print(f'bench: {error}', file=sys.stderr)
+        print(f'{name}: {error}', file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    print(LEGEND)
-    if args.json:
-        write_json(args.json, machine() | {'cases': results})
+    if json is not None:
+        write_json(json, machine() | {'cases': figures})
     return OK
+
+
+def _cases(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for network, size, subscribed in product(args.network, args.sizes, args.subscribe):
+        result = measure(Case(size, subscribed, network, args.model, args.engine, args.frames))
+        print(table(result), flush=True)
+        yield result
+    print(LEGEND)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for; returns the exit code."""
+    args = make_parser().parse_args(argv)
+    return write_cases('node_speed', _cases(args), args.json)
 
 
 if __name__ == '__main__':

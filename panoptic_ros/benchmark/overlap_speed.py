@@ -7,31 +7,27 @@ turn.
 """
 
 import argparse
-import os
-import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
 from typing import Any
 
-import cv2
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from panoptic_ros.benchmark.cdr import frame_key
 from panoptic_ros.benchmark.client import OUTPUT_QOS, Client
-from panoptic_ros.benchmark.figures import distribution, machine
+from panoptic_ros.benchmark.figures import distribution
 from panoptic_ros.benchmark.frames import Frames
-from panoptic_ros.benchmark.node_speed import FAILED, OK, SUBSCRIBED, running_node
-from panoptic_ros.benchmark.processes import NodeLostError, process_environment
+from panoptic_ros.benchmark.node_speed import SUBSCRIBED, running_node, write_cases
+from panoptic_ros.benchmark.processes import NodeLostError
 from panoptic_ros.benchmark.recorded_node import street_frames
-from panoptic_ros.errors import PanopticRosError
-from panoptic_ros.evaluation.report import write_json
 from panoptic_ros.ros.arguments import positive_number, size_wh
 from panoptic_ros.ros.camera import street_frame
 from panoptic_ros.ros.parameters import Structure
@@ -248,36 +244,28 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _cases(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    head = ''
+    for subscribed, engine_ms in product(args.subscribe, args.engine_ms):
+        case = Case(engine_ms, subscribed, args.size, args.seconds)
+        off: list[Figures] = []
+        on: list[Figures] = []
+        for _ in range(args.runs):
+            off.append(measure(case, 'never'))
+            on.append(measure(case, 'always', off[-1]))
+        figures = summary(off, on)
+        if not head:
+            head = 'topics' + ''.join(f'{name:>16}' for name in figures)
+            print(head)
+        cells = ''.join(f'{value:>16.2f}' for value in figures.values())
+        print(f'{subscribed:<6}{cells}', flush=True)
+        yield asdict(case) | figures | {'off': [*map(asdict, off)], 'on': [*map(asdict, on)]}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what the command line asks for; returns the exit code."""
     args = make_parser().parse_args(argv)
-    os.environ.update(process_environment())  # before the first ROS context
-    cv2.setNumThreads(1)
-    rows: list[dict[str, Any]] = []
-    try:
-        for subscribed in args.subscribe:
-            for engine_ms in args.engine_ms:
-                case = Case(engine_ms, subscribed, args.size, args.seconds)
-                off: list[Figures] = []
-                on: list[Figures] = []
-                for _ in range(args.runs):
-                    off.append(measure(case, 'never'))
-                    on.append(measure(case, 'always', off[-1]))
-                figures = summary(off, on)
-                if not rows:
-                    print('topics' + ''.join(f'{name:>16}' for name in figures))
-                cells = ''.join(f'{value:>16.2f}' for value in figures.values())
-                print(f'{subscribed:<6}{cells}', flush=True)
-                runs = {'off': [asdict(f) for f in off], 'on': [asdict(f) for f in on]}
-                rows.append(asdict(case) | figures | runs)
-    except PanopticRosError as error:
-        print(f'overlap_speed: {error}', file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    if args.json:
-        write_json(args.json, machine() | {'cases': rows})
-    return OK
+    return write_cases('overlap_speed', _cases(args), args.json)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -40,12 +39,7 @@ class CocoPanopticWriter:
     def __enter__(self) -> 'CocoPanopticWriter':
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         content = {
             'info': self._info,
             'images': self._images,

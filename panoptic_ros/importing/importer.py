@@ -1,13 +1,11 @@
 """From a checkpoint to a model folder whose files were proved to agree."""
 
-import datetime
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from panoptic_ros import __version__
 from panoptic_ros.errors import ModelError
 from panoptic_ros.fusion import QueryFusion
 from panoptic_ros.importing.agreement import Judged
@@ -25,9 +23,9 @@ from panoptic_ros.importing.labels import ClassMap, match_labels
 from panoptic_ros.importing.mask_rcnn.importer import MODEL_TYPE as PANOPTIC_FPN
 from panoptic_ros.importing.mask_rcnn.importer import import_panoptic_fpn
 from panoptic_ros.importing.network import Deployed, QueryRows, SemanticRows
-from panoptic_ros.importing.request import Request, label_set_name, read_images
+from panoptic_ros.importing.request import Request, read_images, write_folder
 from panoptic_ros.labels import LabelSet
-from panoptic_ros.model import Model, write_model
+from panoptic_ros.model import Model
 
 
 def import_checkpoint(request: Request, say: Callable[[str], None] = print) -> Model:
@@ -56,29 +54,21 @@ def import_checkpoint(request: Request, say: Callable[[str], None] = print) -> M
         judged = Judged('queries', QueryFusion(**fusion), class_map.label_set, size_wh)
         exporter = Exporter(family.name, network, judged, images, say, family.environment)
         files, notes = exporter.export(Path(scratch))
-        model = write_model(
-            request.folder,
+        return write_folder(
+            request,
+            say,
+            class_map=class_map,
+            origin={'checkpoint': checkpoint.source, 'family': family.name, 'task': task},
+            tool=f'torch {torch.__version__}',
+            notes=notes,
             onnx_by_precision=files,
-            label_set=label_set_name(request.labels, class_map, request.folder),
             size_wh=size_wh,
             golden_image=images[0],
             golden_outputs=golden_queries(images[0], exporter.outputs(images[0]), fusion['rule']),
             fusion=fusion,
             resize=resize,
-            provenance={
-                'checkpoint': checkpoint.source,
-                'family': family.name,
-                'task': task,
-                'imported': datetime.date.today().isoformat(),
-                'importer': f'panoptic_ros {__version__}, torch {torch.__version__}',
-                **notes,
-            },
-            licence=request.licence,
             head='queries',
         )
-    for precision, entry in model.card.files.items():
-        say(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')
-    return model
 
 
 def find_family(checkpoint: Checkpoint) -> Family:

@@ -1,16 +1,20 @@
-"""What to import, and the parts of it that every importer reads alike."""
+"""What to import, and the steps that every importer takes alike."""
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from panoptic_ros import __version__
 from panoptic_ros.datasets.street.scene import synthetic_samples
 from panoptic_ros.errors import SourceError
 from panoptic_ros.image_files import read_image
 from panoptic_ros.importing.labels import ClassMap
+from panoptic_ros.model import Model, write_model
 from panoptic_ros.model.resize import Resize
 
 _LABELS_FILE = 'labels.yaml'
@@ -69,7 +73,47 @@ def read_images(
     return [np.ascontiguousarray(resize.apply(image, size_wh)) for image in images]
 
 
-def label_set_name(labels: str | None, class_map: ClassMap, folder: Path) -> str:
+def write_folder(
+    request: Request,
+    say: Callable[[str], None],
+    *,
+    class_map: ClassMap,
+    origin: Mapping[str, str],
+    tool: str,
+    notes: Mapping[str, str],
+    **content: Any,
+) -> Model:
+    """Write the model folder of an imported network and report its files.
+
+    Parameters
+    ----------
+    origin
+        Checkpoint, family and task, for the provenance in the card.
+    tool
+        Name and version of what read the checkpoint.
+    notes
+        Remarks on each file, by precision.
+    content
+        Further arguments of :func:`~panoptic_ros.model.write_model`.
+    """
+    model = write_model(
+        request.folder,
+        label_set=_label_set_name(request.labels, class_map, request.folder),
+        provenance={
+            **origin,
+            'imported': datetime.date.today().isoformat(),
+            'importer': f'panoptic_ros {__version__}, {tool}',
+            **notes,
+        },
+        licence=request.licence,
+        **content,
+    )
+    for precision, entry in model.card.files.items():
+        say(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')
+    return model
+
+
+def _label_set_name(labels: str | None, class_map: ClassMap, folder: Path) -> str:
     """Return what the card calls the label set; a file is copied into the model folder."""
     if labels is None or not labels.endswith('.yaml'):
         return class_map.label_set.name

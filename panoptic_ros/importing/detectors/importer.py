@@ -1,7 +1,6 @@
 """From an ONNX file that a detector's own package exported to a model folder; things only."""
 
 import ast
-import datetime
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, compose, version_converter
 from torch import nn
 
-from panoptic_ros import __version__
 from panoptic_ros.errors import ModelError
 from panoptic_ros.fusion import QueryFusion
 from panoptic_ros.importing.agreement import Judged, compare, infer_all
@@ -25,9 +23,9 @@ from panoptic_ros.importing.export import publish_onnx
 from panoptic_ros.importing.golden import golden_queries
 from panoptic_ros.importing.labels import ClassMap, match_labels
 from panoptic_ros.importing.network import OUTPUTS, Normalised, QueryRows
-from panoptic_ros.importing.request import Request, label_set_name, read_images
+from panoptic_ros.importing.request import Request, read_images, write_folder
 from panoptic_ros.labels import LabelSet
-from panoptic_ros.model import Model, write_model
+from panoptic_ros.model import Model
 from panoptic_ros.training.onnx_files import OPSET, write_onnx
 from panoptic_ros.untrusted import has_external_data, read_yaml
 
@@ -73,29 +71,21 @@ def import_onnx(request: Request, say: Callable[[str], None] = print) -> Model:
     rows = QueryRows(detector.queries, class_map, has_sigmoid_scores=True).eval()
     with tempfile.TemporaryDirectory() as scratch:
         files, notes, golden = _write(opened, rows, class_map, images, fusion, Path(scratch), say)
-        model = write_model(
-            request.folder,
+        return write_folder(
+            request,
+            say,
+            class_map=class_map,
+            origin={'file': opened.path.name, 'family': detector.family, 'task': 'instance'},
+            tool=f'onnx {onnx.__version__}',
+            notes=notes,
             onnx_by_precision=files,
-            label_set=label_set_name(request.labels, class_map, request.folder),
             size_wh=opened.size_wh,
             golden_image=images[0],
             golden_outputs=golden_queries(images[0], golden, 'rf_detr'),
             fusion=fusion,
             resize=detector.resize,
-            provenance={
-                'file': opened.path.name,
-                'family': detector.family,
-                'task': 'instance',
-                'imported': datetime.date.today().isoformat(),
-                'importer': f'panoptic_ros {__version__}, onnx {onnx.__version__}',
-                **notes,
-            },
-            licence=request.licence,
             head='queries',
         )
-    for precision, entry in model.card.files.items():
-        say(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')
-    return model
 
 
 def open_detector(path: Path, names: str | None) -> OnnxDetector:

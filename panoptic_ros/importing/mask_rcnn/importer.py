@@ -1,6 +1,5 @@
 """From a folder with Panoptic FPN weights to a model folder of head kind ``masks``."""
 
-import datetime
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from panoptic_ros import __version__
 from panoptic_ros.errors import ModelError
 from panoptic_ros.fusion import MaskFusion
 from panoptic_ros.importing.agreement import Judged
@@ -19,9 +17,9 @@ from panoptic_ros.importing.families.family import normalisation, processor_size
 from panoptic_ros.importing.labels import match_labels
 from panoptic_ros.importing.mask_rcnn.network import OUTPUTS, Counts, PanopticFpn
 from panoptic_ros.importing.network import Deployed
-from panoptic_ros.importing.request import Request, label_set_name, read_images
+from panoptic_ros.importing.request import Request, read_images, write_folder
 from panoptic_ros.labels import LabelSet
-from panoptic_ros.model import Model, write_model
+from panoptic_ros.model import Model
 from panoptic_ros.model.resize import Resize
 
 MODEL_TYPE = 'panoptic_fpn'
@@ -85,10 +83,18 @@ def import_panoptic_fpn(
     exporter = Exporter('Panoptic FPN', network, judged, images, say, outputs=OUTPUTS)
     with tempfile.TemporaryDirectory() as scratch:
         files, notes = exporter.export(Path(scratch))
-        return write_model(
-            request.folder,
+        return write_folder(
+            request,
+            say,
+            class_map=class_map,
+            origin={
+                'checkpoint': checkpoint.source,
+                'family': 'Panoptic FPN',
+                'task': 'panoptic',
+            },
+            tool=f'torch {torch.__version__}',
+            notes=notes,
             onnx_by_precision=files,
-            label_set=label_set_name(request.labels, class_map, request.folder),
             size_wh=size_wh,
             golden_image=images[0],
             golden_outputs=exporter.outputs(images[0]),
@@ -97,15 +103,6 @@ def import_panoptic_fpn(
                 'min_kept_fraction': fusion.min_kept_fraction,
             },
             resize=resize,
-            provenance={
-                'checkpoint': checkpoint.source,
-                'family': 'Panoptic FPN',
-                'task': 'panoptic',
-                'imported': datetime.date.today().isoformat(),
-                'importer': f'panoptic_ros {__version__}, torch {torch.__version__}',
-                **notes,
-            },
-            licence=request.licence,
             head='masks',
         )
 
