@@ -1,11 +1,13 @@
 """Camera images from a video, a folder, an image file, a camera or a network stream.
 
-Image files are used as stored, without EXIF rotation (see :mod:`panoptic_ros.image_files`). Videos
+Image files are used as stored, without EXIF rotation (see :mod:`panoptic_ros.image_files`). Files
+of a folder that cannot be read are skipped, with one warning for each. Videos
 are rotated as their container asks, as video players do. A container's frame count and frame rate
 are estimates: videos are read to their end, and every frame has the stamp of the container.
 """
 
 import itertools
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +26,8 @@ from panoptic_ros.image_files import (
     opencv_path,
     read_image,
 )
+
+_log = logging.getLogger(__name__)
 
 _DEFAULT_RATE_HZ = 25.0  # of videos that state neither stamps nor a rate; ffmpeg assumes the same
 _PROBED_FRAMES = 12
@@ -86,7 +90,7 @@ class Pictures(Iterable[Picture]):
     read: Callable[[], Iterator[Picture]]
 
     def __iter__(self) -> Iterator[Picture]:
-        """Read from the first image on; raises SourceError at a file that cannot be read."""
+        """Read from the first image on."""
         return self.read()
 
     def forever(self) -> Iterator[Picture]:
@@ -109,7 +113,7 @@ class Pictures(Iterable[Picture]):
 
 
 def open_pictures(source: str | Path) -> Pictures:
-    """Open a source and check that its first image can be read.
+    """Open a source and check that an image of it can be read.
 
     Parameters
     ----------
@@ -118,7 +122,7 @@ def open_pictures(source: str | Path) -> Pictures:
         camera by its number or device (``/dev/video0``, ``/dev/v4l/by-id/...``), or the address
         of a stream. A file or folder whose name is a number is preferred to a camera.
 
-    Raises SourceError if there is no such source or it cannot be read.
+    Raises SourceError if there is no such source or none of its images can be read.
     """
     text = str(source)
     scheme = re.match(r'([A-Za-z][A-Za-z0-9+.-]*)://', text)
@@ -126,9 +130,9 @@ def open_pictures(source: str | Path) -> Pictures:
         return _open_stream(text)
     path = Path(unquote(urlsplit(text).path) if scheme else text).expanduser()
     if path.is_dir():
-        return _open_files(text, [path / name for name in find_images_or_raise(path)])
+        return _open_folder(text, [path / name for name in find_images_or_raise(path)])
     if path.is_file():
-        return _open_files(text, [path]) if is_image_name(path) else _open_video(text, path)
+        return _open_image(text, path) if is_image_name(path) else _open_video(text, path)
     if text.isdecimal():
         return _open_camera(text, int(text))
     if path.is_char_device() or path.is_relative_to('/dev'):
@@ -153,9 +157,29 @@ def find_images_or_raise(folder: Path, *, recursive: bool = False) -> list[Path]
     return paths
 
 
-def _open_files(name: str, paths: list[Path]) -> Pictures:
-    _read_file(paths[0])
-    return Pictures(name, 0.0, len(paths), False, False, lambda: map(_read_file, paths))
+def _open_image(name: str, path: Path) -> Pictures:
+    _read_file(path)
+    return Pictures(name, 0.0, 1, False, False, lambda: iter([_read_file(path)]))
+
+
+def _open_folder(name: str, paths: list[Path]) -> Pictures:
+    reported: set[Path] = set()
+
+    def read() -> Iterator[Picture]:
+        for path in paths:
+            try:
+                yield _read_file(path)
+            except SourceError as error:
+                if path not in reported:
+                    _log.warning('%s; it is skipped', error)
+                reported.add(path)
+
+    if next(read(), None) is None:
+        raise SourceError(
+            f'none of the {len(paths)} images in folder {name!r} can be read; expected files in '
+            'the format that their suffix states'
+        )
+    return Pictures(name, 0.0, len(paths), False, False, read)
 
 
 def _read_file(path: Path) -> Picture:

@@ -118,12 +118,56 @@ def test_an_empty_folder(tmp_path):
         open_pictures(tmp_path)
 
 
-def test_a_picture_that_vanishes_is_named(folder):
+def spoil(path):
+    """Make files that cannot be read, one of each kind, in a folder of images."""
+    png = (path / '1.png').read_bytes()
+    (path / '0a.png').write_bytes(b'')
+    (path / '0b.jpg').write_text('not an image')
+    (path / '0c.png').symlink_to(path / 'missing.png')
+    (path / '1a.png').write_bytes(png[:20])
+    return ['0a.png', '0b.jpg', '0c.png', '1a.png']
+
+
+def skipped(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+
+
+def test_images_of_a_folder_that_cannot_be_read_are_named_once_and_skipped(folder, caplog):
+    (folder / '0.png').rename(folder / '3.png')
+    names = spoil(folder)
+    pictures = open_pictures(folder)
+    for _ in range(2):
+        assert [p.name for p in pictures] == ['1', '2', '3']
+    warnings = skipped(caplog)
+    assert len(warnings) == len(names)
+    for name, text in zip(names, warnings, strict=True):
+        assert f"{name}' cannot be read" in text
+        assert text.endswith('it is skipped')
+    assert len(list(islice(pictures.forever(), 7))) == 7
+
+
+def test_a_folder_without_a_readable_image(folder):
+    spoil(folder)
+    for path in folder.glob('?.png'):
+        path.unlink()
+    with pytest.raises(SourceError, match=r'none of the 4 images in folder .* can be read'):
+        open_pictures(folder)
+
+
+def test_a_picture_that_vanishes_is_named(folder, caplog):
     pictures = iter(open_pictures(folder))
     next(pictures)
     (folder / '1.png').unlink()
-    with pytest.raises(SourceError, match=r'1\.png'):
-        next(pictures)
+    assert next(pictures).name == '2'
+    (warning,) = skipped(caplog)
+    assert "1.png' cannot be read (No such file or directory); it is skipped" in warning
+
+
+def test_a_single_picture_that_vanishes_is_an_error(folder):
+    pictures = open_pictures(folder / '1.png')
+    (folder / '1.png').unlink()
+    with pytest.raises(SourceError, match=r"1\.png' cannot be read"):
+        list(pictures)
 
 
 # --- videos -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Messages stay serialised; :mod:`.cdr` reads and changes their headers in place.
 import shutil
 import struct
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,16 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer, WriterError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.rosbag2 import (
+    CompressionFormat,
+    CompressionMode,
+    Reader,
+    ReaderError,
+    StoragePlugin,
+    Writer,
+    WriterError,
+)
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from panoptic_ros.benchmark.cdr import compressed_format, header_stamp_ns, image_encoding
 from panoptic_ros.errors import BagError
@@ -42,6 +50,9 @@ STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 
 TRUTH_TOPICS = ('/ground_truth/semantic', '/ground_truth/instance')
 """Topics of the ground truth, mono8 and 16UC1, with the headers of the images."""
+
+BEST_EFFORT_TOPICS = ('/image', '/image/compressed', '/depth')
+"""Topics that cameras publish best effort."""
 
 # Read by Humble and later; version 9 needs Jazzy.
 _FORMAT_VERSION: Literal[8] = 8
@@ -312,18 +323,27 @@ class BagWriter:
         One of :data:`STORAGES`.
     notes
         Keys and values for ``custom_data``.
+    compress
+        Whether an mcap file is compressed with zstd.
 
     Raises BagError if the folder exists or cannot be written.
     """
 
     def __init__(
-        self, path: str | Path, storage: str, notes: Sequence[tuple[str, str]] = ()
+        self,
+        path: str | Path,
+        storage: str,
+        notes: Sequence[tuple[str, str]] = (),
+        *,
+        compress: bool = False,
     ) -> None:
         self.path = Path(path)
         if self.path.exists():
             raise BagError(f'{str(self.path)!r} exists; remove it, or choose another with --out')
         self._typestore = get_typestore(Stores.LATEST)
         self._writer = Writer(self.path, version=_FORMAT_VERSION, storage_plugin=STORAGES[storage])
+        if compress and storage == 'mcap':
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         for key, value in notes:
             self._writer.set_custom_data(key, value)
         self._connections: dict[str, Any] = {}
@@ -350,13 +370,15 @@ class BagWriter:
         with self._faults():
             self._writer.close()
 
-    def add(self, topic: str, message_type: str, *, reliable: bool, depth: int) -> None:
+    def add(
+        self, topic: str, message_type: str, *, reliable: bool, depth: int, latched: bool = False
+    ) -> None:
         """Declare a topic and the quality of service with which ``ros2 bag play`` publishes it."""
         qos = Qos(
             QosHistory.KEEP_LAST,
             depth,
             QosReliability.RELIABLE if reliable else QosReliability.BEST_EFFORT,
-            QosDurability.VOLATILE,
+            QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
             _INFINITE,
             _INFINITE,
             QosLiveliness.AUTOMATIC,
@@ -371,6 +393,12 @@ class BagWriter:
     def knows(self, message_type: str) -> bool:
         """Return whether the definition of ``package/msg/Type`` is known, as mcap needs it."""
         return message_type in self._typestore.fielddefs
+
+    def define(self, definitions: Mapping[str, str]) -> None:
+        """Add definitions, the text of ``.msg`` files by ``package/msg/Type``."""
+        for name, text in definitions.items():
+            if not self.knows(name):
+                self._typestore.register(get_types_from_msg(text, name))
 
     def write(self, message: Message) -> None:
         """Append a message of a declared topic, in the order of time."""

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 
 from panoptic_ros.benchmark.bags import STORAGES
-from panoptic_ros.benchmark.recording import Options, record
+from panoptic_ros.benchmark.recording.sources import Options, record
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS
+from panoptic_ros.engines import ENGINES
 from panoptic_ros.ros.arguments import field_of_view_deg, positive_number, size_wh
 
 
@@ -42,6 +43,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--compressed', action='store_true', help='images as JPEG, on /image/compressed'
+    )
+    parser.add_argument(
+        '--with-outputs',
+        action='store_true',
+        help='run the node on every frame and record all its topics',
+    )
+    parser.add_argument('--model', default='street-lite', help='of the node (%(default)s)')
+    parser.add_argument(
+        '--engine', default='auto', choices=('auto', *ENGINES), help='of the node (%(default)s)'
     )
 
 

@@ -17,10 +17,12 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from panoptic_ros import cli
-from panoptic_ros.benchmark import recording
 from panoptic_ros.benchmark.bags import BagReader
-from panoptic_ros.benchmark.cdr import frame_key, header_stamp_ns
+from panoptic_ros.benchmark.cdr import frame_key, header_stamp_ns, key_reader
 from panoptic_ros.benchmark.checks import pixels
+from panoptic_ros.benchmark.processes import process_environment
+from panoptic_ros.benchmark.recording import sources as recording
+from panoptic_ros.benchmark.recording.node_outputs import output_classes
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.labels import VOID, LabelSet
@@ -129,6 +131,18 @@ def test_a_row_of_jpegs_is_recorded_to_its_end(tmp_path, capsys):
     assert make_bag(tmp_path / 'bag', tmp_path / 's.mjpeg') == 0
     assert '300 frames, 12.0 s at 25 Hz' in capsys.readouterr().out
     assert len(recorded_ms(tmp_path / 'bag')) == 300
+
+
+def test_an_unreadable_image_is_named_and_left_out(tmp_path, capsys, caplog):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for index in range(3):
+        cv2.imwrite(str(folder / f'{index}.png'), np.full((8, 16, 3), 40 * index, np.uint8))
+    (folder / '1.png').write_bytes(b'not an image')
+    assert make_bag(tmp_path / 'bag', folder, '--rate', 10) == 0
+    assert '2 frames, 0.2 s at 10 Hz' in capsys.readouterr().out
+    assert "1.png' cannot be read; expected an image file; it is skipped" in caplog.text
+    assert [int(pixels(m)[0, 0, 0]) for m in messages(tmp_path / 'bag')['/image']] == [0, 80]
 
 
 @pytest.fixture
@@ -261,3 +275,33 @@ def test_mistakes_are_one_sentence_and_leave_nothing_behind(tmp_path, capsys, ar
 def test_a_folder_that_exists_is_left_alone(tmp_path, capsys):
     assert make_bag(tmp_path, *STREET) == 2
     assert 'exists' in capsys.readouterr().err
+
+
+@pytest.mark.process
+@pytest.mark.parametrize('transport', ['raw', 'compressed'])
+def test_with_outputs_every_frame_has_every_topic_of_the_node(tmp_path, monkeypatch, transport):
+    for name, value in process_environment().items():
+        monkeypatch.setenv(name, value)
+    arguments = ('--compressed',) if transport == 'compressed' else ()
+    assert make_bag(tmp_path / 'bag', *STREET, '--frames', 3, '--with-outputs', *arguments) == 0
+    classes = output_classes({'depth': True})
+    expected = {topic.replace('~', '/segment'): classes[topic] for topic in classes}
+    image = '/image' if transport == 'raw' else '/image/compressed'
+    with BagReader(tmp_path / 'bag') as bag:
+        counts = {topic.name: topic.count for topic in bag.topics}
+        assert counts.keys() >= expected.keys() | {image, '/depth', '/ground_truth/semantic'}
+        assert {counts[topic] for topic in (*expected, image)} == {3}
+        stamps_ns = [header_stamp_ns(m.data) for m in bag.read([image])]
+        for topic, message_class in expected.items():
+            found = list(bag.read([topic]))
+            assert [m.time_ns for m in found] == stamps_ns
+            read_key = key_reader(message_class)
+            keys = [read_key(message.data) for message in found]
+            assert [k.stamp_ns for k in keys if k is not None] == [
+                stamp_ns for stamp_ns, k in zip(stamps_ns, keys, strict=True) if k is not None
+            ]
+            assert message_class.__name__ == 'MarkerArray' or None not in keys
+        (first, *_) = bag.read(['/segment/semantic'])
+        semantic = pixels(deserialize_message(first.data, Image))
+        assert semantic.shape == (32, 64)
+        assert set(np.unique(semantic)) <= {*range(19), VOID}

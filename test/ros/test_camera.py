@@ -207,11 +207,22 @@ def test_bad_parameters_end_it_with_one_sentence(start_node, argument, sentence)
     assert 'Traceback' not in camera.log
 
 
-def test_a_source_that_breaks_off_ends_it_with_one_sentence(start_node, tmp_path):
-    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((8, 8, 3), np.uint8))
+def test_an_unreadable_image_of_a_folder_is_named_and_left_out(start_node, tmp_path):
+    for name in ('a', 'c'):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / 'b.png').write_bytes(b'not a picture')
     arguments = ('-p', f'source:={tmp_path}', '-p', 'wait_for_subscribers:=0')
     camera = start_node(*arguments, program=CAMERA)
+    assert camera.wait() == 0
+    (warning,) = [line for line in camera.lines if 'b.png' in line]
+    assert "b.png' cannot be read; expected an image file; it is skipped" in warning
+    assert 'published 2 frames' in camera.log
+    assert 'Traceback' not in camera.log
+
+
+def test_a_folder_without_a_readable_image_ends_it_with_one_sentence(start_node, tmp_path):
+    (tmp_path / 'b.png').write_bytes(b'not a picture')
+    camera = start_node('-p', f'source:={tmp_path}', program=CAMERA)
     assert camera.wait() == 2
-    assert 'b.png' in camera.lines[-1]
+    assert 'none of the 1 images' in camera.lines[-1]
     assert 'Traceback' not in camera.log

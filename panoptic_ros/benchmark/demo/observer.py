@@ -22,7 +22,7 @@ from panoptic_ros.benchmark.checks import (
 )
 from panoptic_ros.benchmark.client import Client
 from panoptic_ros.benchmark.frames import FrameRecord, Frames
-from panoptic_ros.benchmark.recording import Recorder
+from panoptic_ros.benchmark.recording.node_outputs import Recorder
 from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality

@@ -25,7 +25,6 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from panoptic_ros import cli
-from panoptic_ros.benchmark import recording
 from panoptic_ros.benchmark.bags import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -38,6 +37,7 @@ from panoptic_ros.benchmark.bags import (
 from panoptic_ros.benchmark.cdr import header_stamp_ns
 from panoptic_ros.benchmark.client import Status
 from panoptic_ros.benchmark.processes import NodeLostError
+from panoptic_ros.benchmark.recording import sources as recording
 from panoptic_ros.benchmark.replay import recording as replayed
 from panoptic_ros.benchmark.replay.node import NodeUnderTest, find_node, find_outputs, find_targets
 from panoptic_ros.benchmark.replay.recording import Recording

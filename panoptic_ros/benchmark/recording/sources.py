@@ -1,15 +1,18 @@
 """Make rosbag2 recordings from the synthetic street, videos, pictures and data sets.
 
 Topics have the names of ``ros2 run panoptic_ros camera``; all messages of a frame have one
-header. Calibration and truth are recorded where they are known. Videos are recorded to their end
+header. Calibration and truth are recorded where they are known, and on request all outputs of the
+node. Videos are recorded to their end
 with the stamps of their container. The same file gives the same bytes.
 """
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +21,10 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from tqdm import tqdm
 
-from panoptic_ros.benchmark.bags import TRUTH_TOPICS, BagWriter, Message
+from panoptic_ros.benchmark.bags import BEST_EFFORT_TOPICS, TRUTH_TOPICS, BagWriter, Message
 from panoptic_ros.benchmark.cdr import type_name
 from panoptic_ros.benchmark.checks import pixels
+from panoptic_ros.benchmark.recording.node_outputs import NodeOutputs, running_node
 from panoptic_ros.datasets import Sample
 from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.datasets.street.scene import SyntheticStreet
@@ -45,8 +49,6 @@ FIRST_STAMP_NS = 1_700_000_000 * 1_000_000_000
 DEFAULT_SECONDS = 10.0  # of sources without an end
 JPEG_QUALITY = 95
 
-_BEST_EFFORT = ('/image', '/image/compressed', '/depth')
-
 
 @dataclass(frozen=True)
 class Options:
@@ -64,6 +66,9 @@ class Options:
     seed: int = 0
     fov: float = 60.0
     compressed: bool = False
+    with_outputs: bool = False
+    model: str = 'street-lite'
+    engine: str = 'auto'
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +87,8 @@ class Source:
         True for the street, cameras and live streams.
     notes
         Keys and values for ``custom_data`` of the recording.
+    parameters
+        Parameters of the node that fit the camera.
     """
 
     frames: Iterator[CameraFrame]
@@ -89,6 +96,7 @@ class Source:
     count: int
     is_endless: bool
     notes: tuple[tuple[str, str], ...]
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def record(options: Options) -> str:
@@ -106,23 +114,52 @@ def record(options: Options) -> str:
     frames: Iterator[CameraFrame] = islice(source.frames, options.frames)
     if seconds is not None:
         frames = takewhile(lambda frame: _time_s(frame) < seconds, frames)
-    written, end_s = 0, 0.0
-    with BagWriter(options.out, options.storage, source.notes) as bag:
+    written, end_s, remarks = 0, 0.0, ''
+    with ExitStack() as stack:
+        bag = stack.enter_context(
+            BagWriter(options.out, options.storage, source.notes, compress=options.with_outputs)
+        )
+        outputs = None
+        if options.with_outputs:
+            outputs = stack.enter_context(running_node(bag, node_parameters(options, source)))
         try:
             for frame in tqdm(frames, total=total, unit='frame', disable=None):
                 recorded = compress(frame) if options.compressed else frame
                 write_frame(bag, recorded, not written)
+                if outputs is not None:
+                    outputs.record(recorded, FIRST_STAMP_NS + (frame.stamp_ns or 0))
                 written += 1
                 end_s = _time_s(frame) + 1 / source.rate_hz
         except KeyboardInterrupt:
             print('make-bag: interrupted; the recording ends here', file=sys.stderr)
         if not written:
             raise SourceError(f'{options.source!r} gave no frame to record')
+        if outputs is not None:
+            remarks = _remarks(outputs)
     size = sum(path.stat().st_size for path in options.out.iterdir())
     return (
         f'{options.out}: {written} frames, {end_s:.1f} s at {written / end_s:.4g} Hz, '
-        f'{size / 1e6:.1f} MB'
+        f'{size / 1e6:.1f} MB{remarks}'
     )
+
+
+def node_parameters(options: Options, source: Source) -> dict[str, Any]:
+    """Return the parameters of the node whose outputs are recorded."""
+    return {
+        'model': options.model,
+        'engine': options.engine,
+        'image_transport': 'compressed' if options.compressed else 'raw',
+        **source.parameters,
+    }
+
+
+def _remarks(outputs: NodeOutputs) -> str:
+    remarks = ''
+    if outputs.incomplete:
+        remarks += f'; {outputs.incomplete} frames without some of the outputs'
+    if outputs.skipped:
+        remarks += f'; not recorded, type unknown: {", ".join(sorted(outputs.skipped))}'
+    return remarks
 
 
 def _time_s(frame: CameraFrame) -> float:
@@ -151,7 +188,14 @@ def open_source(options: Options) -> Source:
             ('camera_height_m', repr(first.camera_height_m)),
             ('camera_pitch_rad', repr(first.camera_pitch_rad)),
         )
-        return Source(at_rate(map(street_frame, street), rate_hz), rate_hz, 0, True, notes)
+        parameters = {
+            'depth': True,
+            'turn_boxes': True,
+            'camera_height_m': first.camera_height_m,
+            'camera_pitch_rad': first.camera_pitch_rad,
+        }
+        frames = at_rate(map(street_frame, street), rate_hz)
+        return Source(frames, rate_hz, 0, True, notes, parameters)
     pictures = open_pictures(options.source)
     rate_hz = options.rate or pictures.rate_hz or DEFAULT_RATE_HZ
     frames = (
@@ -212,42 +256,7 @@ def write_frame(bag: BagWriter, frame: CameraFrame, is_first: bool) -> None:
     for name, message in frame.by_topic.items():
         topic = f'/{name}'
         if is_first:
-            is_reliable = topic not in _BEST_EFFORT
+            is_reliable = topic not in BEST_EFFORT_TOPICS
             depth = 10 if is_reliable else 5
             bag.add(topic, type_name(type(message)), reliable=is_reliable, depth=depth)
         bag.write(Message(topic, stamp_ns, serialize_message(message)))
-
-
-class Recorder:
-    """Records messages as they are received; see :attr:`.client.Client.record`.
-
-    Parameters
-    ----------
-    bag
-        Open for writing.
-
-    Attributes
-    ----------
-    skipped
-        Topics that are not recorded, because the definition of their type is not known here.
-    """
-
-    def __init__(self, bag: BagWriter) -> None:
-        self.skipped: set[str] = set()
-        self._bag = bag
-        self._topics: set[str] = set()
-        self._latest_ns = 0
-
-    def __call__(self, topic: str, message_class: type, received_ns: int, data: bytes) -> None:
-        """Append a serialised message."""
-        if topic not in self._topics | self.skipped:
-            message_type = type_name(message_class)
-            if not self._bag.knows(message_type):
-                self.skipped.add(topic)
-                return
-            self._bag.add(topic, message_type, reliable=topic not in _BEST_EFFORT, depth=10)
-            self._topics.add(topic)
-        if topic in self._topics:
-            # Two topics may be received in another order than they are reported.
-            self._latest_ns = max(self._latest_ns, received_ns)
-            self._bag.write(Message(topic, self._latest_ns, data))
