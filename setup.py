@@ -73,7 +73,13 @@ EXTRAS = {
     'tensorrt': ['tensorrt>=10.3'],
     # timm, which some DETR checkpoints ask for, is left out: it brings a torchvision that does not
     # fit a torch from another index.
-    'import': ['torch>=2.6', 'onnx>=1.16', 'onnxscript>=0.3', 'transformers>=5.24,<6'],
+    'import': [
+        'torch>=2.6',
+        'onnx>=1.16',
+        'onnxscript>=0.3',
+        'safetensors',
+        'transformers>=5.24,<6; python_version >= "3.11"',  # has no version for 3.10
+    ],
     'large': [
         'rasterio>=1.3.9',
         'tifffile>=2024.1.30',

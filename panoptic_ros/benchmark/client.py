@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import GetParameters, ListParameters, SetParameters
+from rclpy import subscription
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -172,8 +173,7 @@ class Client:
         read_key = read_key or key_reader(message_class)
         label = label or topic
 
-        def take(data: bytes, info: Mapping[str, Any]) -> None:
-            received_ns = info['received_timestamp'] or time_ns()
+        def take(data: bytes, received_ns: int) -> None:
             with self.lock:
                 key = read_key(data)
                 if publishes and key is not None:
@@ -183,7 +183,15 @@ class Client:
                     self.record(topic, message_class, received_ns, data)
                 self.lock.notify_all()
 
-        self.node.create_subscription(message_class, topic, take, qos, raw=True)
+        def take_with_info(data: bytes, info: Mapping[str, Any]) -> None:
+            take(data, info['received_timestamp'] or time_ns())
+
+        def take_alone(data: bytes) -> None:
+            take(data, time_ns())
+
+        # rclpy of Humble does not tell the time of receipt.
+        callback = take_with_info if hasattr(subscription, 'MessageInfo') else take_alone
+        self.node.create_subscription(message_class, topic, callback, qos, raw=True)
 
     def receive_outputs(self, message_classes: Mapping[str, type]) -> None:
         """Record outputs of the node under test, named relative to it."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,11 @@ def _transformers_class(name: str) -> type[nn.Module]:
             "'panoptic_ros[import]' installs a version that has"
         ) from error
     except (RuntimeError, ModuleNotFoundError) as error:
+        if sys.version_info < (3, 11) and getattr(error, 'name', '') == 'transformers':
+            raise ModelError(
+                'checkpoints are read by transformers, which needs Python 3.11 or newer; import '
+                'the model there: its folder can be used here too'
+            ) from error
         if 'torchvision' not in _line(error):
             raise
         raise ModelError(

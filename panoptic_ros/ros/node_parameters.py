@@ -78,8 +78,11 @@ class NodeParameters:
         self._node = node
         unused = self._unused()
         self.unknown = [name for name in unused if not name.startswith(_QOS_OVERRIDES)]
-        node.add_on_set_parameters_callback(self._check)
-        node.add_post_set_parameters_callback(self._apply)
+        if hasattr(node, 'add_post_set_parameters_callback'):
+            node.add_on_set_parameters_callback(self._check)
+            node.add_post_set_parameters_callback(self._apply)
+        else:  # Humble
+            node.add_on_set_parameters_callback(self._check_and_apply)
 
     def tuning_of(self, camera: str) -> Tuning:
         """Return the current parameters of a camera; an empty name is the only one."""
@@ -100,6 +103,12 @@ class NodeParameters:
         reasons = (self._fixed_error(change) or _choice_error(change) for change in changes)
         reason = next(filter(None, reasons), '') or self._contradiction(changes)
         return SetParametersResult(successful=not reason, reason=reason)
+
+    def _check_and_apply(self, changes: list[Parameter]) -> SetParametersResult:
+        result = self._check(changes)
+        if result.successful:
+            self._apply(changes)
+        return result
 
     def _contradiction(self, changes: list[Parameter]) -> str:
         try:

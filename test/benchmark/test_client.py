@@ -15,6 +15,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
+from rclpy import subscription
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -47,7 +48,12 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def test_outputs_and_times_are_recorded(client: Client, peer: 'Peer') -> None:
+@pytest.mark.parametrize('rclpy_of', ['kilted', 'humble'])
+def test_outputs_and_times_are_recorded(
+    client: Client, peer: 'Peer', monkeypatch: pytest.MonkeyPatch, rclpy_of: str
+) -> None:
+    if rclpy_of == 'humble':
+        monkeypatch.delattr(subscription, 'MessageInfo')
     client.receive_outputs({'semantic': Image, 'markers': MarkerArray})
     client.receive_timing()
     client.publish(KEY, lambda: 7)

@@ -52,6 +52,18 @@ def test_defaults_are_the_dataclasses_own(make_node: callable) -> None:
     assert settings.unknown == []
 
 
+def test_parameters_change_with_the_callbacks_of_humble(
+    make_node: callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Node, 'add_post_set_parameters_callback')
+    node = make_node()
+    settings = NodeParameters(node)
+    assert set_one(node, 'overlay_opacity', 0.25).successful
+    assert settings.tuning.overlay_opacity == 0.25
+    assert not set_one(node, 'overlay_opacity', 2.0).successful
+    assert settings.tuning.overlay_opacity == 0.25
+
+
 def test_cameras_have_parameters_of_their_own(make_node: callable) -> None:
     given = {'cameras': 'front, left', 'camera_height_m': 1.2, 'left.camera_height_m': 0.4}
     node = make_node(**given, **{'left.roi': '0, 0, 8, 8'})
