@@ -1,5 +1,6 @@
 import http.server
 import os
+import struct
 import threading
 from fractions import Fraction
 from functools import partial
@@ -43,7 +44,7 @@ def stamps_ms(pictures):
     return [p.stamp_ns / 1e6 for p in pictures]
 
 
-def write_container(path, codec, times_ms, rate=30, container=None):
+def write_container(path, codec, times_ms, rate=30, container=None, left=0):
     """Write one frame at each time; OpenCV writes constant rates only."""
     av = pytest.importorskip('av', reason='extra test')
     with av.open(str(path), 'w', format=container) as file:
@@ -52,6 +53,7 @@ def write_container(path, codec, times_ms, rate=30, container=None):
         stream.codec_context.time_base = Fraction(1, 1000)
         for number, time_ms in enumerate(times_ms):
             image = np.full((16, 32, 3), number % 250, np.uint8)
+            image[:, :16] += left
             frame = av.VideoFrame.from_ndarray(image, format='bgr24')
             frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
             file.mux(stream.encode(frame))
@@ -197,6 +199,29 @@ def test_a_rate_that_the_stamps_contradict_does_not_count(tmp_path):
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 1000
     pictures = open_pictures(path)
     assert pictures.rate_hz == pytest.approx(1000 / 33)
+    assert stamps_ms(pictures) == pytest.approx(times_ms, abs=0.5)
+
+
+def rotated_by_90_degrees(path):
+    """Set the display matrix of an MP4 as phones do: clockwise by 90 degrees (ISO 14496-12)."""
+    data = bytearray(path.read_bytes())
+    at = data.index(b'tkhd') + 4 + 40  # past version, times, id, duration, layer, volume
+    one = 1 << 16
+    data[at : at + 36] = struct.pack('>9i', 0, one, 0, -one, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+def test_a_video_is_rotated_as_its_container_asks(tmp_path):
+    times_ms = [0, 33, 133]
+    path = write_container(tmp_path / 'phone.mp4', 'mpeg4', times_ms, left=200)
+    (stored, *_) = open_pictures(path)
+    rotated_by_90_degrees(path)
+    pictures = open_pictures(path)
+    (shown, *_) = pictures
+    assert shown.image_bgr.shape == (32, 16, 3)
+    assert np.array_equal(shown.image_bgr, np.rot90(stored.image_bgr, -1))
+    assert shown.image_bgr[:12].mean() > 180
+    assert shown.image_bgr[20:].mean() < 20
     assert stamps_ms(pictures) == pytest.approx(times_ms, abs=0.5)
 
 
