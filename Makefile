@@ -14,8 +14,8 @@ VENV ?= .venv
 SOURCE ?= street
 OUT ?= out/demo
 PYTEST_ARGS ?=
-# Most of the time a test waits for a node; beside each other two take two thirds of the time.
-TEST_PROCESSES ?= 2
+# Tests that start a node wait for it most of the time: three run at once, of the others two.
+TEST_PROCESSES ?= 3
 SCORING ?= synthetic
 PEERS ?= yes
 DEMO_ARGS ?=
@@ -25,8 +25,8 @@ PIP := -m pip --disable-pip-version-check install -qq
 PIP_INSTALL := $(BIN)/python $(PIP) --constraint .ci/constraints.txt
 # Peers ask for other versions than ours: they have an environment of their own.
 PEERS_BIN := $(if $(filter no,$(PEERS)),$(BIN),$(VENV)/peers/bin)
-# Threads of torch beside two test processes take ten times the time of one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+# Beside other tests torch takes up to ten times as long with two threads as with one.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 PACKAGING := setup.py setup.cfg pyproject.toml .ci/constraints.txt
 
 # The environment of every ROS process started from here. A ROS installation sourced in this shell
@@ -66,6 +66,7 @@ FAST := not process and not slow
 test: $(VENV)/.with-test
 	$(PYTEST) $(PYTEST_ARGS)
 
+test-fast: TEST_PROCESSES = 2
 test-fast: $(VENV)/.with-test
 	$(PYTEST) -m '$(FAST)' $(PYTEST_ARGS)
 
