@@ -61,11 +61,6 @@ def number(value: float | None, width: int, digits: int = 1) -> str:
     return f'{value:>{width}.{digits}f}'
 
 
-def finite(value: float) -> float | None:
-    """Return a number for JSON: None if it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
 def mean_rate_hz(times_ns: Sequence[int] | np.ndarray) -> float:
     """Return the mean rate of events at ascending times; NaN for less than two."""
     if len(times_ns) < 2 or times_ns[-1] <= times_ns[0]:

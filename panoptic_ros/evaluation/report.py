@@ -165,5 +165,5 @@ def _figure(value: float) -> str:
 
 
 def finite_or_none(value: float) -> float | None:
-    """Return the value, or None for NaN, which JSON lacks."""
-    return None if math.isnan(value) else value
+    """Return the value, or None for NaN and infinity, which JSON lacks."""
+    return float(value) if math.isfinite(value) else None

@@ -125,3 +125,9 @@ def test_worst_sheet_shows_image_truth_and_prediction() -> None:
     assert tuple(bottom[2 * tile_width - 5]) == (0, 100, 200)  # the truth is void there
     # The prediction has road there: 0.3 of the image and 0.7 of the class's colour.
     assert np.abs(bottom[2 * tile_width + 5].astype(int) - (21, 44, 67)).max() <= 1
+
+
+def test_numbers_that_json_lacks() -> None:
+    assert report.finite_or_none(float('inf')) is None
+    assert report.finite_or_none(float('nan')) is None
+    assert json.dumps(report.finite_or_none(np.float32(2))) == '2.0'

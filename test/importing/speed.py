@@ -75,7 +75,8 @@ def main() -> None:
 def row_text(row: dict[str, Any]) -> str:
     """Return a line about a row."""
     times_ms = ', '.join(f'{name} {ms:.1f} ms' for name, ms in row['median_ms'].items())
-    return f'{row["family"]} {row["size_wh"]}, {row["device"]}, {row["engine"]}: {times_ms}'
+    engine = row['engine'].partition(' (')[0]  # without why it was chosen
+    return f'{row["family"]} {row["size_wh"]}, {row["device"]}, {engine}: {times_ms}'
 
 
 def measure(model_type: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:

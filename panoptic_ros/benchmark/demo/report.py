@@ -15,14 +15,13 @@ from panoptic_ros.benchmark.demo.plan import GRID_M, STREET, Plan
 from panoptic_ros.benchmark.figures import (
     P_COLUMNS,
     distribution,
-    finite,
     machine,
     mean_rate_hz,
     percentile_table,
 )
 from panoptic_ros.benchmark.frames import Frames
 from panoptic_ros.benchmark.processes import Process
-from panoptic_ros.evaluation.report import as_json, summary_table
+from panoptic_ros.evaluation.report import as_json, finite_or_none, summary_table
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.visualize import free_space_picture, instance_color, panel, semantic_color
 
@@ -122,7 +121,7 @@ class Report:
         return self._observer.checks.passed
 
     def _rate_hz(self) -> float:
-        return finite(mean_rate_hz(self._received_ns)) or 0.0
+        return finite_or_none(mean_rate_hz(self._received_ns)) or 0.0
 
     def _milliseconds(self) -> dict[str, Any]:
         """Return p50, p95 and p99 by stage, from the node's report, and end to end."""

@@ -161,7 +161,7 @@ class NodeOutputs:
         others: dict[str, type] = {DIAGNOSTICS: DiagnosticArray}
         if vision_msgs is not None:
             others[LABEL_INFO] = vision_msgs.LabelInfo
-        for topic, message_class in (classes | others).items():
+        for topic, message_class in {**classes, **others}.items():
             qos = _LATCHED_QOS if topic == LABEL_INFO else OUTPUT_QOS
             client.receive(self._full(topic), message_class, qos=qos, read_key=lambda _: None)
 

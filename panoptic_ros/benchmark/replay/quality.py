@@ -14,7 +14,6 @@ from panoptic_ros.benchmark.bags import TRUTH_TOPICS
 from panoptic_ros.benchmark.cdr import header_stamp_ns
 from panoptic_ros.benchmark.checks import pixels
 from panoptic_ros.benchmark.client import Client
-from panoptic_ros.benchmark.figures import finite
 from panoptic_ros.benchmark.replay.player import ReplayFrame, replay_frames
 from panoptic_ros.benchmark.replay.recording import Recording
 from panoptic_ros.benchmark.replay.trials import TrialRunner
@@ -22,7 +21,7 @@ from panoptic_ros.errors import DatasetError, LabelSetError, ModelError
 from panoptic_ros.evaluation.intersections import Intersections
 from panoptic_ros.evaluation.overlap import ClassOverlap
 from panoptic_ros.evaluation.quality import PanopticQuality
-from panoptic_ros.evaluation.report import as_json, summary_table
+from panoptic_ros.evaluation.report import as_json, finite_or_none, summary_table
 from panoptic_ros.evaluation.video import VideoQuality
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
@@ -122,7 +121,9 @@ def _measure(
     table = summary_table(result)
     if recording.bag.note('is_video') != 'false':
         of_video = video.result()
-        figures['video'] = {name: finite(getattr(of_video, name)) for name in VIDEO_FIGURES}
+        figures['video'] = {
+            name: finite_or_none(getattr(of_video, name)) for name in VIDEO_FIGURES
+        }
         table += '\n' + '  '.join(f'{n} {getattr(of_video, n):.1f}' for n in VIDEO_FIGURES)
     return Quality(figures, table)
 

@@ -15,7 +15,6 @@ from panoptic_ros import __version__
 from panoptic_ros.benchmark.bags import IMAGE
 from panoptic_ros.benchmark.cdr import message_class
 from panoptic_ros.benchmark.client import Client
-from panoptic_ros.benchmark.figures import finite
 from panoptic_ros.benchmark.replay.node import NodeUnderTest
 from panoptic_ros.benchmark.replay.options import Options
 from panoptic_ros.benchmark.replay.recording import Recording
@@ -28,6 +27,7 @@ from panoptic_ros.benchmark.replay.trial import (
     stage_table,
 )
 from panoptic_ros.errors import ModelError
+from panoptic_ros.evaluation.report import finite_or_none
 from panoptic_ros.model import Model
 from panoptic_ros.ros.messages import decode_compressed_image
 
@@ -111,7 +111,10 @@ class Report:
             'peak_rate_hz': session.peak_hz,
             'peak_max_dropped_percent': 100 * MAX_DROPPED,
             'peak_search': [
-                {'rate_hz': t.asked_hz, 'dropped_percent': finite(100 * t.dropped_fraction)}
+                {
+                    'rate_hz': t.asked_hz,
+                    'dropped_percent': finite_or_none(100 * t.dropped_fraction),
+                }
                 for t in session.tried
             ],
             'trials': [trial.as_json() for trial in session.trials],

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from panoptic_ros.benchmark.client import Client
-from panoptic_ros.benchmark.figures import finite
 from panoptic_ros.benchmark.processes import NodeLostError
 from panoptic_ros.benchmark.replay.node import NodeUnderTest, find_outputs, find_targets
 from panoptic_ros.benchmark.replay.options import AS_FAST, RECORDED, TRIAL_SECONDS, Options
@@ -21,6 +20,7 @@ from panoptic_ros.benchmark.replay.recording import Recording
 from panoptic_ros.benchmark.replay.trial import MAX_DROPPED, Trial, find_peak
 from panoptic_ros.benchmark.replay.trials import TrialRunner
 from panoptic_ros.errors import BagError
+from panoptic_ros.evaluation.report import finite_or_none
 
 TRIES = 2
 """A rate is too high if it fails so often: other load on the machine only makes it worse."""
@@ -138,7 +138,7 @@ class Session:
             return False
 
         guess_hz = 0.9 * fastest.frame_rate_hz
-        peak_hz = find_peak(holds, finite(guess_hz) or GUESS_HZ)
+        peak_hz = find_peak(holds, finite_or_none(guess_hz) or GUESS_HZ)
         if self.is_interrupted:
             return
         if peak_hz is not None:

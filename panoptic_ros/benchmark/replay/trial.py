@@ -15,11 +15,11 @@ import numpy as np
 from panoptic_ros.benchmark.figures import (
     P_COLUMNS,
     distribution,
-    finite,
     mean_rate_hz,
     number,
     percentile_table,
 )
+from panoptic_ros.evaluation.report import finite_or_none
 
 MISSING = 0
 """Value in ``received_ns`` of an output that did not come."""
@@ -137,20 +137,20 @@ class Trial:
         return {
             'name': self.name,
             'asked_rate_hz': self.asked_hz,
-            'publish_rate_hz': finite(self.publish_rate_hz),
-            'frame_rate_hz': finite(self.frame_rate_hz),
+            'publish_rate_hz': finite_or_none(self.publish_rate_hz),
+            'frame_rate_hz': finite_or_none(self.frame_rate_hz),
             'frames_published': self.published,
             'frames_answered': self.answered,
             'frames_dropped': self.published - self.answered,
-            'dropped_percent': finite(100 * self.dropped_fraction),
+            'dropped_percent': finite_or_none(100 * self.dropped_fraction),
             'latency_ms': {
                 topic: distribution(self.latency_ms(at)) for at, topic in enumerate(self.topics)
             },
             'stages_ms': {name: distribution(self.stage(name)) for name in self.stages},
-            'cpu_percent': finite(self.cpu_percent),
+            'cpu_percent': finite_or_none(self.cpu_percent),
             'resident_mb': {
-                'start': finite(memory_mb[0]) if len(memory_mb) else None,
-                'end': finite(memory_mb[-1]) if len(memory_mb) else None,
+                'start': finite_or_none(memory_mb[0]) if len(memory_mb) else None,
+                'end': finite_or_none(memory_mb[-1]) if len(memory_mb) else None,
             },
         }
 
