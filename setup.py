@@ -22,7 +22,7 @@ REQUIRES = [
     'pyyaml>=6',
     'pillow>=9.1',  # reduces pictures as the models of others were trained to see them
     'tqdm>=4.60',
-    'onnxruntime>=1.17',
+    'onnxruntime>=1.18',
     f'openvino>=2025; {X86}',
 ]
 

@@ -13,12 +13,17 @@ import numpy as np
 from panoptic_ros.engines import EngineDescription, check_image
 from panoptic_ros.engines.batching import with_batch
 from panoptic_ros.engines.golden import require_golden
+from panoptic_ros.engines.grid_samples import widen_grid_samples
 from panoptic_ros.errors import EngineError, ModelError
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec
 
 CUDA = 'CUDAExecutionProvider'
 CPU = 'CPUExecutionProvider'
+CUDA_OPTIONS = {'use_tf32': '0'}
+"""float32 files compute in float32: TF32, the default of the provider, has 10 bits only and can
+change classes. The fast file is the float16 one."""
+
 _DTYPES = {
     'tensor(uint8)': 'uint8',
     'tensor(int32)': 'int32',
@@ -255,8 +260,12 @@ def _create_session(
     if not use_cuda:
         return onnxruntime.InferenceSession(network, options, [CPU]), ''
     why_not = 'not asked for'
-    if use_graph:
-        with_graph = [(CUDA, {'enable_cuda_graph': '1'}), CPU]
+    with_graph = [(CUDA, {**CUDA_OPTIONS, 'enable_cuda_graph': '1'}), CPU]
+    for change in (None, widen_grid_samples) if use_graph else ():
+        changed = change(network) if change else network
+        if changed is None:
+            continue
+        network = changed
         try:
             session = onnxruntime.InferenceSession(network, options, with_graph)
         except errors as error:
@@ -266,7 +275,8 @@ def _create_session(
             if _has_fixed_sizes(_specs(session.get_outputs())):
                 return session, 'CUDA graph'
             why_not = 'the sizes of its outputs change'
-    session = onnxruntime.InferenceSession(network, options, [CUDA, CPU])
+            break
+    session = onnxruntime.InferenceSession(network, options, [(CUDA, CUDA_OPTIONS), CPU])
     return session, f'no CUDA graph: {why_not}'
 
 

@@ -51,3 +51,43 @@ def test_cuda_that_does_not_load_leaves_the_cpu(tiny_model, monkeypatch):
     assert engine.description.precision == 'float32'
     assert 'the CUDA provider does not load' in engine.description.reason
     engine.close()
+
+
+def test_the_cuda_provider_computes_float32_without_tf32(tiny_model, monkeypatch):
+    """With a CUDA graph, and without one where the provider cannot run all nodes."""
+    asked = []
+    load = ort.InferenceSession
+
+    def record(network, options, providers):
+        (name, settings), *others = providers
+        asked.append((name, dict(settings), others))
+        if 'enable_cuda_graph' in settings:
+            raise engine_module._runtime_errors()[0]('not all nodes')
+        return load(network, options, others)
+
+    monkeypatch.setattr(ort, 'InferenceSession', record)
+    engine_module.OnnxRuntimeEngine(Model.load(tiny_model), use_cuda=True).close()
+    cuda, cpu = 'CUDAExecutionProvider', ['CPUExecutionProvider']
+    assert asked == [
+        (cuda, {'use_tf32': '0', 'enable_cuda_graph': '1'}, cpu),
+        (cuda, {'use_tf32': '0'}, cpu),
+    ]
+
+
+def test_float16_samples_are_widened_where_they_keep_a_cuda_graph_from_being_made(
+    tiny_model, monkeypatch
+):
+    tried = []
+    load = ort.InferenceSession
+    path = Model.load(tiny_model).onnx_path()
+
+    def refuse_the_file(network, options, providers):
+        tried.append(network)
+        if network == path:
+            raise engine_module._runtime_errors()[0]('not all nodes')
+        return load(path, options, providers[1:])
+
+    monkeypatch.setattr(ort, 'InferenceSession', refuse_the_file)
+    monkeypatch.setattr(engine_module, 'widen_grid_samples', lambda network: b'widened')
+    engine_module.OnnxRuntimeEngine(Model.load(tiny_model), use_cuda=True).close()
+    assert tried == [path, b'widened']
