@@ -96,6 +96,7 @@ COMMANDS = (
         'run the node for long on all kinds of input and check that nothing is lost or leaks',
         'ros',
     ),
+    Command('tune', 'panoptic_ros.cli.tune', "choose the thresholds of a model's fusion"),
     Command('evaluate', 'panoptic_ros.cli.evaluate', 'measure a model on a data set'),
     Command(
         'build-engine',

@@ -253,6 +253,18 @@ def write_metrics(folder: str | Path, metrics: Iterable[Metric]) -> None:
     _write_card(folder, replace(card, metrics=tuple(metrics)))
 
 
+def write_thresholds(model: Model, fusion: Mapping[str, float | str], how: str) -> ModelCard:
+    """Replace the thresholds of a model's card and return it.
+
+    ``how`` is the command that chose them, for the provenance.
+    """
+    card = replace(
+        model.card, fusion=dict(fusion), provenance={**model.card.provenance, 'thresholds': how}
+    )
+    _write_card(model.folder, card)
+    return card
+
+
 def _find(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     if isinstance(name_or_path, str) and re.fullmatch(r'\w[\w.-]*', text):
