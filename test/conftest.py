@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panoptic_ros.model import write_model
+from panoptic_ros.model import Model, add_onnx, write_model
 
 # Property tests need hypothesis, for which rosdep has no key on some platforms.
 if importlib.util.find_spec('hypothesis') is None:
@@ -275,6 +275,15 @@ def own_tiny_query_model(tmp_path: Path) -> Path:
         fusion={'score_threshold': 0.4, 'logit_grid': 48},
     )
     return tmp_path / 'tiny_queries'
+
+
+@pytest.fixture
+def own_tiny_query_model_float16(own_tiny_query_model: Path) -> Path:
+    """Return the same folder with a float16 file."""
+    source = own_tiny_query_model.with_name('float16.onnx')
+    build_tiny_query_onnx(source, 'float16')
+    add_onnx(Model.load(own_tiny_query_model), 'float16', source)
+    return own_tiny_query_model
 
 
 def build_tiny_mask_onnx(path: Path) -> None:

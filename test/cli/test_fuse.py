@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from panoptic_ros import cli
+from panoptic_ros.cli.engine import fuse as fuse_module
 from panoptic_ros.cli.engine import gpu_report
-from panoptic_ros.cli.engine.fuse import fuse_or_hint
+from panoptic_ros.cli.engine.fuse import fuse, fuse_or_hint
 from panoptic_ros.engines import open_engine
+from panoptic_ros.errors import ModelError
 from panoptic_ros.image_files import write_image
 from panoptic_ros.model import Model
+from panoptic_ros.segmenter import card_fusion
 
 pytest.importorskip('onnx', reason='onnx rewrites the file')
 
@@ -36,6 +39,35 @@ def test_a_model_that_was_just_written_is_fused_on_request(own_tiny_model):
     fused = Model.load(own_tiny_model)
     assert fused.card.fused == ('float16',)
     assert fuse_or_hint(fused, is_wanted=False) == ''
+
+
+@pytest.fixture
+def query_model(own_tiny_query_model_float16):
+    return Model.load(own_tiny_query_model_float16)
+
+
+def test_models_of_queries_are_fused_unless_this_is_refused(query_model):
+    assert 'moves it to the GPU' in fuse_or_hint(query_model, is_wanted=False)
+    assert Model.load(query_model.folder).card.fused == ()
+    assert 'owner uint8' in fuse_or_hint(query_model, is_wanted=None)
+    assert Model.load(query_model.folder).card.fused == ('float16',)
+
+
+def test_models_of_centres_are_not_fused_by_default(own_tiny_model):
+    assert 'moves it to the GPU' in fuse_or_hint(Model.load(own_tiny_model), is_wanted=None)
+    assert Model.load(own_tiny_model).card.fused == ()
+
+
+def test_a_fused_file_with_another_map_is_not_kept(query_model, monkeypatch):
+    before = query_model.onnx_path('float16').read_bytes()
+    no_car = replace(card_fusion(query_model), score_threshold=0.95)
+    monkeypatch.setattr(fuse_module, 'card_fusion', lambda model: no_car)
+    with pytest.raises(ModelError, match=r'gives another map for the golden picture: semantic'):
+        fuse(query_model)
+    after = Model.load(query_model.folder)
+    assert after.card.fused == ()
+    assert after.onnx_path('float16').read_bytes() == before
+    assert 'the CPU makes the map of each frame: the fused' in fuse_or_hint(after, None)
 
 
 def test_without_a_gpu_one_sentence_names_what_is_missing(capsys, tmp_path):
