@@ -72,6 +72,23 @@ def displays() -> list[dict[str, Any]]:
     return [d for d in found if d['Class'] in TYPE_OF_DISPLAY]
 
 
+@pytest.mark.parametrize('view', ['segment_optical.rviz', 'segment_forward.rviz'])
+def test_every_image_has_a_place_in_the_window(view: str) -> None:
+    """rviz shows an image without a place as a dock of its own, and a dock that is shown enables
+    its display (``visualization_frame.cpp``, ``addPane``; ``display.cpp``)."""
+    config = yaml.safe_load(resource('config', view).read_text(encoding='utf-8'))
+    state = bytes.fromhex(config['Window Geometry']['QMainWindow State'])
+    names = [
+        display['Name']
+        for display in config['Visualization Manager']['Displays']
+        if display['Class'] == 'rviz_default_plugins/Image'
+    ]
+    for name in (*names, 'Displays'):
+        text = name.encode('utf-16-be')  # a QString: its length in bytes, then its characters
+        assert len(text).to_bytes(4, 'big') + text in state, name
+    assert len(names) == 5
+
+
 def topic_of(display: dict[str, Any]) -> str:
     return '/robot' + display['Topic']['Value']
 

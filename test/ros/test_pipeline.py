@@ -64,7 +64,7 @@ class Approach:
         (data,) = [message for sent, message in self.last if sent == f'~/{topic}']
         markers = deserialize_message(data, MarkerArray).markers
         (text,) = [m.text for m in markers if m.type == Marker.TEXT_VIEW_FACING]
-        return text.removesuffix(', on road')
+        return text.removesuffix('\non road')
 
 
 SUBSETS = list(chain.from_iterable(combinations(TOPICS, n) for n in range(1, len(TOPICS) + 1)))
@@ -93,7 +93,7 @@ def test_an_approaching_car_has_its_speed_and_its_time_to_collision(alone: Appro
     assert name == 'car 1'
     # At 13.25 m, to 1.5 m, at 5 m/s.
     assert seconds == pytest.approx(2.35, abs=0.3)
-    speed = float(alone.text('markers').rpartition(', ')[2].removesuffix(' m/s'))
+    speed = float(alone.text('markers').rpartition('\n')[2].removesuffix(' m/s'))
     assert speed == pytest.approx(SPEED_M_S, abs=0.5)
 
 

@@ -203,7 +203,7 @@ def test_objects_say_what_they_stand_on(ask) -> None:
     answer = ask(MarkerArray, 'objects')
     found = texts(answer)
     assert len(found) == 2
-    assert all(text.startswith('car ') and text.endswith(', on road') for text in found)
+    assert all(text.startswith('car ') and text.endswith('\non road') for text in found)
     boxes = [m for m in answer.markers if m.type == Marker.CUBE and m.action == Marker.ADD]
     assert [box.ns for box in boxes] == ['car', 'car']
 

@@ -1,4 +1,4 @@
-"""Objects in space as rviz markers: a box and a line of text each."""
+"""Objects in space as rviz markers: a box and a text each."""
 
 import math
 from collections.abc import Sequence
@@ -37,10 +37,10 @@ def object_markers(
     velocity_m_s: np.ndarray | None = None,
     carried_by: Sequence[str] = (),
 ) -> list[MarkerRow]:
-    """Return a box and a line of text for every object that was placed.
+    """Return a box and a text for every object that was placed.
 
-    The text gives the class, the track id, the distance along the optical axis, how the object was
-    placed, and its speed relative to the camera.
+    The lines of the text give the class and the track id; the distance along the optical axis and
+    how the object was placed; and, if known, its speed relative to the camera and its support.
 
     Parameters
     ----------
@@ -53,14 +53,14 @@ def object_markers(
     velocity_m_s
         float [n, 3], relative to the camera, NaN where unknown; None if all are unknown.
     carried_by
-        Support of each object, '' where unknown; appended to the text.
+        Support of each object, '' where unknown.
     """
     placed = np.flatnonzero(placement.method != PlacedBy.NOTHING)
     class_id = things.class_id[placed]
     color_rgba = np.full((len(placed), 4), BOX_OPACITY)
     color_rgba[:, :3] = label_set.colors_rgb[class_id] / 255
     position_m, size_m = placement.position_m[placed], placement.size_m[placed]
-    above_m = position_m - ground.down * (size_m[:, 1:2] / 2 + TEXT_HEIGHT_M)
+    above_m = position_m - ground.down * (size_m[:, 1:2] / 2 + 1.5 * TEXT_HEIGHT_M)
     endings = _endings(len(things), velocity_m_s, carried_by)
     markers = []
     for class_number, track_id, color, position, turn, size, above, method, row in zip(
@@ -76,7 +76,7 @@ def object_markers(
         strict=True,
     ):
         name = label_set.names[class_number]
-        text = f'{name} {track_id}: {position[2]:.1f} m, {_HOW[method]}{endings[row]}'
+        text = f'{name} {track_id}\n{position[2]:.1f} m, {_HOW[method]}{endings[row]}'
         markers += (
             MarkerRow(name, track_id, Marker.CUBE, position, turn, size, color),
             MarkerRow(
@@ -94,13 +94,13 @@ def object_markers(
 
 
 def _endings(count: int, velocity_m_s: np.ndarray | None, carried_by: Sequence[str]) -> list[str]:
-    """Return the ends of the texts: speed and support."""
+    """Return the last lines of the texts: speed and support."""
     endings = [''] * count
     if velocity_m_s is not None:
         speeds_m_s = np.linalg.norm(velocity_m_s, axis=1).tolist()
-        endings = ['' if math.isnan(speed) else f', {speed:.1f} m/s' for speed in speeds_m_s]
+        endings = ['' if math.isnan(speed) else f'\n{speed:.1f} m/s' for speed in speeds_m_s]
     if carried_by:
-        names = [f', on {name}' if name else '' for name in carried_by]
+        names = [f'\non {name}' if name else '' for name in carried_by]
         endings = [ending + name for ending, name in zip(endings, names, strict=True)]
     return endings
 

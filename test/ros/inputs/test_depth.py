@@ -112,8 +112,8 @@ def texts(answer: MarkerArray) -> list[str]:
     return sorted(m.text for m in answer.markers if m.text and m.action == Marker.ADD)
 
 
-SPEED = re.compile(r', measured, (\S+) m/s$')
-ARE_MEASURED = ['car 1: 4.0 m, measured', 'car 2: 4.0 m, measured']
+SPEED = re.compile(r', measured\n(\S+) m/s$')
+ARE_MEASURED = ['car 1\n4.0 m, measured', 'car 2\n4.0 m, measured']
 
 
 def wait_for_measured(peer, exchange, depth, **arguments) -> MarkerArray:

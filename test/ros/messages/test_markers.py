@@ -82,19 +82,19 @@ def test_box_and_text_of_an_object() -> None:
     assert 0 < box.color.a < 1
     assert (box.lifetime.sec, box.lifetime.nanosec) == (1, 250_000_000)
     assert (text.ns, text.id, text.type) == ('text', 41, Marker.TEXT_VIEW_FACING)
-    assert text.text == 'car 41: 10.0 m, on the ground'
-    assert text.pose.position.y == pytest.approx(0.5 - 0.75 - TEXT_HEIGHT_M)
+    assert text.text == 'car 41\n10.0 m, on the ground'
+    assert text.pose.position.y == pytest.approx(0.5 - 0.75 - 1.5 * TEXT_HEIGHT_M)
     assert text.color.a == 1.0
 
 
 def test_the_assumption_is_stated() -> None:
     _, text = markers(things((PERSON, 1)), placement(PlacedBy.KNOWN_HEIGHT))
-    assert text.text == 'person 1: 10.0 m, by its height'
+    assert text.text == 'person 1\n10.0 m, by its height'
 
 
 def test_what_depth_has_measured_is_said() -> None:
     _, text = markers(things((PERSON, 1)), placement(PlacedBy.DEPTH))
-    assert text.text == 'person 1: 10.0 m, measured'
+    assert text.text == 'person 1\n10.0 m, measured'
 
 
 def test_a_known_speed_is_said() -> None:
@@ -103,7 +103,7 @@ def test_a_known_speed_is_said() -> None:
     velocity_m_s = np.array([[0.0, 3.0, -4.0], [1.0, 1.0, 1.0], [np.nan] * 3])
     found = object_markers(two, places, GroundPlane(1.5), LABELS, velocity_m_s)
     texts = [row.text for row in found if row.text]
-    assert texts == ['person 1: 10.0 m, measured, 5.0 m/s', 'car 3: 10.0 m, measured']
+    assert texts == ['person 1\n10.0 m, measured\n5.0 m/s', 'car 3\n10.0 m, measured']
 
 
 def test_boxes_stand_upright_when_the_camera_looks_down() -> None:
@@ -127,8 +127,8 @@ def test_what_an_object_stands_on_ends_its_text() -> None:
     carried_by = ['table 9', 'road', '']
     found = object_markers(objects, places, GroundPlane(1.5), LABELS, carried_by=carried_by)
     assert [row.text for row in found if row.text] == [
-        'car 2: 10.0 m, on the ground, on road',
-        'car 3: 10.0 m, on the ground',
+        'car 2\n10.0 m, on the ground\non road',
+        'car 3\n10.0 m, on the ground',
     ]
 
 
