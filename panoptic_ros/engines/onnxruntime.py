@@ -130,7 +130,7 @@ class OnnxRuntimeEngine:
     ) -> None:
         import onnxruntime
 
-        self._errors = _runtime_errors()
+        self._errors = runtime_errors()
         path = model.onnx_path(precision)
         network = path if batch == 1 else with_batch(path, batch)
         try:
@@ -303,7 +303,8 @@ def _closed(image: np.ndarray) -> list[np.ndarray]:
     raise EngineError('the onnxruntime engine is closed; open another one')
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions of ONNX Runtime."""
     # They have no base of their own, so all of them are named by taking them from their module.
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -9,6 +9,8 @@ import numpy as np
 import onnxruntime
 
 from panoptic_ros.engines.golden import compare_golden_queries
+from panoptic_ros.engines.onnxruntime import runtime_errors
+from panoptic_ros.errors import ModelError
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.fusion import Fusion, heads_of
 from panoptic_ros.labels import LabelSet
@@ -55,12 +57,20 @@ class Judged:
 
 
 class OnnxFile:
-    """An ONNX file in ONNX Runtime, for comparisons."""
+    """An ONNX file in ONNX Runtime, for comparisons.
+
+    Raises ModelError if ONNX Runtime cannot load it.
+    """
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
+        except runtime_errors() as error:
+            raise ModelError(
+                f'ONNX Runtime cannot load {path.name}: {" ".join(str(error).split())}'
+            ) from error
         self._names = [output.name for output in self._session.get_outputs()]
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -35,11 +35,15 @@ def to_float16(network: Deployed, keep_float32: Collection[str] = ()) -> Deploye
     """
     half = copy.deepcopy(network).half()
     for name in keep_float32:
-        module = half.get_submodule(name)
-        module.float()
-        module.register_forward_pre_hook(_cast_inputs, with_kwargs=True)
-        module.register_forward_hook(_cast_outputs)
+        keep_in_float32(half.get_submodule(name))
     return half
+
+
+def keep_in_float32(module: nn.Module) -> None:
+    """Let a module of a float16 network compute in float32, with float16 around it."""
+    module.float()
+    module.register_forward_pre_hook(_cast_inputs, with_kwargs=True)
+    module.register_forward_hook(_cast_outputs)
 
 
 def _cast_inputs(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -8,8 +8,20 @@ import torch
 
 from panoptic_ros.errors import ModelError
 from panoptic_ros.importing.agreement import Judged, compare, infer_all
-from panoptic_ros.importing.export import export_onnx, large_float32, publish_onnx, to_float16
-from panoptic_ros.importing.half import find_overflows, is_kept, modules_to_keep, narrow_sums
+from panoptic_ros.importing.export import (
+    export_onnx,
+    keep_in_float32,
+    large_float32,
+    publish_onnx,
+    to_float16,
+)
+from panoptic_ros.importing.half import (
+    find_overflows,
+    is_kept,
+    mixing_module,
+    modules_to_keep,
+    narrow_sums,
+)
 from panoptic_ros.importing.network import OUTPUTS, Deployed
 
 LARGEST_EXPORT_DIFFERENCE = 1e-3
@@ -91,21 +103,21 @@ class Exporter:
         kept = modules_to_keep(traced, overflows, self._network)
         for overflow in overflows[:8]:
             self._say(f'too large for float16: {overflow}')
-        if '' in kept:
-            note = 'left out: its outputs overflow, so the whole network would stay in float32'
-            self._say(f'float16 file {note}')
-            return None, note
+        half = None if '' in kept else self._to_float16(kept)
+        if half is None or '' in kept:
+            return self._left_out('the whole network would stay in float32')
         self._say('exporting float16' + self._staying(kept) + ' ...')
         path = folder / 'traced.float16.onnx'
-        self._export(to_float16(self._network, kept), path)
-        narrow_sums(path, kept)
-        found = infer_all(path, self._images)
+        try:
+            self._export(half, path)
+            narrow_sums(path, kept)
+            found = infer_all(path, self._images)
+        except ModelError as error:
+            return self._left_out(str(error))
         agreement = compare(found, expected, self._judged)
         self._say(f'float16 file against float32: {agreement}')
         if agreement.has_collapsed:
-            note = f'left out, it collapsed: {agreement}'
-            self._say(f'float16 file {note}')
-            return None, note
+            return self._left_out(f'it collapsed: {agreement}')
         wide = {
             module: size
             for module, size in large_float32(path).items()
@@ -117,6 +129,22 @@ class Exporter:
         target = folder / 'float16.onnx'
         publish_onnx(path, target)
         return target, f'against float32: {agreement}{self._staying(kept)}'
+
+    def _left_out(self, reason: str) -> tuple[None, str]:
+        note = f'left out: {reason}'
+        self._say(f'float16 file {note}')
+        return None, note
+
+    def _to_float16(self, kept: set[str]) -> Deployed:
+        """Return the network in float16; add modules that must not be to those that are kept."""
+        half = to_float16(self._network, kept)
+        while (name := mixing_module(half, self._judged.size_wh)) is not None:
+            if is_kept(name, kept):
+                break  # it fails for another reason, which the export will name
+            self._say(f'mixes float16 and float32: {name or "the network"}')
+            keep_in_float32(half.get_submodule(name))
+            kept.add(name)
+        return half
 
     def _staying(self, kept: set[str]) -> str:
         return f', {", ".join(sorted(kept))} stays in float32' if kept else ''

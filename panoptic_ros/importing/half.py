@@ -1,4 +1,4 @@
-"""Which modules of a network cannot compute in float16, from the values they compute."""
+"""Which modules of a network cannot compute in float16."""
 
 import math
 from collections import Counter, defaultdict
@@ -9,8 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 
 from panoptic_ros.importing.export import module_of
 
@@ -135,6 +141,29 @@ def modules_to_keep(path: Path, overflows: Sequence[Overflow], network: nn.Modul
             module = _parent(module, network)
         kept.add(module)
     return {m for m in kept if not any(m != other and _is_inside(m, other) for other in kept)}
+
+
+def mixing_module(half: nn.Module, size_wh: tuple[int, int]) -> str | None:
+    """Return the innermost module of a float16 network in which torch fails; None if none does.
+
+    Products of a float16 and a float32 matrix are what fails, for example where a network makes
+    the mask of its attention in float32. Nothing is computed.
+    """
+    names = {module: name for name, module in half.named_modules()}
+    running: list[str] = []
+    hooks = [
+        register_module_forward_pre_hook(lambda module, args: running.append(names[module])),
+        register_module_forward_hook(lambda module, args, output: (running.pop(), None)[1]),
+    ]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            half(torch.zeros(1, size_wh[1], size_wh[0], 3, dtype=torch.uint8))
+    except RuntimeError:
+        return running[-1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return None
 
 
 def narrow_sums(path: Path, keep_float32: Collection[str] = ()) -> None:

@@ -62,7 +62,7 @@ def test_the_cuda_provider_computes_float32_without_tf32(tiny_model, monkeypatch
         (name, settings), *others = providers
         asked.append((name, dict(settings), others))
         if 'enable_cuda_graph' in settings:
-            raise engine_module._runtime_errors()[0]('not all nodes')
+            raise engine_module.runtime_errors()[0]('not all nodes')
         return load(network, options, others)
 
     monkeypatch.setattr(ort, 'InferenceSession', record)
@@ -84,7 +84,7 @@ def test_float16_samples_are_widened_where_they_keep_a_cuda_graph_from_being_mad
     def refuse_the_file(network, options, providers):
         tried.append(network)
         if network == path:
-            raise engine_module._runtime_errors()[0]('not all nodes')
+            raise engine_module.runtime_errors()[0]('not all nodes')
         return load(path, options, providers[1:])
 
     monkeypatch.setattr(ort, 'InferenceSession', refuse_the_file)
