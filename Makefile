@@ -58,7 +58,7 @@ lint: $(VENV)/.with-test
 # decode function of pycocotools for that of Python 2.
 types: $(VENV)/.with-test
 	$(BIN)/vermin --target=3.10- --exclude str.decode --no-tips --violations --quiet test launch setup.py
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy
 
 # Fast tests start no other program (marker "process", see test/support/processes.py) and take
 # seconds at most (marker "slow").
