@@ -247,7 +247,7 @@ def _open_device(name: str, path: Path) -> Pictures:
     if number is None or not path.exists():
         known = ', '.join(sorted(map(str, Path('/dev').glob('video[0-9]*')))) or 'none'
         raise SourceError(
-            f'device {name!r} {"is no camera" if path.exists() else "does not exist"}; cameras '
+            f'device {name!r} {"is not a camera" if path.exists() else "does not exist"}; cameras '
             f'that are connected: {known}'
         )
     return _open_camera(name, int(number[1]))

@@ -89,7 +89,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def _check_npy(file: IO[bytes], member: zipfile.ZipInfo) -> None:
     """Raise ValueError if an array has Python objects or another size than its header states."""
     if not member.filename.endswith('.npy'):
-        raise ValueError(f'{member.filename!r} is no array')
+        raise ValueError(f'{member.filename!r} is not an array')
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -157,7 +157,7 @@ def _proto_fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]
             length, at = _varint(content, at)
             value, at = content[at : at + length], at + length
         else:
-            raise ValueError(f'byte {at} is no protobuf')
+            raise ValueError(f'byte {at} is not protobuf')
         if at > len(content):
             raise ValueError('it is cut short')
         yield number, value
@@ -173,4 +173,4 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
-    raise ValueError(f'byte {at} is no protobuf')
+    raise ValueError(f'byte {at} is not protobuf')

@@ -330,7 +330,7 @@ def test_a_device_that_is_not_connected(source):
 
 
 def test_a_device_that_is_no_camera():
-    with pytest.raises(SourceError, match="device '/dev/null' is no camera; cameras that are"):
+    with pytest.raises(SourceError, match="device '/dev/null' is not a camera; cameras that are"):
         open_pictures('/dev/null')
 
 

@@ -142,13 +142,13 @@ class BagReader:
             )
         if path.is_dir() and not (path / 'metadata.yaml').is_file():
             raise BagError(
-                f'folder {text!r} has no metadata.yaml: it is no recording, or was not closed '
+                f'folder {text!r} has no metadata.yaml: it is not a recording, or was not closed '
                 'properly; name its .mcap or .db3 file, or run ros2 bag reindex'
             )
         if path.is_file() and path.suffix not in ('.mcap', '.db3'):
             raise BagError(
-                f'{text!r} is no recording; expected a folder that ros2 bag record made, an .mcap '
-                'file or a .db3 file'
+                f'{text!r} is not a recording; expected a folder that ros2 bag record made, an '
+                '.mcap file or a .db3 file'
             )
 
     @contextmanager

@@ -88,7 +88,7 @@ class Check:
         return bool(self.skipped) or (self.looked > 0 and not self.broken)
 
     def add(self, fault: str = '') -> None:
-        """Count one check; an empty text is no fault."""
+        """Count one check; an empty text means no fault."""
         self.looked += 1
         if fault:
             self.broken += 1

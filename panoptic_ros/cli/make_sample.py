@@ -167,6 +167,6 @@ def _strips(height: int) -> Iterator[tuple[int, int]]:
 def _size(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', text):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no size; expected for example 4096x4096, or 192x160x64 for a volume'
+            f'{text!r} is not a size; expected for example 4096x4096, or 192x160x64 for a volume'
         )
     return tuple(int(part) for part in text.split('x'))

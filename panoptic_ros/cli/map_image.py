@@ -203,7 +203,7 @@ def plan_from(args: argparse.Namespace, source: Path, model: Model) -> PlannedMa
 def _sources(source: Path) -> list[Path]:
     if not source.is_dir():
         return [source]
-    # Results of an earlier run are no pictures.
+    # Results of an earlier run are not pictures.
     found = [
         path
         for path in sorted(source.rglob('*'))
@@ -263,7 +263,9 @@ def _rate(text: str) -> float:
     except ValueError:
         value = float('nan')
     if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f'{text!r} is no rate; expected frames a second above 0')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a rate; expected frames per second above 0'
+        )
     return value
 
 
@@ -271,7 +273,7 @@ def _window(text: str) -> tuple[int, int]:
     found = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
     if not found or min(int(n) for n in found.groups(found[1])) < 2:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no window; expected pixels, for example 256 or 640x384'
+            f'{text!r} is not a window; expected pixels, for example 256 or 640x384'
         )
     width, height = (int(n) for n in found.groups(found[1]))
     return width, height

@@ -154,7 +154,7 @@ def _remapping(text: str) -> tuple[str, str]:
     name, _, target = text.partition(':=')
     if not name.startswith('/') or (target and not target.startswith('/')):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no topic such as /camera/image_raw, and no two such as /a:=/b'
+            f'{text!r} is not a topic such as /camera/image_raw or a remapping such as /a:=/b'
         )
     return name, target
 
@@ -162,11 +162,13 @@ def _remapping(text: str) -> tuple[str, str]:
 def _parameter(text: str) -> tuple[str, object]:
     name, separator, value = text.partition(':=')
     if not name or not separator:
-        raise argparse.ArgumentTypeError(f'{text!r} is no parameter such as overlay_opacity:=1.0')
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not a parameter such as overlay_opacity:=1.0'
+        )
     try:
         return name, plain_yaml(value.encode())
     except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f'{text!r} has a value that is no YAML') from error
+        raise argparse.ArgumentTypeError(f'{text!r} has a value that is not YAML') from error
 
 
 def own_arguments(arguments: Sequence[str]) -> list[str]:
@@ -200,7 +202,7 @@ def main(args: Sequence[str] | None = None) -> int:
         way_out = 'pip install rosbags matplotlib'
         if importlib.util.find_spec('rclpy') is None:
             way_out = "install ROS 2, or its wheels: pip install 'panoptic_ros[ros,bench]'"
-        print(f'replay_benchmark: there is no {missing} here; {way_out}', file=sys.stderr)
+        print(f'replay_benchmark: {missing} is not installed; {way_out}', file=sys.stderr)
         return USER_ERROR
     with StopSignal() as stop:
         try:

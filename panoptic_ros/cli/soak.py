@@ -57,6 +57,6 @@ def _phases(text: str) -> tuple[str, ...]:
     unknown = [name for name in names if name not in PHASES]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f'{unknown[0]!r} is no phase; expected some of {", ".join(PHASES)}'
+            f'{unknown[0]!r} is not a phase; expected some of {", ".join(PHASES)}'
         )
     return names

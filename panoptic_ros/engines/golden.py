@@ -95,7 +95,7 @@ class QueryDifference:
     masks
         Mean difference of the mask probabilities.
     others
-        By how much an object that is no golden one exceeds the least likely golden object.
+        By how much another object exceeds the least likely golden object.
     """
 
     classes: float

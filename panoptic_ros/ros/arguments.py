@@ -32,7 +32,7 @@ def field_of_view_deg(text: str) -> float:
         value = float('nan')
     if not 0 <= value <= MAX_FIELD_OF_VIEW_DEG:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no field of view of a pinhole camera; expected 0 to '
+            f'{text!r} is not a field of view of a pinhole camera; expected 0 to '
             f'{MAX_FIELD_OF_VIEW_DEG:g} degrees, 0 for no calibration'
         )
     return value

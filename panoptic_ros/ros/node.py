@@ -112,7 +112,11 @@ class SegmentNode(LifecycleNode):
         self.abandoned: int | None = None
         self.failure: BaseException | None = None
         self._load = load
-        self._parameters_of_node = NodeParameters(self)
+        try:
+            self._parameters_of_node = NodeParameters(self)
+        except ParameterError:
+            self.destroy_node()  # before the context ends, or the process may crash
+            raise
         self._session: Session | None = None
         self._is_enabled = True
         if SetBool is not None:

@@ -62,7 +62,7 @@ class NodeParameters:
     label_set
         Classes of the model while the node is configured, else None.
     unknown
-        Names given at start that are no parameter of this node; ROS ignores them silently.
+        Names given at start that are not parameters of this node; ROS ignores them silently.
 
     Raises ParameterError if a value given at start has the wrong type or is out of range.
     """

@@ -467,7 +467,7 @@ class Tuning:
         return Region.parse(self.roi) if self.roi else None
 
     def unknown_class(self, label_set: LabelSet) -> str:
-        """Return an error for a name in ``classes`` that is no class, else ''."""
+        """Return an error for a name in ``classes`` that is not a class, else ''."""
         unknown = [name for name in listed(self.classes) if name not in label_set.names]
         if not unknown:
             return ''

@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     [
         (lambda path: None, 'does not exist; expected a folder'),
         (lambda path: path.mkdir(), 'has no metadata.yaml'),
-        (lambda path: path.write_text('hello'), 'is no recording'),
+        (lambda path: path.write_text('hello'), 'is not a recording'),
     ],
 )
 def test_what_is_no_recording(tmp_path, make, match):

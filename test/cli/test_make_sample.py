@@ -43,4 +43,4 @@ def test_slide_has_levels_and_a_pixel_size(tmp_path: Path) -> None:
 def test_sizes_are_checked(capsys) -> None:
     with pytest.raises(SystemExit):
         cli.main(['make-sample', 'slide', '--size', 'large'])
-    assert "'large' is no size; expected for example 4096x4096" in capsys.readouterr().err
+    assert "'large' is not a size; expected for example 4096x4096" in capsys.readouterr().err

@@ -106,7 +106,7 @@ def test_bands_are_chosen(write_geotiff) -> None:
     ('options', 'message'),
     [
         (ReadOptions('level3'), r'has no level 3; it has level0 \(60x40\)'),
-        (ReadOptions('3 parsec'), '--resolution: .* is no length'),
+        (ReadOptions('3 parsec'), '--resolution: .* is not a length'),
         (ReadOptions(pixel_size='1m'), 'leave the option out'),
         (ReadOptions(value_range=(5, 5)), '--range 5 5 is empty'),
     ],
@@ -165,5 +165,5 @@ def test_lengths() -> None:
     assert Length.parse('0.5um') == Length(0.5, 'um')
     assert Length.parse('30 cm') == Length(0.3, 'm')
     for text in ('', '5', '-1m', '0m', '1 mile'):
-        with pytest.raises(ValueError, match='is no length'):
+        with pytest.raises(ValueError, match='is not a length'):
             Length.parse(text)

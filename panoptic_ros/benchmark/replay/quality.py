@@ -141,7 +141,7 @@ def _panoptic(data: list[bytes], label_set: LabelSet) -> Panoptic:
     try:
         return Panoptic.from_maps(semantic, instance, label_set)
     except (ValueError, KeyError) as error:
-        raise DatasetError(f'truth or output is no panoptic map: {error}') from error
+        raise DatasetError(f'truth or output is not a panoptic map: {error}') from error
 
 
 def _map(data: bytes) -> np.ndarray:

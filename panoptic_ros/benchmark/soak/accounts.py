@@ -61,7 +61,7 @@ class Usage:
 def usage_faults(cycles: Sequence[Usage]) -> dict[str, str]:
     """Compare the second half of the cycles with the first; returns faults by check.
 
-    An empty text is no fault. Memory is that of the smallest cycle of each half, because
+    An empty text means no fault. Memory is that of the smallest cycle of each half, because
     allocators return more or less from one reload of the engine to the next. For threads and
     handles the last cycle counts.
     """
@@ -102,7 +102,7 @@ class Output:
 def frame_faults(
     counts: Mapping[str, int], outputs: Mapping[str, Output], sent: Counter[str] | None
 ) -> dict[str, str]:
-    """Return faults by check for one phase; an empty text is no fault.
+    """Return faults by check for one phase; an empty text means no fault.
 
     Parameters
     ----------

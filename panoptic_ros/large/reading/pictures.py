@@ -27,7 +27,7 @@ class Length:
         found = re.fullmatch(r'(\d+\.?\d*(?:e-?\d+)?|\.\d+)\s*(um|µm|m|cm|mm)', text.strip())
         value = float(found[1]) if found else 0.0
         if not value > 0:
-            raise ValueError(f'{text!r} is no length; expected for example 0.5um or 0.3m')
+            raise ValueError(f'{text!r} is not a length; expected for example 0.5um or 0.3m')
         unit = found[2].replace('µ', 'u')
         factor = {'mm': 1e-3, 'cm': 1e-2}.get(unit)
         return cls(value * factor, 'm') if factor else cls(value, unit)

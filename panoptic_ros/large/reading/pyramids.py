@@ -72,7 +72,7 @@ def open_pyramid(path: str | Path) -> Pyramid:
     path = Path(path)
     if not path.is_file():
         raise SourceError(
-            f'source {str(path)!r} does not exist or is no file; expected a picture, a GeoTIFF '
+            f'source {str(path)!r} does not exist or is not a file; expected a picture, a GeoTIFF '
             'or a slide'
         )
     if path.suffix.lower() in SLIDE_SUFFIXES:

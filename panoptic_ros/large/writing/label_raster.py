@@ -178,7 +178,7 @@ class LabelRaster:
         if dataset.count != 2 or _LABELS_TAG not in tags:
             dataset.close()
             raise SourceError(
-                f'{str(path)!r} is no label raster; expected labels.tif as panoptic map writes '
+                f'{str(path)!r} is not a label raster; expected labels.tif as panoptic map writes '
                 'it, or a picture and --model'
             )
         content = json.loads(tags[_LABELS_TAG])

@@ -60,7 +60,7 @@ def decode_depth(message: Image, may_be_empty: bool = False) -> np.ndarray:
     layout = _BY_NAME.get(encoding.strip().lower())
     if layout is None:
         raise FrameError(
-            f'encoding {encoding!r} is no depth image; accepted are {", ".join(DEPTH_ENCODINGS)}'
+            f'{encoding!r} is not a depth encoding; accepted are {", ".join(DEPTH_ENCODINGS)}'
         )
     what = f'{encoding} depth of {width}x{height}'
     if not width or not height:
@@ -120,7 +120,7 @@ def decode_compressed_depth(message: CompressedImage, may_be_empty: bool = False
     start = data.find(_PNG, 0, _TRANSPORT_HEADER.size + len(_PNG))
     if start < 0:
         raise FrameError(
-            f'{what} is no PNG; accepted is PNG: set the parameter of the driver that ends in '
+            f'{what} is not a PNG; accepted is PNG: set the parameter of the driver that ends in '
             'compressedDepth.format to png'
         )
     try:

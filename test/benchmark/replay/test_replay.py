@@ -102,10 +102,10 @@ def test_offset_beyond_the_end(street):
     [
         (['--rate', 'fast'], "'fast' is not a number above 0"),
         (['--rate', '0'], "'0' is not a number above 0"),
-        (['--topic', 'image'], "'image' is no topic such as"),
-        (['--remap', '/a:=b'], "'/a:=b' is no topic such as"),
-        (['--param', 'model'], "'model' is no parameter such as"),
-        (['--param', 'model:=[&a 1, *a]'], 'has a value that is no YAML'),
+        (['--topic', 'image'], "'image' is not a topic such as"),
+        (['--remap', '/a:=b'], "'/a:=b' is not a topic such as"),
+        (['--param', 'model'], "'model' is not a parameter such as"),
+        (['--param', 'model:=[&a 1, *a]'], 'has a value that is not YAML'),
         (['--start-offset', '-1'], "'-1' is not a number"),
     ],
 )
@@ -302,7 +302,7 @@ def test_without_rosbags():
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert 'there is no rosbags here' in line
+    assert 'rosbags is not installed' in line
     assert 'pip install rosbags' in line
 
 

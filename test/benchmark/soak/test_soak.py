@@ -76,4 +76,4 @@ def test_command(
 def test_unknown_phase(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(['soak', '--phases', 'bad,worse'])
-    assert "'worse' is no phase; expected some of steady, burst" in capsys.readouterr().err
+    assert "'worse' is not a phase; expected some of steady, burst" in capsys.readouterr().err

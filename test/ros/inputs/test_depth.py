@@ -194,7 +194,7 @@ def nan_like(depth_m: np.ndarray) -> np.ndarray:
 BAD = {
     'another shape': (lambda d, h: depth_message(d[:32], h), 'depth is 128x32, the image 128x64'),
     'all NaN': (lambda d, h: depth_message(nan_like(d), h), 'no pixel with a depth'),
-    'wrong encoding': (lambda d, h: depth_message(d, h, '8UC4'), "'8UC4' is no depth image"),
+    'wrong encoding': (lambda d, h: depth_message(d, h, '8UC4'), "'8UC4' is not a depth encoding"),
     'cut off': (lambda d, h: cut_off(depth_message(d, h)), 'bytes of data; expected'),
 }
 

@@ -131,8 +131,8 @@ def test_compressed_metres_are_stored_inversely() -> None:
 @pytest.mark.parametrize(
     ('message', 'words'),
     [
-        (CompressedImage(format='16UC1; compressedDepth rvl', data=bytes(99)), 'is no PNG'),
-        (compressed_depth('png', bytes(13), np.uint16([[1]])), 'is no PNG'),
+        (CompressedImage(format='16UC1; compressedDepth rvl', data=bytes(99)), 'is not a PNG'),
+        (compressed_depth('png', bytes(13), np.uint16([[1]])), 'is not a PNG'),
         (compressed_depth('png', b'', np.uint8([[1]])), 'one channel of 16 bits'),
         (compressed_depth('png', b'', np.uint16([[[1, 2, 3]]])), 'one channel of 16 bits'),
         (compressed_depth('png', b'', np.uint16([[0]])), 'no pixel with a depth'),
@@ -178,7 +178,7 @@ def test_good_metres_are_not_copied_and_a_message_is_never_changed() -> None:
     [
         (
             raw('bgr8', 2, 1, bytes(6)),
-            ["'bgr8' is no depth image", '32FC1, 64FC1, 16UC1, mono16, Z16, 16SC1'],
+            ["'bgr8' is not a depth encoding", '32FC1, 64FC1, 16UC1, mono16, Z16, 16SC1'],
         ),
         (raw('32SC1', 1, 1, bytes(8)), ["'32SC1'"]),
         (raw('32FC1', 0, 3, b'', 0), ['32FC1 depth of 0x3 has no pixels']),
