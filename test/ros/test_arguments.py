@@ -11,5 +11,5 @@ def test_fields_of_view() -> None:
 
 @pytest.mark.parametrize('text', ['180', '-1', 'nan', 'wide'])
 def test_a_field_of_view_that_no_pinhole_camera_has(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match='not a field of view of a pinhole camera'):
+    with pytest.raises(argparse.ArgumentTypeError, match='not a field of view of a pinhole'):
         field_of_view_deg(text)
