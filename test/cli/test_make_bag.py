@@ -305,3 +305,10 @@ def test_with_outputs_every_frame_has_every_topic_of_the_node(tmp_path, monkeypa
         semantic = pixels(deserialize_message(first.data, Image))
         assert semantic.shape == (32, 64)
         assert set(np.unique(semantic)) <= {*range(19), VOID}
+
+
+def test_with_outputs_of_a_model_that_is_not_there(tmp_path, capsys):
+    arguments = ('--frames', 1, '--with-outputs', '--model', 'nope')
+    assert make_bag(tmp_path / 'bag', *STREET, *arguments) == 2
+    assert "no model is called 'nope'; expected one of" in capsys.readouterr().err
+    assert not (tmp_path / 'bag').exists()

@@ -30,6 +30,7 @@ from panoptic_ros.datasets.opening import open_dataset
 from panoptic_ros.datasets.street.scene import SyntheticStreet
 from panoptic_ros.errors import SourceError
 from panoptic_ros.labels import VOID
+from panoptic_ros.model import Model
 from panoptic_ros.panoptic import NO_INSTANCE
 from panoptic_ros.ros.camera import (
     DEFAULT_RATE_HZ,
@@ -144,7 +145,11 @@ def record(options: Options) -> str:
 
 
 def node_parameters(options: Options, source: Source) -> dict[str, Any]:
-    """Return the parameters of the node whose outputs are recorded."""
+    """Return the parameters of the node whose outputs are recorded.
+
+    Raises ModelError if there is no such model.
+    """
+    Model.load(options.model)
     return {
         'model': options.model,
         'engine': options.engine,
