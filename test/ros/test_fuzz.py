@@ -1,7 +1,7 @@
 """Anything may come as an image or a calibration: it is segmented, or counted as bad.
 
-The environment variable PANOPTIC_FUZZ_MESSAGES says how many messages come. Before a release that
-is 100000; without it there are as many as take about a minute.
+The environment variable PANOPTIC_FUZZ_MESSAGES is the number of messages. Before a release that
+is 100000; without it there are as many as take about half a minute.
 """
 
 import array
@@ -34,7 +34,7 @@ from std_msgs.msg import Header
 from panoptic_ros.ros import messages
 from panoptic_ros.ros.node import SegmentNode
 
-MESSAGES = int(os.environ.get('PANOPTIC_FUZZ_MESSAGES', '5000'))
+MESSAGES = int(os.environ.get('PANOPTIC_FUZZ_MESSAGES', '3000'))
 OVER_DDS = 1500
 MAX_GROWTH_MIB = 300
 """More than any message here is worth: the largest of a few kB may declare 8 million pixels, which
