@@ -246,42 +246,32 @@ def _supports(frame: Frame, rows: np.ndarray) -> list[str]:
     ]
 
 
-_Detection2DArray = getattr(vision_msgs, 'Detection2DArray', None)
+_IMAGE = 'sensor_msgs/Image', Image
+_COMPRESSED = 'sensor_msgs/CompressedImage', CompressedImage
+_MARKERS = 'visualization_msgs/MarkerArray', MarkerArray
+_DETECTIONS = 'vision_msgs/Detection2DArray', getattr(vision_msgs, 'Detection2DArray', None)
 _Detection3DArray = getattr(vision_msgs, 'Detection3DArray', None)
 
 OUTPUTS = (
-    Output(
-        '~/semantic',
-        'sensor_msgs/Image',
-        Image,
-        _semantic,
-        '`mono8`: class id of every pixel, 255 where void',
-    ),
+    Output('~/semantic', *_IMAGE, _semantic, '`mono8`: class id of every pixel, 255 where void'),
     Output(
         '~/confidence',
-        'sensor_msgs/Image',
-        Image,
+        *_IMAGE,
         _confidence,
         '`mono8`: confidence of the network, 0 to 255, 0 where void',
     ),
     Output(
         '~/mask',
-        'sensor_msgs/Image',
-        Image,
+        *_IMAGE,
         _mask,
         '`mono8`: 255 where the class has the role `mask_role`, 0 elsewhere',
     ),
     Output(
-        '~/instance',
-        'sensor_msgs/Image',
-        Image,
-        _instance,
-        '`16UC1`: track id of every object pixel, 0 elsewhere',
+        '~/instance', *_IMAGE, _instance, '`16UC1`: track id of every object pixel, 0 elsewhere'
     ),
     Output(
         '~/panoptic',
-        'sensor_msgs/Image',
-        Image,
+        *_IMAGE,
         _panoptic,
         '`32SC1`: class and instance in one value, packed as `panoptic_packing` says',
     ),
@@ -294,8 +284,7 @@ OUTPUTS = (
     ),
     Output(
         '~/detections',
-        'vision_msgs/Detection2DArray',
-        _Detection2DArray,
+        *_DETECTIONS,
         _detections,
         'box, class name, score and track id of every object',
     ),
@@ -328,8 +317,7 @@ OUTPUTS = (
     ),
     Output(
         '~/occlusion',
-        'sensor_msgs/Image',
-        Image,
+        *_IMAGE,
         _occlusion,
         '`mono8`: 255 where a real object hides the virtual one of `virtual_depth`, 0 elsewhere',
         Needs.OBJECTS | Needs.VIRTUAL_DEPTH,
@@ -337,8 +325,7 @@ OUTPUTS = (
     ),
     Output(
         '~/object_detections',
-        'vision_msgs/Detection2DArray',
-        _Detection2DArray,
+        *_DETECTIONS,
         _object_detections,
         'as `~/detections`, only objects with one of `object_roles`, and the surface each one '
         'stands on',
@@ -346,8 +333,7 @@ OUTPUTS = (
     ),
     Output(
         '~/markers',
-        'visualization_msgs/MarkerArray',
-        MarkerArray,
+        *_MARKERS,
         _markers,
         'box and text of every object in space: class, track id, distance, how it was placed, '
         'speed relative to the camera',
@@ -355,8 +341,7 @@ OUTPUTS = (
     ),
     Output(
         '~/objects',
-        'visualization_msgs/MarkerArray',
-        MarkerArray,
+        *_MARKERS,
         _objects,
         'as `~/markers`, only objects with one of `object_roles`, and the surface each one '
         'stands on',
@@ -364,64 +349,56 @@ OUTPUTS = (
     ),
     Output(
         '~/support_surfaces',
-        'visualization_msgs/MarkerArray',
-        MarkerArray,
+        *_MARKERS,
         _support_surfaces,
         'level surfaces that can carry objects, as slabs',
         Needs.DEPTH,
     ),
     Output(
         '~/semantic_color',
-        'sensor_msgs/Image',
-        Image,
+        *_IMAGE,
         _semantic_color,
         '`bgr8`: colour of the class of every pixel, black where void',
         is_for_people=True,
     ),
     Output(
         '~/instance_color',
-        'sensor_msgs/Image',
-        Image,
+        *_IMAGE,
         _instance_color,
         '`bgr8`: every object in a shade of its class colour that it keeps, black elsewhere',
         is_for_people=True,
     ),
     Output(
         '~/semantic/compressed',
-        'sensor_msgs/CompressedImage',
-        CompressedImage,
+        *_COMPRESSED,
         _semantic_compressed,
         '`~/semantic` as PNG, lossless',
         is_for_people=True,
     ),
     Output(
         '~/instance/compressed',
-        'sensor_msgs/CompressedImage',
-        CompressedImage,
+        *_COMPRESSED,
         _instance_compressed,
         '`~/instance` as PNG with 16 bits, lossless',
         is_for_people=True,
     ),
     Output(
         '~/panoptic/compressed',
-        'sensor_msgs/CompressedImage',
-        CompressedImage,
+        *_COMPRESSED,
         _panoptic_compressed,
         '`~/panoptic` as colour PNG, lossless: value = R + 256 G + 65536 B',
         is_for_people=True,
     ),
     Output(
         '~/overlay/compressed',
-        'sensor_msgs/CompressedImage',
-        CompressedImage,
+        *_COMPRESSED,
         _overlay_compressed,
         '`~/overlay` as JPEG',
         is_for_people=True,
     ),
     Output(
         '~/overlay',
-        'sensor_msgs/Image',
-        Image,
+        *_IMAGE,
         _overlay,
         '`bgr8`: the image with class colours and outlines of objects',
         is_for_people=True,
