@@ -16,6 +16,9 @@ from panoptic_ros.labels import VOID
 PROCESSORS = {
     'mask2former': 'Mask2FormerImageProcessorPil',
     'maskformer': 'MaskFormerImageProcessorPil',
+    # Its own fetches its classes from the hub and needs torchvision. MaskFormer's prepares pictures
+    # alike and has the same rule.
+    'oneformer': 'MaskFormerImageProcessorPil',
     'detr': 'DetrImageProcessorPil',
     'conditional_detr': 'ConditionalDetrImageProcessorPil',
     'eomt': 'EomtImageProcessorPil',
@@ -33,14 +36,11 @@ _NEED_TORCHVISION = {
 def processor_of(model_type: str, folder: str) -> object:
     """Return transformers' image processor of a checkpoint.
 
-    Some come without preprocessing here: OneFormer's fetches its classes from the hub, and others
-    import torchvision, which their post-processing does not use.
+    Some come without preprocessing here, because they import torchvision, which their
+    post-processing does not use.
     """
     if model_type in PROCESSORS:
         return getattr(hf, PROCESSORS[model_type]).from_pretrained(folder)
-    if model_type == 'oneformer':
-        # Its own needs torchvision to enlarge masks; MaskFormer's is the same rule without.
-        return object.__new__(hf.MaskFormerImageProcessorPil)
     module, name = _NEED_TORCHVISION[model_type]
     with _stubbed_torchvision():
         return object.__new__(
