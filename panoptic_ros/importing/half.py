@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,6 @@ FEW = 64
 
 _MARGIN = 0.5  # other pictures have larger values
 _SENTINEL = 1e30  # float32 values from here on stand for minus infinity in attention masks
-_BYTES_AT_ONCE = 1 << 30  # of values that one run keeps
 
 
 @dataclass(frozen=True)
@@ -67,54 +66,55 @@ def find_overflows(path: Path, images: Sequence[np.ndarray]) -> list[Overflow]:
         uint8 [H, W, 3] of the network's input size.
     """
     model = onnx.load(path)
-    inferred = onnx.shape_inference.infer_shapes(model)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
     floats = {
-        value.name: 4 * math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        for value in (*inferred.graph.value_info, *inferred.graph.output)
+        value.name
+        for value in (*inferred.value_info, *inferred.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
-    producers = [(name, node) for node in model.graph.node for name in node.output]
-    bytes_of = {name: floats[name] for name, _ in producers if name in floats}
-    largest: dict[str, float] = defaultdict(float)
-    for part in _parts(bytes_of, _BYTES_AT_ONCE):
-        session = _session_with_outputs(model, part)
-        for image in images:
-            for name, value in zip(part, session.run(part, {'image': image[None]}), strict=True):
-                magnitude = np.abs(value[np.abs(value) < _SENTINEL])
-                largest[name] = max(largest[name], float(magnitude.max(initial=0)))
+    values = {name: node for node in model.graph.node for name in node.output if name in floats}
+    largest = _largest_magnitudes(model, list(values), images)
     return [
         Overflow(name, module_of(node), largest[name])
-        for name, node in producers
+        for name, node in values.items()
         if largest[name] > LARGEST * _MARGIN
     ]
 
 
-def _parts(bytes_of: dict[str, int], most: int) -> Iterator[list[str]]:
-    """Split names, in their order, so that no part has more bytes unless it is a single name."""
-    part: list[str] = []
-    total = 0
-    for name, size in bytes_of.items():
-        if part and total + size > most:
-            yield part
-            part, total = [], 0
-        part.append(name)
-        total += size
-    if part:
-        yield part
+def _largest_magnitudes(
+    model: onnx.ModelProto, names: Sequence[str], images: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Return the largest magnitude of values over the images, those of masks left out."""
+    # The network finds the extremes itself: all values together need 12 GB in DETR at 640x480.
+    extremes = [f'{name}/{kind}' for name in names for kind in ('ReduceMin', 'ReduceMax')]
+    session = _session_with_outputs(model, extremes)
+    runs = [session.run(extremes, {'image': image[None]}) for image in images]
+    sides = np.abs(runs).max(0).reshape(-1, 2)
+    largest = dict(zip(names, sides.max(1).tolist(), strict=True))
+    masks = [name for name in names if largest[name] >= _SENTINEL]
+    session = _session_with_outputs(model, masks)
+    for name in masks:
+        arrays = [np.abs(session.run([name], {'image': image[None]})[0]) for image in images]
+        largest[name] = max(float(a[a < _SENTINEL].max(initial=0)) for a in arrays)
+    return largest
 
 
 def _session_with_outputs(
     model: onnx.ModelProto, names: Sequence[str]
 ) -> onnxruntime.InferenceSession:
+    """Return a session with other outputs: values, or extremes of values (``VALUE/ReduceMax``)."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     del exposed.graph.output[:]
-    exposed.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
-    )
+    for name in names:
+        value, _, kind = name.rpartition('/')
+        if kind.startswith('Reduce'):
+            exposed.graph.node.append(helper.make_node(kind, [value], [name], keepdims=0))
+        exposed.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Optimising takes longer than the few runs there are.
+    options.enable_cpu_mem_arena = False  # it keeps the memory of all values
+    # Optimising takes longer than the few runs there are, and would remove values.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(
         exposed.SerializeToString(), options, ['CPUExecutionProvider']

@@ -16,8 +16,7 @@ from panoptic_ros.labels import VOID
 PROCESSORS = {
     'mask2former': 'Mask2FormerImageProcessorPil',
     'maskformer': 'MaskFormerImageProcessorPil',
-    # Its own fetches its classes from the hub and needs torchvision. MaskFormer's prepares pictures
-    # alike and has the same rule.
+    # Its own needs the hub and torchvision; MaskFormer's prepares pictures alike and has its rule.
     'oneformer': 'MaskFormerImageProcessorPil',
     'detr': 'DetrImageProcessorPil',
     'conditional_detr': 'ConditionalDetrImageProcessorPil',
