@@ -9,6 +9,7 @@ from panoptic_ros.importing.detectors.importer import import_onnx
 from panoptic_ros.importing.families.family import INSTANCE, PANOPTIC, SEMANTIC
 from panoptic_ros.importing.importer import import_checkpoint
 from panoptic_ros.importing.request import Request
+from panoptic_ros.ros.arguments import size_wh
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         '--out', type=Path, required=True, help='model folder to write, for example models/NAME'
     )
     parser.add_argument(
-        '--size', metavar='WxH', help="input size (the checkpoint's own, of a 4:3 picture)"
+        '--size',
+        type=size_wh,
+        metavar='WxH',
+        help="input size (the checkpoint's own, of a 4:3 picture)",
     )
     parser.add_argument(
         '--labels',
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     request = Request(
         checkpoint=args.checkpoint,
         folder=args.out,
-        size_wh=None if args.size is None else parse_size(args.size),
+        size_wh=args.size,
         labels=args.labels,
         task=args.task,
         pictures=tuple(args.check),
@@ -76,13 +80,3 @@ def run(args: argparse.Namespace) -> int:
     if note:
         print(note)
     return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``640x480``; raises ModelError for another form."""
-    parts = text.lower().split('x')
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise ModelError(
-            f'--size {text!r} is not usable; expected WIDTHxHEIGHT in pixels, for example 640x480'
-        )
-    return int(parts[0]), int(parts[1])

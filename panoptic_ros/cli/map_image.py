@@ -54,6 +54,7 @@ from panoptic_ros.large.volumes import (
     write_volume,
 )
 from panoptic_ros.model import Model
+from panoptic_ros.ros.arguments import positive_number
 
 SUFFIXES = (*SLIDE_SUFFIXES, *TIFF_SUFFIXES, '.png', '.jpg', '.jpeg', '.jp2', '.vrt')
 RESULT_NAMES = {'labels.tif', 'change.tif', 'overview.png'}
@@ -81,7 +82,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         '--stack', choices=('time', 'z'), help='what the pages of a TIFF are (one picture)'
     )
     parser.add_argument(
-        '--rate', type=_rate, default=1.0, help='frames a second of --stack time (%(default)s)'
+        '--rate',
+        type=positive_number,
+        default=1.0,
+        help='frames per second of --stack time (%(default)s)',
     )
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
     parser.add_argument('--scheduler', metavar='ADDRESS', help='of a dask cluster to run on')
@@ -255,18 +259,6 @@ def _bands(text: str) -> tuple[int, ...]:
             f'{text!r} is not one or three band numbers; expected for example 3,2,1'
         )
     return tuple(int(part) for part in text.split(','))
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float('nan')
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is not a rate; expected frames per second above 0'
-        )
-    return value
 
 
 def _window(text: str) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from panoptic_ros.engines import ENGINES, PRECISIONS
 from panoptic_ros.errors import PanopticRosError, SourceError
 from panoptic_ros.image_files import read_image, write_image
 from panoptic_ros.model import Model
+from panoptic_ros.ros.arguments import fraction, whole_number
 from panoptic_ros.scene.tracking import Tracker
 from panoptic_ros.sources import find_images_or_raise, open_pictures
 from panoptic_ros.visualize import overlay
@@ -55,9 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help='folder of the results (out/segment/SOURCE, with a number if that exists)',
     )
-    parser.add_argument('--limit', type=_count, help='stop after this many images')
+    parser.add_argument('--limit', type=whole_number, help='stop after this many images')
     parser.add_argument(
-        '--opacity', type=_fraction, default=0.5, help='of the overlay, 0..1 (%(default)s)'
+        '--opacity', type=fraction, default=0.5, help='of the overlay, 0..1 (%(default)s)'
     )
     parser.add_argument('--labels', action='store_true', help='write class names on the overlay')
 
@@ -243,19 +244,3 @@ def _report(table_ns: np.ndarray, elapsed_ns: int) -> str:
         f'writing, {frames / segmentation.sum() * 1e9:.1f} frames/s segmentation alone'
     )
     return '\n'.join(lines)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of 1 or more')
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float('nan')
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number between 0 and 1')
-    return value

@@ -4,7 +4,7 @@ import onnxruntime
 import pytest
 import torch
 
-from panoptic_ros.cli.training.export import parse_fusion, parse_size
+from panoptic_ros.cli.training.export import parse_fusion
 from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import CentreFusion
 from panoptic_ros.model import Model
@@ -91,12 +91,6 @@ def test_heads_come_in_the_shapes_fusion_takes() -> None:
     assert heads.confidence.shape == (16, 24)
     assert heads.offset_xy.shape == (2, 16, 24)
     assert heads.centre_score.shape == heads.centre_index.shape == (8,)
-
-
-@pytest.mark.parametrize('text', ['640', '640x321', '0x32', 'axb', '640x320x3'])
-def test_unusable_sizes_are_named(text: str) -> None:
-    with pytest.raises(PanopticRosError, match=f"size '{text}' is not usable"):
-        parse_size(text)
 
 
 def test_thresholds_are_read_as_they_are_written() -> None:

@@ -14,6 +14,7 @@ from panoptic_ros.errors import PanopticRosError
 from panoptic_ros.fusion import Fusion
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TrainingData
+from panoptic_ros.ros.arguments import size_wh
 from panoptic_ros.training.config import NETWORK_FIELDS, TrainingConfig
 from panoptic_ros.training.export import blend, export_model
 from panoptic_ros.training.golden_image import golden_image
@@ -49,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='instead of a model, write the weights alone, in float16, for panoptic train --init',
     )
     parser.add_argument(
-        '--size', default='640x320', metavar='WxH', help='input size (default: %(default)s)'
+        '--size', type=size_wh, default=(640, 320), metavar='WxH', help='input size (640x320)'
     )
     parser.add_argument(
         '--fusion',
@@ -98,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
             f'the heads of {args.run} are {config.head}; --peaks and --semantic-stride apply to '
             'centres only'
         )
-    size_wh = parse_size(args.size)
+    width, height = args.size
+    if width % 32 or height % 32:
+        raise PanopticRosError(f'--size is {width}x{height}; expected multiples of 32')
     fusion = parse_fusion(args.fusion, HEAD_KINDS[config.head].fusion)
     network = config.build_network(len(labels), pretrained=False)
     network.load_state_dict(final_weights(state))
@@ -116,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     model = export_model(
         network,
         folder,
-        golden_image=golden_image(config.dataset, size_wh),
+        golden_image=golden_image(config.dataset, args.size),
         label_set=config.label_set or LABELS,
         scale=config.image_scale or None,
         peaks=args.peaks or config.peaks,
@@ -155,16 +158,6 @@ def _training_data(config: TrainingConfig) -> TrainingData:
         return TrainingData(config.data_name, config.data_terms or 'not stated')
     unknown = TrainingData(config.dataset, 'see the terms of the data set')
     return _DATA.get(config.dataset, unknown)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``640x320``; raises PanopticRosError unless both are multiples of 32."""
-    parts = text.lower().split('x')
-    if len(parts) != 2 or not all(p.isdigit() and int(p) and int(p) % 32 == 0 for p in parts):
-        raise PanopticRosError(
-            f'size {text!r} is not usable; expected WIDTHxHEIGHT in multiples of 32, like 640x320'
-        )
-    return int(parts[0]), int(parts[1])
 
 
 def parse_fusion(texts: Sequence[str], default: Fusion) -> Fusion:

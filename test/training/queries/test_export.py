@@ -158,6 +158,9 @@ def test_options_of_centres_are_refused(
     for option in (['--peaks', '5'], ['--semantic-stride', '2']):
         assert main(['export', str(tmp_path / 'run'), '--out', str(tmp_path / 'm'), *option]) == 2
         assert 'are queries; --peaks and --semantic-stride apply to' in capsys.readouterr().err
+    command = ['export', str(tmp_path / 'run'), '--out', str(tmp_path / 'm'), '--size', '64x48']
+    assert main(command) == 2
+    assert '--size is 64x48; expected multiples of 32' in capsys.readouterr().err
     assert not (tmp_path / 'm').exists()
 
 
