@@ -31,16 +31,14 @@ TINY = {
 
 
 def test_the_shipped_configuration_loads() -> None:
-    config = TrainingConfig.load(
-        resource('config', 'training', 'street-lite-start.yaml'), images=16
-    )
+    config = TrainingConfig.load(resource('config', 'training', 'street-lite2.yaml'), images=16)
     assert config.images == 16
-    assert config.augmentation.crop_wh == (512, 256)
+    assert config.augmentation.crop_wh == (768, 384)
 
 
 def test_every_shipped_configuration_builds_its_network() -> None:
     paths = sorted(resource('config', 'training').glob('*.yaml'))
-    assert len(paths) > 5
+    assert paths
     for path in paths:
         TrainingConfig.load(path).build_network(19, pretrained=False)
 
