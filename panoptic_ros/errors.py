@@ -34,3 +34,9 @@ class SourceError(PanopticRosError):
 
 class BagError(PanopticRosError):
     """A recording is missing, empty, damaged or of an unknown kind, or cannot be written."""
+
+
+def one_line(error: object) -> str:
+    """Return the text of an error as one line of at most 300 characters; its class if empty."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f'{text[:300]}...'

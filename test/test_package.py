@@ -11,6 +11,7 @@ import pytest
 from support.processes import is_unmarked_start
 
 import panoptic_ros
+from panoptic_ros.errors import one_line
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
@@ -206,3 +207,9 @@ def test_runtime_does_not_import_torch_or_ros():
         [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == '[]'
+
+
+def test_texts_of_errors_are_one_line_of_bounded_length() -> None:
+    assert one_line(ValueError('a\n  b')) == 'a b'
+    assert one_line(EOFError()) == 'EOFError'
+    assert one_line(ValueError('x' * 400)) == 'x' * 300 + '...'

@@ -33,7 +33,7 @@ from rosbags.rosbag2 import (
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from panoptic_ros.benchmark.cdr import compressed_format, header_stamp_ns, image_encoding
-from panoptic_ros.errors import BagError
+from panoptic_ros.errors import BagError, one_line
 from panoptic_ros.untrusted import file_sha256
 
 if sys.version_info >= (3, 14):
@@ -156,7 +156,7 @@ class BagReader:
         try:
             yield
         except _DAMAGE as error:
-            why = ' '.join(str(error).split()) or type(error).__name__
+            why = one_line(error)
             raise BagError(
                 f'recording {str(self.path)!r} cannot be read, it is damaged or was not ended '
                 f'({why}); try ros2 bag reindex, or record it again'

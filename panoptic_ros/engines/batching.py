@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from panoptic_ros.errors import EngineError
+from panoptic_ros.errors import EngineError, one_line
 
 MAX_BATCH = 32
 
@@ -50,7 +50,7 @@ def with_batch(path: str | Path, batch: int) -> bytes:
     except onnx.shape_inference.InferenceError as error:
         raise EngineError(
             f'{path} cannot compute {batch} images at once '
-            f'({" ".join(str(error).split())[:300]}); compute one image at a time'
+            f'({one_line(error)}); compute one image at a time'
         ) from error
     return network.SerializeToString()
 

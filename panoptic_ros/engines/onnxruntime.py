@@ -14,7 +14,7 @@ from panoptic_ros.engines import EngineDescription, check_image
 from panoptic_ros.engines.batching import with_batch
 from panoptic_ros.engines.golden import require_golden
 from panoptic_ros.engines.grid_samples import widen_grid_samples
-from panoptic_ros.errors import EngineError, ModelError
+from panoptic_ros.errors import EngineError, ModelError, one_line
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec
 
@@ -136,9 +136,7 @@ class OnnxRuntimeEngine:
         try:
             session, how = _create_session(network, threads, use_cuda, use_graph, self._errors)
         except self._errors as error:
-            raise ModelError(
-                f'ONNX Runtime cannot load {path}: {" ".join(str(error).split())}'
-            ) from error
+            raise ModelError(f'ONNX Runtime cannot load {path}: {one_line(error)}') from error
         inputs, outputs = _specs(session.get_inputs()), _specs(session.get_outputs())
         model.check_io(precision, inputs, outputs, batch)
         self.is_on_gpu = session.get_providers()[0] == CUDA
@@ -173,7 +171,7 @@ class OnnxRuntimeEngine:
         try:
             outputs = self._run(batch)
         except self._errors as error:
-            raise EngineError(f'ONNX Runtime failed: {" ".join(str(error).split())}') from error
+            raise EngineError(f'ONNX Runtime failed: {one_line(error)}') from error
         return [
             {name: array[row] for name, array in zip(self._outputs, outputs, strict=True)}
             for row in range(len(images))
@@ -270,7 +268,7 @@ def _create_session(
             session = onnxruntime.InferenceSession(network, options, with_graph)
         except errors as error:
             # Nodes that the CUDA provider cannot run make a graph impossible.
-            why_not = ' '.join(str(error).split())
+            why_not = one_line(error)
         else:
             if _has_fixed_sizes(_specs(session.get_outputs())):
                 return session, 'CUDA graph'

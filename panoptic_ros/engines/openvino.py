@@ -7,7 +7,7 @@ import numpy as np
 
 from panoptic_ros.engines import EngineDescription, check_image
 from panoptic_ros.engines.golden import golden_fault, require_golden
-from panoptic_ros.errors import EngineError, ModelError
+from panoptic_ros.errors import EngineError, ModelError, one_line
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec
 
@@ -80,17 +80,14 @@ class OpenVinoEngine:
         try:
             network = core.read_model(path)
         except RuntimeError as error:
-            raise ModelError(
-                f'OpenVINO cannot read {path}: {" ".join(str(error).split())}'
-            ) from error
+            raise ModelError(f'OpenVINO cannot read {path}: {one_line(error)}') from error
         model.check_io(file, _specs(network.inputs), _specs(network.outputs))
         try:
             compiled, note = _compile(core, network, options)
             self._request: openvino.InferRequest | None = compiled.create_infer_request()
         except RuntimeError as error:
             raise EngineError(
-                f'OpenVINO cannot compile {path}: {" ".join(str(error).split())[:300]}; choose '
-                'engine onnxruntime'
+                f'OpenVINO cannot compile {path}: {one_line(error)}; choose engine onnxruntime'
             ) from error
         # Not any_name: the compiled network may know an output by several names.
         self._outputs = list(model.card.outputs(file))
@@ -115,7 +112,7 @@ class OpenVinoEngine:
         try:
             self._request.infer()
         except RuntimeError as error:
-            raise EngineError(f'OpenVINO failed: {" ".join(str(error).split())}') from error
+            raise EngineError(f'OpenVINO failed: {one_line(error)}') from error
         return {name: self._request.get_tensor(name).data[0].copy() for name in self._outputs}
 
     def close(self) -> None:

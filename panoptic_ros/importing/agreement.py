@@ -10,7 +10,7 @@ import onnxruntime
 
 from panoptic_ros.engines.golden import compare_golden_queries
 from panoptic_ros.engines.onnxruntime import runtime_errors
-from panoptic_ros.errors import ModelError
+from panoptic_ros.errors import ModelError, one_line
 from panoptic_ros.evaluation.quality import PanopticQuality
 from panoptic_ros.fusion import Fusion, heads_of
 from panoptic_ros.labels import LabelSet
@@ -68,9 +68,7 @@ class OnnxFile:
         try:
             self._session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
         except runtime_errors() as error:
-            raise ModelError(
-                f'ONNX Runtime cannot load {path.name}: {" ".join(str(error).split())}'
-            ) from error
+            raise ModelError(f'ONNX Runtime cannot load {path.name}: {one_line(error)}') from error
         self._names = [output.name for output in self._session.get_outputs()]
 
     def infer(self, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from panoptic_ros.errors import ModelError
+from panoptic_ros.errors import ModelError, one_line
 
 CONFIG = 'config.json'
 PROCESSORS = (
@@ -102,13 +102,13 @@ def load_network(checkpoint: Checkpoint, class_name: str) -> nn.Module:
         )
     except ImportError as error:
         raise ModelError(
-            f'checkpoint {checkpoint.source} needs a package that is missing: {_line(error)}; '
+            f'checkpoint {checkpoint.source} needs a package that is missing: {one_line(error)}; '
             'install it beside a torchvision that fits your torch'
         ) from error
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f'transformers cannot load checkpoint {checkpoint.source}: {_line(error)}; check that '
-            'config.json and the weights belong together'
+            f'transformers cannot load checkpoint {checkpoint.source}: {one_line(error)}; check '
+            'that config.json and the weights belong together'
         ) from error
     missing = sorted(loading['missing_keys'])
     mismatched = [str(key[0]) for key in loading['mismatched_keys']]
@@ -138,11 +138,11 @@ def _transformers_class(name: str) -> type[nn.Module]:
                 'checkpoints are read by transformers, which needs Python 3.11 or newer; import '
                 'the model there: its folder can be used here too'
             ) from error
-        if 'torchvision' not in _line(error):
+        if 'torchvision' not in one_line(error):
             raise
         raise ModelError(
             f'the installed torchvision does not fit torch {torch.__version__} '
-            f'({_line(error)}); pip uninstall torchvision, or install the torchvision of the '
+            f'({one_line(error)}); pip uninstall torchvision, or install the torchvision of the '
             'index that torch came from'
         ) from error
 
@@ -155,8 +155,8 @@ def _download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelError(
-            f'checkpoint {hub_id!r} cannot be downloaded ({_line(error)}); check the id and the '
-            'network, or give a folder'
+            f'checkpoint {hub_id!r} cannot be downloaded ({one_line(error)}); check the id and '
+            'the network, or give a folder'
         ) from error
 
 
@@ -168,7 +168,7 @@ def _read_json(path: Path, way_out: str) -> dict[str, Any]:
             f'{path.parent} has no {path.name}, so it is not a checkpoint; {way_out}'
         ) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f'{path} is not readable JSON ({_line(error)}); {way_out}') from error
+        raise ModelError(f'{path} is not readable JSON ({one_line(error)}); {way_out}') from error
     if not isinstance(data, dict):
         raise ModelError(f'{path} is not a map of fields; {way_out}')
     return data
@@ -188,8 +188,3 @@ def _require_safetensors(folder: Path) -> None:
         f'{folder} has no weights; expected model.safetensors beside {CONFIG}: download the '
         'checkpoint again'
     )
-
-
-def _line(error: BaseException) -> str:
-    text = ' '.join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f'{text[:300]}...'

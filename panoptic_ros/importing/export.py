@@ -13,7 +13,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from panoptic_ros.errors import ModelError
+from panoptic_ros.errors import ModelError, one_line
 from panoptic_ros.importing.network import OUTPUTS, Deployed
 from panoptic_ros.training.onnx_files import strip, write_onnx
 
@@ -76,7 +76,7 @@ def export_onnx(
         with _environment(environment or {}), torch.inference_mode():
             write_onnx(network, image, path, outputs)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        cause = ' '.join(str(error.__cause__ or error).split())[:300]
+        cause = one_line(error.__cause__ or error)
         raise ModelError(
             f'the network cannot be exported at {size_wh[0]}x{size_wh[1]}: {cause}; try another '
             '--size'

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from panoptic_ros.errors import LabelSetError, ModelError
+from panoptic_ros.errors import LabelSetError, ModelError, one_line
 from panoptic_ros.labels import LabelSet
 from panoptic_ros.model.card import (
     FILE_NAMES,
@@ -85,7 +85,7 @@ class Model:
             arrays = read_npz(path)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f'golden file {path} is not a usable .npz ({_one_line(error)}); export the '
+                f'golden file {path} is not a usable .npz ({one_line(error)}); export the '
                 'model again'
             ) from error
         self._check_golden(arrays, path)
@@ -381,7 +381,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelError(f'{folder} is not a model folder, it has no {CARD}') from error
     except yaml.YAMLError as error:
-        raise ModelError(f'model card {path} is not valid YAML: {_one_line(error)}') from error
+        raise ModelError(f'model card {path} is not valid YAML: {one_line(error)}') from error
     except OSError as error:
         raise ModelError(f'model card {path} cannot be read ({error.strerror})') from error
     if not isinstance(data, dict):
@@ -418,7 +418,7 @@ def _parse_card(data: Mapping[str, Any], path: Path) -> ModelCard:
             f'model card {path} lacks the field {error}; export the model again'
         ) from error
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelError(f'model card {path} has an unusable field: {_one_line(error)}') from error
+        raise ModelError(f'model card {path} has an unusable field: {one_line(error)}') from error
 
 
 def _text(value: Any) -> str:
@@ -449,10 +449,6 @@ def _file(value: Any) -> FileEntry:
     if not re.fullmatch('[0-9a-f]{64}', sha256):
         raise ValueError(f'sha256 {sha256!r} where 64 hexadecimal digits were expected')
     return FileEntry(_text(value['path']), sha256, int(_number(value['bytes'])))
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _write_card(folder: Path, card: ModelCard) -> None:

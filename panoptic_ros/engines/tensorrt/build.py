@@ -17,7 +17,7 @@ from panoptic_ros.engines.tensorrt.installation import (
     logger_of,
     take_errors,
 )
-from panoptic_ros.errors import EngineError, ModelError
+from panoptic_ros.errors import EngineError, ModelError, one_line
 from panoptic_ros.model import Model
 from panoptic_ros.model.card import TensorSpec
 
@@ -216,7 +216,7 @@ def _set_option(trt: ModuleType, config: Any, name: str, text: str) -> None:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise EngineError(
             f'TensorRT {trt.__version__} has no builder option {name}={text} '
-            f'({" ".join(str(error).split())}); see IBuilderConfig in its documentation'
+            f'({one_line(error)}); see IBuilderConfig in its documentation'
         ) from error
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from panoptic_ros.errors import ModelError
+from panoptic_ros.errors import ModelError, one_line
 from panoptic_ros.importing.checkpoint import Checkpoint
 from panoptic_ros.importing.families.family import (
     DETR_RULE,
@@ -86,7 +86,7 @@ def task_tokens(checkpoint: Checkpoint, task: str) -> Tensor:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f'OneFormer checkpoint {checkpoint.source} has no tokenizer that loads '
-            f'({" ".join(str(error).split())[:200]}); add its tokenizer files to the folder'
+            f'({one_line(error)}); add its tokenizer files to the folder'
         ) from error
     encoded = tokenizer(
         [f'the task is {task}'], padding='max_length', max_length=length, truncation=True

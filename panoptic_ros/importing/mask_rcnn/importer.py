@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from panoptic_ros.errors import ModelError
+from panoptic_ros.errors import ModelError, one_line
 from panoptic_ros.fusion import MaskFusion
 from panoptic_ros.importing.agreement import Judged
 from panoptic_ros.importing.checkpoint import Checkpoint
@@ -126,7 +126,7 @@ def load_panoptic_fpn(
     except (KeyError, IndexError, RuntimeError) as error:
         raise ModelError(
             f'{path} does not have the weights of Mask R-CNN and a semantic branch '
-            f'({" ".join(str(error).split())[:200]}); expected the names of torchvision and '
+            f'({one_line(error)}); expected the names of torchvision and '
             'detectron2 (doc/models.md)'
         ) from error
     missing = [key for key in report.missing_keys if not key.endswith('num_batches_tracked')]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from panoptic_ros.errors import SourceError
+from panoptic_ros.errors import SourceError, one_line
 from panoptic_ros.large.reading.georeference import Georeference, from_rasterio
 
 SLIDE_SUFFIXES = ('.svs', '.ndpi', '.mrxs', '.scn', '.vms', '.vmu', '.bif', '.svslide')
@@ -87,7 +87,7 @@ def _readable(path: Path, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        text = ' '.join(str(error).split()) or type(error).__name__
+        text = one_line(error)
         raise SourceError(
             f'{str(path)!r} cannot be read ({text}); it is truncated, damaged or of an unknown '
             'kind: copy it again or convert it to a tiled TIFF'

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from panoptic_ros.errors import SourceError
+from panoptic_ros.errors import SourceError, one_line
 
 NIFTI_SUFFIXES = ('.nii', '.nii.gz')
 
@@ -206,6 +206,6 @@ def _is_dicom(path: Path) -> bool:
 
 def _unreadable(path: Path, error: Exception) -> SourceError:
     return SourceError(
-        f'{str(path)!r} cannot be read ({" ".join(str(error).split())}); it is truncated, damaged '
+        f'{str(path)!r} cannot be read ({one_line(error)}); it is truncated, damaged '
         'or of an unknown kind: copy or export it again'
     )

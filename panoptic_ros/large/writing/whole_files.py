@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from panoptic_ros.errors import PanopticRosError
+from panoptic_ros.errors import PanopticRosError, one_line
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def whole_file(path: Path, *errors: type[Exception]) -> Iterator[Path]:
     except refusals as error:
         reason = getattr(error, 'strerror', None) or error.__cause__ or error
         raise PanopticRosError(
-            f'cannot write {path} ({" ".join(str(reason).split())}); free some space or choose '
+            f'cannot write {path} ({one_line(reason)}); free some space or choose '
             'another place with --out'
         ) from error
     finally:

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from panoptic_ros.compressed import check_compressed
-from panoptic_ros.errors import FrameError
+from panoptic_ros.errors import FrameError, one_line
 from panoptic_ros.ros.messages.optional import cv_bridge
 
 FULL_RANGE = (0, 65535)
@@ -241,7 +241,7 @@ def _decode_with_bridge(message: Image, bridge: ModuleType | None) -> Picture:
     try:
         return Picture(bridge.CvBridge().imgmsg_to_cv2(message, 'bgr8'), 'bgr8')
     except (bridge.CvBridgeError, cv2.error, ValueError, TypeError) as error:
-        reason = ' '.join(str(error).split())
+        reason = one_line(error)
         raise FrameError(
             f'encoding {encoding!r} is not a camera image: cv_bridge says {reason}; accepted are '
             f'{", ".join(ENCODINGS)}'
@@ -278,7 +278,7 @@ def decode_compressed_image(
     try:
         pixels = cv2.imdecode(np.frombuffer(message.data, np.uint8), _AS_STORED)
     except cv2.error as error:
-        raise FrameError(f'{what} cannot be decoded: {" ".join(str(error).split())}') from error
+        raise FrameError(f'{what} cannot be decoded: {one_line(error)}') from error
     if pixels is None or pixels.shape[1::-1] != size_wh:
         raise FrameError(f'{what} holds {len(message.data)} bytes that are damaged JPEG or PNG')
     original, _, codec = message.format.lower().partition(';')
