@@ -437,8 +437,9 @@ class Tuning:
         0.5, 'Share of class colour in ~/overlay; the rest is the image', low=0.0, high=1.0
     )
     marker_lifetime_s: float = _parameter(
-        0.5,
-        'Time after which rviz removes markers that are not updated; 0.0 for never',
+        2.0,
+        'Time after which rviz removes markers that are not updated, more than between two images '
+        'of the camera; 0.0 for never',
         unit='s',
         low=0.0,
         high=60.0,
