@@ -3,20 +3,24 @@
 from collections.abc import Sequence
 from contextlib import closing
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from importing.checkpoints import normalised, run_network
+from importing.checkpoints import normalised, run_network, write_checkpoint
 from importing.conftest import Imported, scenery
 from importing.equality import DATA, compare_with_transformers, fuse, real_pictures
 from importing.reference import PROCESSORS, processor_of, seen_by_network
 
+from panoptic_ros.cli import main
 from panoptic_ros.engines import open_engine
+from panoptic_ros.engines.onnxruntime import OnnxRuntimeEngine
 from panoptic_ros.importing.checkpoint import open_checkpoint
 from panoptic_ros.importing.golden import MAX_BYTES
 from panoptic_ros.importing.importer import build_network, find_family
 from panoptic_ros.importing.labels import match_labels
 from panoptic_ros.labels import VOID
+from panoptic_ros.model import Model
 from panoptic_ros.segmenter import Segmenter, card_fusion, prepare
 
 pytestmark = pytest.mark.slow
@@ -117,3 +121,29 @@ def test_tensorrt_parses_and_builds_the_float16_file(imported, rtx):
 
 # The attention of the pixel decoder computes its sampling places in float32.
 MOST_WIDE: dict[str, int] = {}
+
+
+def test_the_command_puts_the_fusion_into_the_float16_file(tmp_path):
+    pictures = scenery((160, 120))
+    picture, checkpoint = tmp_path / 'picture.png', tmp_path / 'checkpoint'
+    cv2.imwrite(str(picture), pictures)
+    write_checkpoint('eomt', checkpoint, cv2.resize(pictures[..., ::-1], (128, 128)))
+    command = [
+        'import',
+        str(checkpoint),
+        '--out',
+        str(tmp_path / 'model'),
+        '--check',
+        str(picture),
+    ]
+    assert main(command) == 0
+    model = Model.load(tmp_path / 'model')
+    assert model.card.fused == ('float16',)
+    # The CPU has the masks of the float32 file, and both lead to the same map.
+    maps = []
+    for precision in ('float32', 'float16'):
+        with closing(OnnxRuntimeEngine(model, precision=precision)) as engine:
+            segmenter = Segmenter(model, engine)
+            maps.append(segmenter.segment(scenery((128, 128)), 'bgr8').panoptic.semantic)
+    assert (maps[0] == VOID).mean() < 1
+    assert (maps[0] != maps[1]).mean() < 0.02

@@ -12,6 +12,7 @@ from importing.mask_rcnn.weights import small_weights, write_checkpoint  # noqa:
 
 from panoptic_ros.engines import open_engine  # noqa: E402
 from panoptic_ros.errors import PanopticRosError  # noqa: E402
+from panoptic_ros.importing.export import LARGE_BYTES  # noqa: E402
 from panoptic_ros.importing.importer import import_checkpoint  # noqa: E402
 from panoptic_ros.importing.request import Request  # noqa: E402
 from panoptic_ros.segmenter import Segmenter  # noqa: E402
@@ -30,7 +31,8 @@ def test_the_folder_is_a_model_of_head_kind_masks(imported):
     model, log = imported
     card = model.card
     assert (card.head, card.label_set, card.size_wh) == ('masks', 'coco', (128, 96))
-    assert 'float32' in card.files, log
+    assert set(card.files) == {'float32', 'float16'}, log
+    assert 'stays in float32' not in card.provenance['float16']
     _, golden = model.golden()
     assert golden['mask'].shape == (8, 48, 64)
     assert golden['semantic'].shape == (48, 64)
@@ -53,6 +55,21 @@ def test_engines_give_the_golden_outputs(imported, engine_name):
     assert (found['mask'] != golden['mask']).mean() < 1e-3
     assert (found['semantic'] != golden['semantic']).mean() < 1e-3
     assert panoptic.size_wh == (128, 96)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_tensorrt_builds_the_float16_file_with_float16_layers(imported, rtx):
+    model, _ = imported
+    result = rtx(model.onnx_path('float16'))
+    assert result['parsed'], result['errors']
+    assert result['plan_bytes'] > 1000, result['build_errors']
+    wide = [
+        shape
+        for _, dtype, shape in result['tensors']
+        if dtype == 'FLOAT' and 4 * np.prod(shape) > LARGE_BYTES
+    ]
+    assert wide == [[8, 48, 64]]  # the masks before they become bytes
 
 
 @pytest.mark.parametrize(

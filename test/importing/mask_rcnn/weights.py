@@ -55,6 +55,8 @@ def small_weights(seed: int = 0) -> dict[str, Tensor]:
     conv(f'{heads}.box_head.fc7', HIDDEN, HIDDEN, 0)
     conv(f'{heads}.box_predictor.cls_score', len(THINGS), HIDDEN, 0)
     conv(f'{heads}.box_predictor.bbox_pred', 4 * len(THINGS), HIDDEN, 0)
+    # Boxes that move by thousands of pixels would overflow float16.
+    weights[f'{heads}.box_predictor.bbox_pred.weight'] *= 0.01
     for index in range(2):
         conv(f'{heads}.mask_head.{index}.0', CHANNELS, CHANNELS, 3)
     conv(f'{heads}.mask_predictor.conv5_mask', CHANNELS, CHANNELS, 2)
