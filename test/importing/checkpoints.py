@@ -164,7 +164,7 @@ def _contrast(name: str) -> float:
     their values, and the fitted class layer enlarges the rounding of float16 to other classes.
     """
     if name.endswith(('q_proj.weight', 'k_proj.weight')):
-        return 4
+        return 2
     is_averaged = '.encoder.layers' in name and name.endswith(('v_proj.weight', 'fc2.weight'))
     return 0.25 if is_averaged else 1
 
