@@ -11,8 +11,10 @@ import numpy as np
 
 from panoptic_ros import __version__
 from panoptic_ros.datasets.street.scene import synthetic_samples
+from panoptic_ros.engines.golden import output_fault
 from panoptic_ros.errors import SourceError
 from panoptic_ros.image_files import read_image
+from panoptic_ros.importing.agreement import infer_all
 from panoptic_ros.importing.labels import ClassMap
 from panoptic_ros.model import Model, write_model
 from panoptic_ros.model.resize import Resize
@@ -81,9 +83,12 @@ def write_folder(
     origin: Mapping[str, str],
     tool: str,
     notes: Mapping[str, str],
+    files: Mapping[str, Path],
     **content: Any,
 ) -> Model:
     """Write the model folder of an imported network and report its files.
+
+    A float16 file that engines would refuse for its outputs of the golden picture is left out.
 
     Parameters
     ----------
@@ -93,21 +98,37 @@ def write_folder(
         Name and version of what read the checkpoint.
     notes
         Remarks on each file, by precision.
+    files
+        ONNX files, by precision.
     content
         Further arguments of :func:`~panoptic_ros.model.write_model`.
     """
-    model = write_model(
-        request.folder,
-        label_set=_label_set_name(request.labels, class_map, request.folder),
-        provenance={
-            **origin,
-            'imported': datetime.date.today().isoformat(),
-            'importer': f'panoptic_ros {__version__}, {tool}',
-            **notes,
-        },
-        licence=request.licence,
-        **content,
-    )
+
+    def write(notes: Mapping[str, str], files: Mapping[str, Path]) -> Model:
+        return write_model(
+            request.folder,
+            label_set=_label_set_name(request.labels, class_map, request.folder),
+            provenance={
+                **origin,
+                'imported': datetime.date.today().isoformat(),
+                'importer': f'panoptic_ros {__version__}, {tool}',
+                **notes,
+            },
+            licence=request.licence,
+            onnx_by_precision=files,
+            **content,
+        )
+
+    model = write(notes, files)
+    if 'float16' in files:
+        image, golden = model.golden()
+        path = model.onnx_path('float16')
+        fault = output_fault(infer_all(path, [image])[0], golden, model)
+        if fault:
+            reason = f'left out: engines would refuse its outputs of the golden picture: {fault}'
+            say(f'float16 file {reason}')
+            path.unlink()
+            model = write({**notes, 'float16': reason}, {'float32': files['float32']})
     for precision, entry in model.card.files.items():
         say(f'{model.folder / entry.path}  {precision}  {entry.bytes / 1e6:.1f} MB')
     return model

@@ -94,7 +94,7 @@ def import_panoptic_fpn(
             },
             tool=f'torch {torch.__version__}',
             notes=notes,
-            onnx_by_precision=files,
+            files=files,
             size_wh=size_wh,
             golden_image=images[0],
             golden_outputs=exporter.outputs(images[0]),
