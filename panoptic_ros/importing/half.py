@@ -12,7 +12,11 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -147,17 +151,27 @@ def mixing_module(half: nn.Module, size_wh: tuple[int, int]) -> str | None:
     """Return the innermost module of a float16 network in which torch fails; None if none does.
 
     Products of a float16 and a float32 matrix are what fails, for example where a network makes
-    the mask of its attention in float32. Nothing is computed.
+    the mask of its attention in float32. Nothing is computed, unless the network depends on
+    values of its tensors.
     """
     names = {module: name for name, module in half.named_modules()}
-    running: list[str] = []
+    running = ['']
     hooks = [
-        register_module_forward_pre_hook(lambda module, args: running.append(names[module])),
+        # Modules that the network makes as it runs have no name: that of the one around them.
+        register_module_forward_pre_hook(
+            lambda module, args: running.append(names.get(module, running[-1]))
+        ),
         register_module_forward_hook(lambda module, args, output: (running.pop(), None)[1]),
     ]
+    shape = (1, size_wh[1], size_wh[0], 3)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            half(torch.zeros(1, size_wh[1], size_wh[0], 3, dtype=torch.uint8))
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                half(torch.zeros(shape, dtype=torch.uint8))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            del running[1:]
+            with torch.no_grad():
+                half(torch.zeros(shape, dtype=torch.uint8))
     except RuntimeError:
         return running[-1]
     finally:

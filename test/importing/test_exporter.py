@@ -13,6 +13,7 @@ from panoptic_ros.fusion import QueryFusion  # noqa: E402
 from panoptic_ros.importing import exporter as exporter_module  # noqa: E402
 from panoptic_ros.importing.agreement import Judged, OnnxFile  # noqa: E402
 from panoptic_ros.importing.exporter import Exporter  # noqa: E402
+from panoptic_ros.importing.half import mixing_module  # noqa: E402
 from panoptic_ros.importing.network import Deployed, Normalisation  # noqa: E402
 from panoptic_ros.labels import LabelSet  # noqa: E402
 
@@ -89,3 +90,23 @@ def test_a_file_that_does_not_load_is_left_out(exporter, said, tmp_path, monkeyp
     assert notes['float16'].startswith('left out: ONNX Runtime cannot load traced.float16.onnx')
     assert 'MatMul' in notes['float16']
     assert said[-1] == f'float16 file {notes["float16"]}'
+
+
+class Counting(nn.Module):
+    """A module whose shapes depend on the value of a tensor, in one type."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, image):
+        rows = image[:, :QUERIES, :20, 0].half()
+        length = torch.tensor([16, 16]).sum().item()
+        return self.attention(rows[..., :length])
+
+
+def test_values_of_tensors_may_decide_about_shapes():
+    size_wh = (64, 32)
+    linear = nn.Linear(20, 20).half()
+    assert mixing_module(Counting(linear), size_wh) is None
+    assert mixing_module(Counting(Attention().half()), size_wh) == 'attention'

@@ -116,11 +116,7 @@ def test_tensorrt_parses_and_builds_the_float16_file(imported, rtx):
         for name, dtype, shape in result['tensors']
         if dtype == 'FLOAT' and 4 * np.prod(shape) > LARGEST_FLOAT32_BYTES
     ]
-    assert len(wide) <= MOST_WIDE.get(imported.model_type, 0), wide
-
-
-# The attention of the pixel decoder computes its sampling places in float32.
-MOST_WIDE: dict[str, int] = {}
+    assert not wide
 
 
 def test_the_command_puts_the_fusion_into_the_float16_file(tmp_path):
