@@ -5,10 +5,12 @@ Images are used as stored: the EXIF orientation is ignored, as in every command 
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 from tqdm import tqdm
@@ -29,6 +31,8 @@ from panoptic_ros.labels import LabelSet
 from panoptic_ros.model import Model
 from panoptic_ros.panoptic import Panoptic
 from panoptic_ros.segmenter import Segmenter, StageTimes
+
+Data = TypeVar('Data')
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -95,10 +99,9 @@ def run(args: argparse.Namespace) -> int:
     if args.video:
         return _run_video(args, model, split)
     labels = LabelSet.load(args.labels) if args.labels else None
-    samples, label_set = open_dataset(args.dataset, args.root, split, labels)
-    matched = match_label_sets(model.label_set, label_set)
-    if matched != label_set:
-        samples, label_set = open_dataset(args.dataset, args.root, split, matched)
+    samples, label_set = open_matched(
+        partial(open_dataset, args.dataset, args.root, split), model.label_set, labels
+    )
     samples = evenly_spaced(samples, args.limit)
     times: list[StageTimes] = []
     try:
@@ -139,6 +142,27 @@ def run(args: argparse.Namespace) -> int:
             content['edges'] = {'pixels': args.edges, 'mIoU': accuracy.edges.mean_iou}
         write_json(args.json, content)
     return 0
+
+
+def open_matched(
+    open_data: Callable[[LabelSet | None], tuple[Data, LabelSet]],
+    model_labels: LabelSet,
+    data_labels: LabelSet | None = None,
+) -> tuple[Data, LabelSet]:
+    """Return labelled data and its label set, with the classes in the order of the model's.
+
+    Parameters
+    ----------
+    open_data
+        Takes a label set, None for that of the data, and returns the data and the label set.
+    model_labels, data_labels
+        The label set of the model, and that of the data if it is not the usual one.
+
+    Raises LabelSetError as :func:`match_label_sets` does.
+    """
+    data, label_set = open_data(data_labels)
+    matched = match_label_sets(model_labels, label_set)
+    return (data, label_set) if matched == label_set else open_data(matched)
 
 
 def match_label_sets(model_labels: LabelSet, data_labels: LabelSet) -> LabelSet:
@@ -188,10 +212,9 @@ def _run_video(args: argparse.Namespace, model: Model, split: str) -> int:
     if args.scheduler:
         raise PanopticRosError('--video follows objects in this process; leave out --scheduler')
     labels = LabelSet.load(args.labels) if args.labels else None
-    videos, label_set = open_videos(args.dataset, args.root, split, args.rate, labels)
-    if match_label_sets(model.label_set, label_set) != label_set:
-        label_set = match_label_sets(model.label_set, label_set)
-        videos, _ = open_videos(args.dataset, args.root, split, args.rate, label_set)
+    videos, label_set = open_matched(
+        partial(open_videos, args.dataset, args.root, split, args.rate), model.label_set, labels
+    )
     cv2.setNumThreads(1)
     with closing(open_engine(model, args.engine, args.threads, args.precision)) as engine:
         print(f'model {model.card.name}, engine {engine.description}', file=sys.stderr)

@@ -2,11 +2,12 @@
 
 import argparse
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from panoptic_ros.cli.evaluate import match_label_sets
+from panoptic_ros.cli.evaluate import open_matched
 from panoptic_ros.datasets.opening import DEFAULT_SPLITS, open_dataset
 from panoptic_ros.datasets.subset import evenly_spaced
 from panoptic_ros.engines import ENGINES, PRECISIONS, open_engine
@@ -46,10 +47,9 @@ def run(args: argparse.Namespace) -> int:
             f'the {", ".join(model.card.fused)} file of model {model.card.name!r} ends in the '
             'fusion, with its thresholds as constants; tune the model before panoptic fuse'
         )
-    samples, label_set = open_dataset(args.dataset, args.root, args.split)
-    matched = match_label_sets(model.label_set, label_set)
-    if matched != label_set:
-        samples, label_set = open_dataset(args.dataset, args.root, args.split, matched)
+    samples, label_set = open_matched(
+        partial(open_dataset, args.dataset, args.root, args.split), model.label_set
+    )
     samples = evenly_spaced(samples, args.limit)
     engine = open_engine(model, args.engine, threads=args.threads, precision=args.precision)
     with closing(engine):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from importing.checkpoints import RECIPES, normalised, run_network
 from importing.conftest import Imported, import_small
-from importing.reference import processor_of, reference_maps
+from importing.reference import processor_of, reference_maps, reference_thresholds
 from scipy.special import softmax
 
 from panoptic_ros.fusion import QueryFusion, QueryHeads
@@ -75,13 +75,7 @@ def compare_with_transformers(
     fusion = card_fusion(imported.model)
     if permissive:
         fusion = replace(fusion, min_kept_fraction=0.05, score_threshold=0.5)
-    thresholds = {
-        'threshold': fusion.score_threshold,
-        'mask_threshold': fusion.mask_threshold,
-        'overlap_mask_area_threshold': fusion.min_kept_fraction,
-    }
-    if card.resize.mode == 'letterbox':
-        thresholds['size'] = processor.size
+    thresholds = reference_thresholds(fusion, card, processor)
     pixels = segments = ties = differing = 0
     for picture in pictures:
         size_wh = picture.shape[1::-1]

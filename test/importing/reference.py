@@ -5,13 +5,16 @@ import sys
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 import transformers as hf
 from importing.checkpoints import MEAN, STD
 
+from panoptic_ros.fusion import QueryFusion
 from panoptic_ros.labels import VOID
+from panoptic_ros.model.card import ModelCard
 
 PROCESSORS = {
     'mask2former': 'Mask2FormerImageProcessorPil',
@@ -72,6 +75,16 @@ def seen_by_network(processor: object, picture: np.ndarray) -> np.ndarray:
     pixels = processor(images=picture, return_tensors='pt')['pixel_values'][0]
     pixels = pixels * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
     return (pixels * 255).permute(1, 2, 0).numpy()
+
+
+def reference_thresholds(fusion: QueryFusion, card: ModelCard, processor: Any) -> dict[str, Any]:
+    """Return the arguments of transformers' post-processing that the thresholds of ours are."""
+    thresholds = {
+        'threshold': fusion.score_threshold,
+        'mask_threshold': fusion.mask_threshold,
+        'overlap_mask_area_threshold': fusion.min_kept_fraction,
+    }
+    return thresholds | ({'size': processor.size} if card.resize.mode == 'letterbox' else {})
 
 
 def reference_maps(

@@ -23,7 +23,7 @@ import torch
 import transformers as hf
 from importing.checkpoints import run_network
 from importing.conftest import Imported, import_small, scenery
-from importing.reference import PROCESSORS, processor_of, reference_maps
+from importing.reference import PROCESSORS, processor_of, reference_maps, reference_thresholds
 
 from panoptic_ros.cli.engine.fuse import fuse
 from panoptic_ros.engines import ENGINES, Engine, open_engine
@@ -160,13 +160,7 @@ def transformers_pipeline(
     model_type, card = imported.model_type, imported.model.card
     processor = processor_of(model_type, str(imported.checkpoint))
     fusion = card_fusion(imported.model)
-    thresholds = {
-        'threshold': fusion.score_threshold,
-        'mask_threshold': fusion.mask_threshold,
-        'overlap_mask_area_threshold': fusion.min_kept_fraction,
-    }
-    if card.resize.mode == 'letterbox':
-        thresholds['size'] = processor.size
+    thresholds = reference_thresholds(fusion, card, processor)
     network = imported.network.to(device)
 
     def run() -> object:
